@@ -1,0 +1,160 @@
+"""The denoiser contract that every teacher meets, and the preconditionings of Karras et al. 2022.
+
+A denoiser is `D(x, sigma)`, the expected clean sample given the noisy `x = x0 + sigma * eps`.
+Adapters hide everything else that a teacher was trained as: VP scaling, discrete time, prediction
+of noise or velocity.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pidistill.schedule import require_sigma_range
+
+
+class Denoiser(nn.Module):
+    """Base class of all teachers: `D(x, sigma, label)`, the expected clean sample.
+
+    Subclasses implement `forward`. The attributes say what the solver and the student need.
+    """
+
+    def __init__(
+        self,
+        *,
+        sigma_min: float,
+        sigma_max: float,
+        sigma_data: float,
+        sample_shape: tuple[int, ...],
+        num_classes: int = 0,
+        source: str,
+    ) -> None:
+        """State what the denoiser is.
+
+        Args:
+            sigma_min: Lowest noise level it was made for; samples are drawn there.
+            sigma_max: Highest noise level; sampling starts there, from N(0, sigma_max^2 I).
+            sigma_data: Standard deviation of the data.
+            sample_shape: Shape of one sample, without the batch axis, such as (3, 32, 32).
+            num_classes: Number of labels; 0 means unconditional.
+            source: Where it comes from, for people to read.
+        """
+        super().__init__()
+        require_sigma_range(sigma_min, sigma_max)
+        self.sigma_min = float(sigma_min)
+        self.sigma_max = float(sigma_max)
+        self.sigma_data = float(sigma_data)
+        self.sample_shape = tuple(sample_shape)
+        self.num_classes = int(num_classes)
+        self.source = source
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return D(x, sigma).
+
+        Args:
+            x: Noisy samples, shape (b, *sample_shape), floating point.
+            sigma: Noise levels, shape (b,), positive.
+            label: Class labels, shape (b,), int64; -1 is "no label", and so is None.
+
+        Returns:
+            The expected clean samples, of the shape and dtype of `x`.
+        """
+        raise NotImplementedError
+
+
+def over_sample(values: Tensor, x: Tensor) -> Tensor:
+    """Reshape per-sample `values` (b,) so that they multiply samples `x` (b, ...), in its dtype."""
+    return values.to(x.dtype).reshape(-1, *([1] * (x.ndim - 1)))
+
+
+class Scales(NamedTuple):
+    """The four factors of a preconditioning at noise levels (b,): Karras et al. 2022, eq. 7."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+class Precondition(Protocol):
+    """A preconditioning `D = c_skip x + c_out F(c_in x, c_noise)`, as a table of four functions."""
+
+    @property
+    def sigma_min(self) -> float:
+        """Lowest noise level to sample at."""
+
+    @property
+    def sigma_max(self) -> float:
+        """Highest noise level to sample at."""
+
+    @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the data."""
+
+    def scales(self, sigma: Tensor) -> Scales:
+        """The four factors at `sigma` (b,), each of shape (b,)."""
+        ...
+
+    def smooth_c_noise(self, sigma: Tensor) -> Tensor:
+        """`c_noise` as a differentiable function of `sigma`, for a student that lives between."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EDMPrecondition:
+    """The preconditioning of Karras et al. 2022 (table 1, last column)."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    sigma_data: float = 0.5
+
+    def scales(self, sigma: Tensor) -> Scales:
+        """The four factors at `sigma` (b,)."""
+        total = sigma**2 + self.sigma_data**2
+        return Scales(
+            c_skip=self.sigma_data**2 / total,
+            c_out=sigma * self.sigma_data * total.rsqrt(),
+            c_in=total.rsqrt(),
+            c_noise=self.smooth_c_noise(sigma),
+        )
+
+    def smooth_c_noise(self, sigma: Tensor) -> Tensor:
+        """`ln(sigma) / 4`."""
+        return sigma.log() / 4
+
+
+PRECONDITIONS: dict[str, type[Precondition]] = {"edm": EDMPrecondition}
+
+
+class PreconditionedDenoiser(Denoiser):
+    """A denoiser made of a raw network F and a preconditioning."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        precondition: Precondition,
+        *,
+        sample_shape: tuple[int, ...],
+        num_classes: int = 0,
+        source: str,
+    ) -> None:
+        """Wrap `network`, which is called as `network(u, c_noise, label)` (see `networks`)."""
+        super().__init__(
+            sigma_min=precondition.sigma_min,
+            sigma_max=precondition.sigma_max,
+            sigma_data=precondition.sigma_data,
+            sample_shape=sample_shape,
+            num_classes=num_classes,
+            source=source,
+        )
+        self.network = network
+        self.precondition = precondition
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """`D = c_skip x + c_out F(c_in x, c_noise)`; a predicted variance is dropped."""
+        c_skip, c_out, c_in, c_noise = self.precondition.scales(sigma)
+        raw = self.network(over_sample(c_in, x) * x, c_noise.to(x.dtype), label)
+        raw = raw[:, : x.shape[1]].to(x.dtype)
+        return over_sample(c_skip, x) * x + over_sample(c_out, x) * raw

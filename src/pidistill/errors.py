@@ -1,0 +1,8 @@
+"""The one exception that the command line turns into a single `error:` line."""
+
+
+class PidistillError(ValueError):
+    """Bad input or a run that cannot go on.
+
+    The message is one line that names the offending value, what was expected and what to do.
+    """

@@ -1,0 +1,62 @@
+"""Raw networks `F(u, c_noise, label)`: architectures and nothing else.
+
+A network is an `nn.Module` whose constructor takes plain JSON values and keeps them in
+`self.config`. It is called with
+
+- `u` (b, ...), the scaled input;
+- `c_noise` (b,), the noise conditioning, in the dtype of `u`;
+- `label` (b,) int64 or None; -1, or None for all, means "no label";
+
+and returns a tensor of the shape of `u` (or twice its channels where a variance is predicted too).
+"""
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pidistill.errors import PidistillError
+
+NETWORKS = {
+    "mlp": "pidistill.networks.mlp:MLP",
+}
+
+
+def build_network(name: str, config: dict[str, Any]) -> nn.Module:
+    """Build the network registered as `name` from its constructor arguments.
+
+    Raises `PidistillError` when the name or an argument is not known.
+    """
+    if name not in NETWORKS:
+        raise PidistillError(f"unknown network {name!r}; expected one of {', '.join(NETWORKS)}")
+    module_name, class_name = NETWORKS[name].split(":")
+    network_class = getattr(importlib.import_module(module_name), class_name)
+    try:
+        network: nn.Module = network_class(**config)
+    except TypeError as error:
+        raise PidistillError(f"network {name!r} does not take these arguments: {error}") from error
+    return network
+
+
+def network_name(network: nn.Module) -> str:
+    """The name under which the class of `network` is registered, the inverse of `build_network`.
+
+    Raises `PidistillError` when it is not registered: such a network cannot be saved.
+    """
+    path = f"{type(network).__module__}:{type(network).__qualname__}"
+    for name, registered in NETWORKS.items():
+        if registered == path:
+            return name
+    raise PidistillError(
+        f"network class {path} is not registered in pidistill.networks.NETWORKS, "
+        "so a model that uses it cannot be saved"
+    )
+
+
+def one_hot_label(label: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
+    """Rows of one-hot labels (b, num_classes) in the dtype of `like` (b, ...); no label is zeros."""
+    if label is None:
+        return like.new_zeros(len(like), num_classes)
+    classes = torch.arange(num_classes, device=label.device)
+    return (label[:, None] == classes).to(like.dtype)

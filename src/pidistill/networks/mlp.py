@@ -1,0 +1,100 @@
+"""A residual multilayer perceptron for small samples, chosen for speed on a CPU."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from pidistill.networks import one_hot_label
+
+
+class ModulatedBlock(nn.Module):
+    """`h + linear(silu(linear(norm(h) * (1 + scale) + shift)))`, modulated by the embedding."""
+
+    def __init__(self, width: int, embedding_width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.modulation = nn.Linear(embedding_width, 2 * width)
+        self.linear0 = nn.Linear(width, width)
+        self.linear1 = nn.Linear(width, width)
+        nn.init.zeros_(self.linear1.weight)
+        nn.init.zeros_(self.linear1.bias)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding).chunk(2, dim=-1)
+        update = torch.addcmul(shift, self.norm(h), 1 + scale)
+        out: Tensor = h + self.linear1(functional.silu(self.linear0(update)))
+        return out
+
+
+class MLP(nn.Module):
+    """Flattened samples through residual blocks that the noise level and the label modulate."""
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...] | list[int],
+        *,
+        num_classes: int = 0,
+        width: int = 384,
+        num_blocks: int = 4,
+        embedding_width: int = 128,
+        num_frequencies: int = 32,
+        max_frequency: float = 16.0,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            sample_shape: Shape of one sample, without the batch axis.
+            num_classes: Number of labels; 0 means unconditional.
+            width: Width of the residual stream.
+            num_blocks: Number of residual blocks.
+            embedding_width: Width of the embedding of noise level and label.
+            num_frequencies: Number of sine and cosine pairs that embed `c_noise`.
+            max_frequency: Highest of their angular frequencies; the lowest is 1/4.
+        """
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "sample_shape": list(sample_shape),
+            "num_classes": num_classes,
+            "width": width,
+            "num_blocks": num_blocks,
+            "embedding_width": embedding_width,
+            "num_frequencies": num_frequencies,
+            "max_frequency": max_frequency,
+        }
+        self.num_classes = num_classes
+        size = math.prod(sample_shape)
+        frequencies = torch.logspace(
+            math.log10(0.25), math.log10(max_frequency), num_frequencies, dtype=torch.float64
+        )
+        self.register_buffer("frequencies", frequencies.float(), persistent=False)
+        self.noise0 = nn.Linear(2 * num_frequencies, embedding_width)
+        self.noise1 = nn.Linear(embedding_width, embedding_width)
+        if num_classes > 0:
+            self.label = nn.Linear(num_classes, embedding_width, bias=False)
+        self.input = nn.Linear(size, width)
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(width, embedding_width) for _ in range(num_blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, size)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return F(u, c_noise, label), of the shape of `u` (see `pidistill.networks`)."""
+        angle = c_noise[:, None] * self.frequencies
+        waves = torch.cat([angle.sin(), angle.cos()], dim=1)
+        embedding = self.noise1(functional.silu(self.noise0(waves)))
+        if self.num_classes > 0:
+            embedding = embedding + self.label(one_hot_label(label, self.num_classes, u))
+        embedding = functional.silu(embedding)
+        h = self.input(u.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        out: Tensor = self.output(self.norm(h)).reshape(u.shape)
+        return out
