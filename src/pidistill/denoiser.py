@@ -1,17 +1,13 @@
-"""The denoiser contract that every teacher meets, and the preconditionings of Karras et al. 2022.
+"""The denoiser contract that every teacher meets.
 
 A denoiser is `D(x, sigma)`, the expected clean sample given the noisy `x = x0 + sigma * eps`.
 Adapters hide everything else that a teacher was trained as: VP scaling, discrete time, prediction
 of noise or velocity.
 """
 
-import dataclasses
-import math
-from typing import Any, NamedTuple, Protocol
-
-import torch
 from torch import Tensor, nn
 
+from pidistill.precondition import Precondition
 from pidistill.schedule import require_sigma_range
 
 
@@ -67,65 +63,6 @@ class Denoiser(nn.Module):
 def over_sample(values: Tensor, x: Tensor) -> Tensor:
     """Reshape per-sample `values` (b,) so that they multiply samples `x` (b, ...), in its dtype."""
     return values.to(x.dtype).reshape(-1, *([1] * (x.ndim - 1)))
-
-
-class Scales(NamedTuple):
-    """The four factors of a preconditioning at noise levels (b,): Karras et al. 2022, eq. 7."""
-
-    c_skip: Tensor
-    c_out: Tensor
-    c_in: Tensor
-    c_noise: Tensor
-
-
-class Precondition(Protocol):
-    """A preconditioning `D = c_skip x + c_out F(c_in x, c_noise)`, as a table of four functions."""
-
-    @property
-    def sigma_min(self) -> float:
-        """Lowest noise level to sample at."""
-
-    @property
-    def sigma_max(self) -> float:
-        """Highest noise level to sample at."""
-
-    @property
-    def sigma_data(self) -> float:
-        """Standard deviation of the data."""
-
-    def scales(self, sigma: Tensor) -> Scales:
-        """The four factors at `sigma` (b,), each of shape (b,)."""
-        ...
-
-    def smooth_c_noise(self, sigma: Tensor) -> Tensor:
-        """`c_noise` as a differentiable function of `sigma`, for a student that lives between."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class EDMPrecondition:
-    """The preconditioning of Karras et al. 2022 (table 1, last column)."""
-
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
-
-    def scales(self, sigma: Tensor) -> Scales:
-        """The four factors at `sigma` (b,)."""
-        total = sigma**2 + self.sigma_data**2
-        return Scales(
-            c_skip=self.sigma_data**2 / total,
-            c_out=sigma * self.sigma_data * total.rsqrt(),
-            c_in=total.rsqrt(),
-            c_noise=self.smooth_c_noise(sigma),
-        )
-
-    def smooth_c_noise(self, sigma: Tensor) -> Tensor:
-        """`ln(sigma) / 4`."""
-        return sigma.log() / 4
-
-
-PRECONDITIONS: dict[str, type[Precondition]] = {"edm": EDMPrecondition}
 
 
 class PreconditionedDenoiser(Denoiser):
