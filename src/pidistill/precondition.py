@@ -66,3 +66,5 @@ class EDMPrecondition:
 
 
 PRECONDITIONS: dict[str, type[Precondition]] = {"edm": EDMPrecondition}
+
+import pidistill.discrete  # noqa: E402, F401  it registers its own, and needs `Scales` above
