@@ -20,7 +20,7 @@ _PUBLIC = {
     "solve": "pidistill.ode",
 }
 
-__all__ = ["methods", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = ["methods", *sorted(_PUBLIC)]
 
 
 def __getattr__(name: str) -> Any:

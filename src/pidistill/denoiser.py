@@ -5,6 +5,8 @@ Adapters hide everything else that a teacher was trained as: VP scaling, discret
 of noise or velocity.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from pidistill.precondition import Precondition
@@ -95,3 +97,7 @@ class PreconditionedDenoiser(Denoiser):
         raw = self.network(over_sample(c_in, x) * x, c_noise.to(x.dtype), label)
         raw = raw[:, : x.shape[1]].to(x.dtype)
         return over_sample(c_skip, x) * x + over_sample(c_out, x) * raw
+
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beyond those of every model, as JSON values: none."""
+        return {}

@@ -3,6 +3,7 @@
 `sigma` is always a noise level in EDM coordinates, where a noisy sample is `x0 + sigma * eps`.
 """
 
+import functools
 import math
 
 import torch
@@ -61,3 +62,57 @@ def require_sigma_range(sigma_min: float, sigma_max: float) -> None:
             f"sigma_min is {sigma_min} and sigma_max is {sigma_max}; "
             "expected 0 < sigma_min < sigma_max, both finite"
         )
+
+
+def vp_sigma(t: float, beta_d: float, beta_min: float) -> float:
+    r"""Noise level of the variance-preserving SDE at time `t`: Karras et al. 2022, table 1.
+
+    $\sigma(t) = \sqrt{\exp(\beta_d t^2 / 2 + \beta_{min} t) - 1}$
+    """
+    return math.sqrt(math.expm1(0.5 * beta_d * t**2 + beta_min * t))
+
+
+def vp_time(sigma: Tensor, beta_d: float, beta_min: float) -> Tensor:
+    r"""The inverse of `vp_sigma`, for `sigma` of any shape.
+
+    $t(\sigma) = (\sqrt{\beta_{min}^2 + 2 \beta_d \ln(1 + \sigma^2)} - \beta_{min}) / \beta_d$
+
+    The operations come in the order of the formula: the networks that take this time see their
+    highest frequency in its last digits, so that agreement with the original needs the same ones.
+    """
+    log_variance = (1 + sigma**2).log()
+    return ((beta_min**2 + 2 * beta_d * log_variance).sqrt() - beta_min) / beta_d
+
+
+@functools.lru_cache(maxsize=32)
+def iddpm_sigmas(
+    num_steps: int, c_1: float, c_2: float, device: torch.device | None = None
+) -> Tensor:
+    r"""The noise levels `u_0 > ... > u_M = 0` of improved DDPM: Karras et al. 2022, table 1.
+
+    $u_{j-1} = \sqrt{(u_j^2 + 1) / \max(\bar\alpha_{j-1} / \bar\alpha_j, C_1) - 1}$ with
+    $\bar\alpha_j = \sin^2(\frac{\pi}{2} \frac{j}{M (C_2 + 1)})$
+
+    Returns shape (num_steps + 1,), float64. The tensor is shared: do not write to it.
+    """
+    alpha_bar = [
+        math.sin(math.pi / 2 * j / num_steps / (c_2 + 1)) ** 2 for j in range(num_steps + 1)
+    ]
+    u = [0.0] * (num_steps + 1)
+    for j in range(num_steps, 0, -1):
+        ratio = max(alpha_bar[j - 1] / alpha_bar[j], c_1)
+        u[j - 1] = math.sqrt((u[j] ** 2 + 1) / ratio - 1)
+    return torch.tensor(u, dtype=torch.float64, device=device)
+
+
+def iddpm_index(sigma: Tensor, num_steps: int, c_2: float) -> Tensor:
+    r"""The index `j` of improved DDPM as a smooth function of `sigma`, in closed form.
+
+    Without the clip the recursion of `iddpm_sigmas` telescopes to
+    $u_j^2 + 1 = \bar\alpha_M / \bar\alpha_j$, which is solved for `j`. So the function meets
+    every node `u_1 ... u_M`; only `u_0`, the one that a `c_1` up to 1/4 clips, is missed.
+    """
+    half_turn = math.pi / 2 / (c_2 + 1)
+    sine, cosine = math.sin(half_turn), math.cos(half_turn)
+    angle = torch.atan2(torch.full_like(sigma, sine), (sigma**2 + cosine**2).sqrt())
+    return angle / half_turn * num_steps

@@ -1,1 +1,1 @@
-"""See the modules."""
+"""Measuring samples and students. It knows no training method."""

@@ -1,7 +1,8 @@
 """Raw networks `F(u, c_noise, label)`: architectures and nothing else.
 
 A network is an `nn.Module` whose constructor takes plain JSON values and keeps them in
-`self.config`. It is called with
+`self.config`; its class method `arguments_for(sample_shape, num_classes)` names those that follow
+from the samples. It is called with
 
 - `u` (b, ...), the scaled input;
 - `c_noise` (b,), the noise conditioning, in the dtype of `u`;
@@ -20,6 +21,8 @@ from pidistill.errors import PidistillError
 
 NETWORKS = {
     "mlp": "pidistill.networks.mlp:MLP",
+    "song_unet": "pidistill.networks.song_unet:SongUNet",
+    "dhariwal_unet": "pidistill.networks.dhariwal_unet:DhariwalUNet",
 }
 
 
@@ -28,15 +31,30 @@ def build_network(name: str, config: dict[str, Any]) -> nn.Module:
 
     Raises `PidistillError` when the name or an argument is not known.
     """
-    if name not in NETWORKS:
-        raise PidistillError(f"unknown network {name!r}; expected one of {', '.join(NETWORKS)}")
-    module_name, class_name = NETWORKS[name].split(":")
-    network_class = getattr(importlib.import_module(module_name), class_name)
     try:
-        network: nn.Module = network_class(**config)
+        network: nn.Module = _network_class(name)(**config)
     except TypeError as error:
         raise PidistillError(f"network {name!r} does not take these arguments: {error}") from error
     return network
+
+
+def new_network(
+    name: str, sample_shape: tuple[int, ...], num_classes: int, config: dict[str, Any]
+) -> nn.Module:
+    """Build the network registered as `name` for samples of a shape; `config` holds the rest.
+
+    Raises `PidistillError` when the name or an argument is not known.
+    """
+    return build_network(
+        name, {**_network_class(name).arguments_for(sample_shape, num_classes), **config}
+    )
+
+
+def _network_class(name: str) -> Any:
+    if name not in NETWORKS:
+        raise PidistillError(f"unknown network {name!r}; expected one of {', '.join(NETWORKS)}")
+    module_name, class_name = NETWORKS[name].split(":")
+    return getattr(importlib.import_module(module_name), class_name)
 
 
 def network_name(network: nn.Module) -> str:
@@ -55,7 +73,7 @@ def network_name(network: nn.Module) -> str:
 
 
 def one_hot_label(label: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
-    """Rows of one-hot labels (b, num_classes) in the dtype of `like` (b, ...); no label is zeros."""
+    """One-hot labels (b, num_classes) in the dtype of `like` (b, ...); "no label" is zeros."""
     if label is None:
         return like.new_zeros(len(like), num_classes)
     classes = torch.arange(num_classes, device=label.device)

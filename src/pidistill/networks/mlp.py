@@ -85,6 +85,11 @@ class MLP(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
+    @classmethod
+    def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+        """The arguments that follow from the samples."""
+        return {"sample_shape": list(sample_shape), "num_classes": num_classes}
+
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F(u, c_noise, label), of the shape of `u` (see `pidistill.networks`)."""
         angle = c_noise[:, None] * self.frequencies

@@ -1,0 +1,54 @@
+"""A folder of images of one size; sub-folders, where there are any, are the classes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pidistill.data import Dataset
+from pidistill.errors import PidistillError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+def load_folder(locator: str) -> Dataset:
+    """Load all images below the folder `locator`, in the order of their names.
+
+    Raises `PidistillError` when there are none, one is damaged, or their sizes differ.
+    """
+    folder = Path(locator).expanduser()
+    if not folder.is_dir():
+        raise PidistillError(f"data folder {str(folder)!r} is not a folder")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise PidistillError(
+            f"data folder {str(folder)!r} holds no image; expected {', '.join(sorted(SUFFIXES))}"
+        )
+    images = [_read(file) for file in files]
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            raise PidistillError(
+                f"{file} is {image.shape[1]}x{image.shape[0]} pixels, but {files[0].name} is "
+                f"{images[0].shape[1]}x{images[0].shape[0]}; resize the images to one size"
+            )
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    names = sorted({file.relative_to(folder).parts[0] for file in files if file.parent != folder})
+    labelled = names and all(file.parent != folder for file in files)
+    labels = [names.index(file.relative_to(folder).parts[0]) for file in files] if labelled else []
+    return Dataset(
+        stacked.float() / 127.5 - 1,
+        torch.tensor(labels) if labelled else None,
+        num_classes=len(names) if labelled else 0,
+        name=f"folder:{locator}",
+    )
+
+
+def _read(file: Path) -> np.ndarray:
+    """One image as uint8 (height, width, 3)."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise PidistillError(f"{file} is not a readable image: {error}") from error

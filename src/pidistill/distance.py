@@ -1,0 +1,29 @@
+"""Per-sample distances between a prediction and its target, both (b, ...), giving (b,)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def l2(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean over the sample of the squared difference."""
+    return (prediction - target).square().flatten(1).mean(1)
+
+
+def l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean over the sample of the absolute difference."""
+    return (prediction - target).abs().flatten(1).mean(1)
+
+
+def pseudo_huber(prediction: Tensor, target: Tensor) -> Tensor:
+    """`sqrt(|difference|^2 + c^2) - c` with `c = 0.00054 sqrt(d)` (Song & Dhariwal 2023)."""
+    difference = (prediction - target).flatten(1)
+    c = 0.00054 * math.sqrt(difference.shape[1])
+    return torch.sqrt(difference.square().sum(1) + c**2) - c
+
+
+DISTANCES: dict[str, Distance] = {"l2": l2, "l1": l1, "pseudo-huber": pseudo_huber}

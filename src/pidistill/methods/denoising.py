@@ -1,0 +1,94 @@
+r"""Training a denoiser on data: the loss of EDM (Karras et al. 2022, section 5).
+
+$\lambda(\sigma) |D(x_0 + \sigma \epsilon, \sigma) - x_0|^2$ with $\ln \sigma \sim N(P_{mean},
+P_{std}^2)$ and $\lambda = (\sigma^2 + \sigma_{data}^2) / (\sigma \sigma_{data})^2$.
+"""
+
+from typing import Literal
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from pidistill.data import Dataset
+from pidistill.data.noise import initial_noise
+from pidistill.denoiser import Denoiser, PreconditionedDenoiser, over_sample
+from pidistill.distance import l2
+from pidistill.errors import PidistillError
+from pidistill.methods.base import Batch, Losses, Method, MethodSettings
+from pidistill.ode import solve
+from pidistill.precondition import EDMPrecondition
+from pidistill.student import labels_for
+
+
+class DenoisingSettings(MethodSettings):
+    """Settings of the EDM loss; the defaults are EDM's."""
+
+    name: Literal["denoising"] = "denoising"
+    p_mean: float = -1.2
+    """Mean of ln(sigma) in training."""
+    p_std: float = pydantic.Field(default=1.2, gt=0)
+    """Standard deviation of ln(sigma) in training."""
+    label_dropout: float = pydantic.Field(default=0.1, ge=0, le=1)
+    """Probability of training a sample without its label, for the unconditional mode."""
+
+
+class Denoising(Method):
+    """The EDM loss for a preconditioned denoiser."""
+
+    Settings = DenoisingSettings
+    needs = "images"
+    teacher_evaluations = 0
+    student: PreconditionedDenoiser
+
+    def __init__(self, settings: DenoisingSettings, student: PreconditionedDenoiser) -> None:
+        """Train `student`, a denoiser."""
+        self.settings = settings
+        self.student = student
+
+    @classmethod
+    def build(
+        cls,
+        settings: DenoisingSettings,
+        *,
+        teacher: Denoiser | None,
+        data: Dataset | None,
+        network: nn.Module | None,
+    ) -> "Denoising":
+        """Make a denoiser of the data around `network` (see `Method.build`)."""
+        if data is None or network is None:
+            raise PidistillError("denoising trains a network on images; name both")
+        student = PreconditionedDenoiser(
+            network,
+            EDMPrecondition(),
+            sample_shape=tuple(data.images.shape[1:]),
+            num_classes=data.num_classes,
+            source=f"trained on {data.name}",
+        )
+        return cls(settings, student)
+
+    def loss(self, batch: Batch) -> Losses:
+        """Noise the images of the batch and return the weighted squared errors."""
+        if batch.x0 is None:
+            raise ValueError("the batch holds no images; denoising trains on data")
+        x0, draws = batch.x0, batch.draws
+        log_sigma = self.settings.p_mean + self.settings.p_std * draws.normal("train sigma", ())
+        sigma = log_sigma.exp().to(x0)
+        eps = draws.normal("train eps", self.student.sample_shape).to(x0)
+        label = batch.label
+        if label is not None:
+            dropped = draws.uniform("label dropout") < self.settings.label_dropout
+            label = label.masked_fill(dropped.to(label.device), -1)
+        denoised = self.student(x0 + over_sample(sigma, x0) * eps, sigma, label)
+        sigma_data = self.student.sigma_data
+        weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+        loss = weight * l2(denoised, x0)
+        return Losses(loss, sigma, {})
+
+    @torch.no_grad()
+    def preview(self, num: int) -> Tensor:
+        """Samples by 18 nodes of Heun, the labels going round the classes."""
+        z = initial_noise(self.student, num, seed=0)
+        label = labels_for(self.student, num)
+        label = None if label is None else label.to(z.device)
+        return solve(self.student, z, steps=18, label=label).x

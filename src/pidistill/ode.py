@@ -1,0 +1,149 @@
+r"""The probability-flow ODE of a denoiser and its solvers.
+
+$\frac{dx}{d\sigma} = \frac{x - D(x, \sigma)}{\sigma}$, from `sigma_max` down (Karras et al. 2022,
+equation 3 in EDM coordinates). One step of a solver is a plain function; `path` is a generator
+that yields every node, `solve` keeps the last.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pidistill.denoiser import Denoiser, over_sample
+from pidistill.errors import PidistillError
+from pidistill.schedule import karras_sigmas
+
+
+class Solution(NamedTuple):
+    """Samples and what they cost."""
+
+    x: Tensor
+    """The samples, shape (b, *sample_shape)."""
+    nfe: int
+    """Network evaluations that each sample took."""
+
+
+def velocity(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    """`dx/dsigma = (x - D(x, sigma)) / sigma`, at `x` (b, ...) and a scalar `sigma`."""
+    levels = sigma.to(x).expand(len(x))
+    return (x - denoiser(x, levels, label)) / over_sample(levels, x)
+
+
+def euler(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None
+) -> Solution:
+    """One Euler step from `sigma` to `sigma_next` (0 allowed): one evaluation."""
+    return Solution(x + (sigma_next - sigma) * velocity(denoiser, x, sigma, label), 1)
+
+
+def heun(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None
+) -> Solution:
+    """One Heun step (Karras et al. 2022, algorithm 1): two evaluations, one where it ends at 0."""
+    dx_dsigma = velocity(denoiser, x, sigma, label)
+    x_euler = x + (sigma_next - sigma) * dx_dsigma
+    if sigma_next == 0:
+        return Solution(x_euler, 1)
+    dx_dsigma_next = velocity(denoiser, x_euler, sigma_next, label)
+    return Solution(x + (sigma_next - sigma) * (dx_dsigma + dx_dsigma_next) / 2, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """A step function and the order of its global error in the step size."""
+
+    step: Callable[[Denoiser, Tensor, Tensor, Tensor, Tensor | None], Solution]
+    order: int
+
+
+SOLVERS = {"euler": Solver(euler, order=1), "heun": Solver(heun, order=2)}
+
+
+class Node(NamedTuple):
+    """One point of a solved path."""
+
+    sigma: float
+    x: Tensor
+    nfe: int
+    """Network evaluations a sample so far."""
+
+
+def sampling_sigmas(denoiser: Denoiser, steps: int, *, final_zero: bool = True) -> Tensor:
+    """The rho-7 grid of `steps` nodes over the denoiser's range, and by default a last 0.
+
+    With `final_zero` the solver takes `steps` steps, the last from `sigma_min` to 0 as in EDM;
+    without it, `steps - 1`, and the solution is that at `sigma_min`.
+    """
+    nodes = karras_sigmas(steps, denoiser.sigma_min, denoiser.sigma_max)
+    return torch.cat([nodes, nodes.new_zeros(1)]) if final_zero else nodes
+
+
+@torch.no_grad()
+def path(
+    denoiser: Denoiser,
+    z: Tensor,
+    sigmas: Tensor,
+    *,
+    solver: str = "heun",
+    label: Tensor | None = None,
+) -> Iterator[Node]:
+    """Solve the ODE from `z` at `sigmas[0]` along the decreasing `sigmas`, yielding every node.
+
+    Raises `PidistillError` when the solver is unknown or the levels do not decrease towards 0.
+    """
+    if solver not in SOLVERS:
+        raise PidistillError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
+    sigmas = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
+    if sigmas.ndim != 1 or len(sigmas) < 2 or (sigmas.diff() >= 0).any() or sigmas[-1] < 0:
+        raise PidistillError(
+            f"sigmas is {sigmas.tolist()}; expected at least two strictly decreasing noise levels, "
+            "of which the last may be 0"
+        )
+    x, nfe = z, 0
+    yield Node(sigmas[0].item(), x, nfe)
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        x, evaluations = SOLVERS[solver].step(denoiser, x, sigma, sigma_next, label)
+        nfe += evaluations
+        yield Node(sigma_next.item(), x, nfe)
+
+
+def solve(
+    denoiser: Denoiser,
+    z: Tensor,
+    *,
+    steps: int | None = None,
+    solver: str = "heun",
+    label: Tensor | None = None,
+    sigmas: Tensor | None = None,
+) -> Solution:
+    """Draw samples by integrating the probability-flow ODE from `z`.
+
+    Args:
+        denoiser: The teacher.
+        z: Starting noise at `sigma_max` (see `initial_noise`), shape (b, *sample_shape); its dtype
+            is that of the computation.
+        steps: Number of nodes of the rho-7 grid; a last step goes to sigma 0, so Heun takes
+            `2 * steps - 1` evaluations and Euler `steps`.
+        solver: `"heun"` or `"euler"`.
+        label: Class labels (b,), int64; None is the unconditional mode.
+        sigmas: The decreasing noise levels to step through, instead of the grid of `steps` nodes.
+
+    Raises:
+        PidistillError: The solver is unknown, there are fewer than 2 nodes, or `steps` and `sigmas`
+            contradict each other.
+    """
+    if sigmas is None:
+        if steps is None or steps < 2:
+            raise PidistillError(f"steps is {steps}; the solver needs at least 2 nodes")
+        sigmas = sampling_sigmas(denoiser, steps)
+    elif steps is not None and steps != len(sigmas) - 1:
+        raise PidistillError(
+            f"steps is {steps}, but sigmas holds {len(sigmas)} levels, which is "
+            f"{len(sigmas) - 1} steps; leave one of the two out"
+        )
+    *_, last = path(denoiser, z, sigmas, solver=solver, label=label)
+    return Solution(last.x, last.nfe)

@@ -1,0 +1,103 @@
+"""Files that are either whole or absent: text, JSON, and tensors in safetensors."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from pidistill.errors import PidistillError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; what is written there takes its place at the end.
+
+    When the block fails, `path` stays as it was. The data are on the disk before the rename.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` at once or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to `path` as indented JSON, at once or not at all."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises `PidistillError` when the file is missing or is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PidistillError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise PidistillError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise PidistillError(f"{path} holds a {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write named tensors to a safetensors file, at once or not at all."""
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Raises `PidistillError` when it is missing or damaged.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError:
+        raise PidistillError(f"{path} does not exist") from None
+    except (OSError, SafetensorError) as error:
+        raise PidistillError(f"{path} is not a readable safetensors file: {error}") from error
+    return tensors
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], name: str) -> None:
+    """Load weights strictly into `module`, converted to its dtype.
+
+    Raises `PidistillError` naming the first weight that is missing, unexpected or misshapen;
+    `name` says where the weights come from.
+    """
+    own = module.state_dict()
+    for problem, keys in (
+        ("lacks the weight", own.keys() - weights.keys()),
+        ("holds the unexpected weight", weights.keys() - own.keys()),
+    ):
+        if keys:
+            rest = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise PidistillError(f"{name} {problem} {min(keys)!r}{rest}; is it of another network?")
+    for key, value in weights.items():
+        if value.shape != own[key].shape:
+            raise PidistillError(
+                f"{name}: weight {key!r} has shape {tuple(value.shape)}; "
+                f"expected {tuple(own[key].shape)}"
+            )
+    with torch.no_grad():
+        module.load_state_dict(weights)

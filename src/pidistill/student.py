@@ -1,0 +1,254 @@
+"""Students: networks that sample in one evaluation, and what each pins down by construction."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pidistill.data.noise import initial_noise
+from pidistill.denoiser import Denoiser, PreconditionedDenoiser
+from pidistill.errors import PidistillError
+from pidistill.model_folder import load_model
+from pidistill.ode import Solution
+from pidistill.precondition import EDMPrecondition, Precondition
+from pidistill.residual import trajectory
+
+
+class Student(nn.Module):
+    """Base class: a network that maps starting noise `z` to a sample.
+
+    It knows its teacher's noise levels, and needs nothing else of the teacher.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        precondition: Precondition,
+        *,
+        sample_shape: tuple[int, ...],
+        num_classes: int,
+        source: str,
+    ) -> None:
+        """Wrap `network`, which is called as `network(u, c_noise, label)` (see `networks`)."""
+        super().__init__()
+        self.network = network
+        self.precondition = precondition
+        self.sigma_min = precondition.sigma_min
+        self.sigma_max = precondition.sigma_max
+        self.sigma_data = precondition.sigma_data
+        self.sample_shape = tuple(sample_shape)
+        self.num_classes = num_classes
+        self.source = source
+
+    def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """The student at noise `z` (b, ...) and noise levels `sigma` (b,); see the subclass."""
+        raise NotImplementedError
+
+    def sample(self, z: Tensor, *, steps: int = 1, label: Tensor | None = None) -> Solution:
+        """Draw samples from the starting noise `z` (b, ...) in `steps` evaluations.
+
+        Raises `PidistillError` when this student cannot take so many.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def generate(
+        self,
+        num: int,
+        *,
+        seed: int,
+        steps: int = 1,
+        label: int | Tensor | None = None,
+        batch_size: int = 256,
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> Solution:
+        """Draw `num` samples; sample i depends on `seed` and i only.
+
+        Args:
+            num: Number of samples.
+            seed: The seed.
+            steps: Evaluations a sample.
+            label: One label for all, labels (num,), or None: sample i then has label
+                `i % num_classes`.
+            batch_size: Samples evaluated at once; it changes memory and speed, not the samples.
+            on_batch: Called after every batch with the number of samples that it held.
+
+        Returns:
+            Samples of shape (num, *sample_shape), float32, on the student's device.
+        """
+        labels = labels_for(self, num, label)
+        batches = []
+        nfe = 0
+        for first in range(0, num, batch_size):
+            count = min(batch_size, num - first)
+            z = initial_noise(self, count, seed=seed, first=first)
+            part = None if labels is None else labels[first : first + count].to(z.device)
+            x, nfe = self.sample(z, steps=steps, label=part)
+            batches.append(x)
+            on_batch(count)
+        if not batches:
+            raise PidistillError(f"num is {num}; expected at least 1 sample")
+        return Solution(torch.cat(batches), nfe)
+
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beyond those of every student, as JSON values."""
+        return {}
+
+
+def labels_for(
+    model: Denoiser | Student, num: int, label: int | Tensor | None = None, first: int = 0
+) -> Tensor | None:
+    """Labels (num,) of the samples `first ..`; by default they go round all classes evenly.
+
+    Returns None for an unconditional model. Raises `PidistillError` when a label is out of range.
+    """
+    if label is not None and model.num_classes == 0:
+        raise PidistillError(f"label is {label}, but {model.source} is not class-conditional")
+    if model.num_classes == 0:
+        return None
+    if label is None:
+        return torch.arange(first, first + num) % model.num_classes
+    labels = torch.as_tensor(label, dtype=torch.int64).cpu().expand(num)
+    if (labels < -1).any() or (labels >= model.num_classes).any():
+        raise PidistillError(
+            f"label is {label}; expected 0 .. {model.num_classes - 1}, or -1 for no label"
+        )
+    return labels
+
+
+class TrajectoryStudent(Student):
+    r"""The student of PID: the whole solution of the ODE as one network.
+
+    $x(z, \sigma) = \frac{\sigma}{\sigma_{max}} z + (1 - \frac{\sigma}{\sigma_{max}}) F(z, \sigma)$
+
+    It pins down the boundary condition `x(z, sigma_max) = z`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        precondition: Precondition,
+        *,
+        sample_shape: tuple[int, ...],
+        num_classes: int = 0,
+        source: str,
+        anchored: bool = False,
+    ) -> None:
+        r"""Wrap a raw network.
+
+        Args:
+            network: Called as `network(u, c_noise, label)` (see `networks`).
+            precondition: The teacher's: it gives the input scale at `sigma_max` and `c_noise`.
+            sample_shape: Shape of one sample, without the batch axis.
+            num_classes: Number of labels; 0 means unconditional.
+            source: Where the student comes from, for people to read.
+            anchored: False is the published student: F is the network's output as it is. True
+                scales it as the teacher does at `sigma_max`, `F = c_skip z + c_out network`, so
+                that a copied network starts with the exact `F = D(z, sigma_max)` there
+                (identity 3 of docs/mathematics.md); for EDM that halves the output.
+        """
+        super().__init__(
+            network,
+            precondition,
+            sample_shape=sample_shape,
+            num_classes=num_classes,
+            source=source,
+        )
+        self.anchored = anchored
+        scales = precondition.scales(torch.tensor([self.sigma_max], dtype=torch.float64))
+        self.c_in = scales.c_in.item()
+        self.c_skip = scales.c_skip.item() if anchored else 0.0
+        self.c_out = scales.c_out.item() if anchored else 1.0
+
+    def F(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: N802
+        """The raw student at `z` and `sigma`, of the shape and dtype of `z` (b, ...)."""
+        c_noise = self.precondition.smooth_c_noise(sigma).to(z)
+        raw = self.network(self.c_in * z, c_noise, label)[:, : z.shape[1]]
+        return self.c_skip * z + self.c_out * raw.to(z.dtype)
+
+    def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """The point x(z, sigma) of the trajectory that starts at `z`.
+
+        Args:
+            z: Starting noise at `sigma_max`, shape (b, *sample_shape).
+            sigma: Noise levels in [sigma_min, sigma_max], shape (b,).
+            label: Class labels (b,), int64, or None.
+
+        Returns:
+            Noisy samples of the shape and dtype of `z`; at `sigma_min`, the samples.
+        """
+        return trajectory(z, sigma, self.F(z, sigma, label), self.sigma_max)
+
+    def sample(self, z: Tensor, *, steps: int = 1, label: Tensor | None = None) -> Solution:
+        """`x(z, sigma_min)`: one evaluation, the only number that this student offers."""
+        if steps != 1:
+            raise PidistillError(
+                f"steps is {steps}, but a trajectory student samples in exactly 1 evaluation"
+            )
+        sigma = torch.full((len(z),), self.sigma_min, dtype=torch.float64)
+        return Solution(self(z, sigma, label), 1)
+
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beyond those of every student, as JSON values."""
+        return {"anchored": self.anchored}
+
+    @classmethod
+    def from_teacher(
+        cls, teacher: Denoiser, *, network: nn.Module | None = None, anchored: bool = False
+    ) -> "TrajectoryStudent":
+        """Build a student from its teacher, as a copy of the teacher's network.
+
+        Args:
+            teacher: The teacher; its noise levels, shape and labels become the student's.
+            network: A network to use instead of the copy. A teacher without a network, such as a
+                closed-form mixture, needs one.
+            anchored: See the constructor.
+
+        Raises:
+            PidistillError: There is no network to copy and none was given.
+        """
+        if isinstance(teacher, PreconditionedDenoiser):
+            precondition = teacher.precondition
+            network = copy.deepcopy(teacher.network) if network is None else network
+        else:
+            precondition = EDMPrecondition(
+                sigma_min=teacher.sigma_min,
+                sigma_max=teacher.sigma_max,
+                sigma_data=teacher.sigma_data,
+            )
+        if network is None:
+            raise PidistillError(
+                f"teacher {teacher.source} has no network that a student could copy; give one"
+            )
+        return cls(
+            network.requires_grad_(True).eval(),  # published: no dropout in the student
+            precondition,
+            sample_shape=teacher.sample_shape,
+            num_classes=teacher.num_classes,
+            source=f"distilled from {teacher.source}",
+            anchored=anchored,
+        )
+
+
+def load_student(
+    folder: str | Path, ema: float | None = None, device: str | torch.device | None = None
+) -> Student:
+    """Load the student of a run folder, ready to sample; its teacher is not needed.
+
+    Args:
+        folder: The run folder.
+        ema: Averaging rate of the weights, 0 for the raw ones, None for the run's default rate.
+        device: Where to put it; None keeps it on the CPU.
+
+    Raises:
+        PidistillError: The folder, its description or its weights are not what they should be.
+    """
+    model = load_model(Path(folder).expanduser(), ema)
+    if not isinstance(model, Student):
+        raise PidistillError(
+            f"{folder} holds a denoiser, not a student; load it as the teacher 'native:{folder}'"
+        )
+    return model.to(device).eval().requires_grad_(False)

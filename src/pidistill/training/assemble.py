@@ -1,0 +1,42 @@
+"""From a run config to a trainer: loads the teacher or the data and builds the student."""
+
+from pathlib import Path
+
+import torch
+
+from pidistill.data import load_data
+from pidistill.denoiser import PreconditionedDenoiser
+from pidistill.errors import PidistillError
+from pidistill.methods import method_class
+from pidistill.networks import new_network
+from pidistill.teachers import load_teacher
+from pidistill.training.config import RunConfig
+from pidistill.training.trainer import Trainer
+
+
+def build_trainer(config: RunConfig, folder: Path) -> Trainer:
+    """Load everything that `config` names and return the trainer of the run in `folder`.
+
+    Raises `PidistillError` when something it names is missing or does not fit.
+    """
+    torch.manual_seed(config.seed)  # initial weights are the only use of the global generator
+    teacher = None if config.teacher is None else load_teacher(config.teacher)
+    data = None if config.data is None else load_data(config.data)
+    if teacher is not None:
+        shape, num_classes = teacher.sample_shape, teacher.num_classes
+    elif data is not None:
+        shape, num_classes = tuple(data.images.shape[1:]), data.num_classes
+    else:
+        raise PidistillError("the config names neither a teacher nor data; name one of them")
+    network = None
+    if config.network is not None:
+        network = new_network(config.network.name, shape, num_classes, config.network.config)
+    elif not isinstance(teacher, PreconditionedDenoiser):
+        network = new_network("mlp", shape, num_classes, {})
+    method = method_class(config.method.name).build(
+        config.method, teacher=teacher, data=data, network=network
+    )
+    trainer = Trainer(config, method, folder, data=data)
+    if teacher is not None:
+        teacher.to(trainer.accelerator.device)
+    return trainer

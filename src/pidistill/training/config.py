@@ -1,0 +1,200 @@
+"""Run configs: pydantic models, read from TOML presets, files and command-line flags.
+
+Later layers override earlier ones: preset, then file, then flags. Unknown keys are an error that
+names the nearest known one.
+"""
+
+import difflib
+import importlib.resources
+import sys
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pydantic
+import tomli_w
+
+from pidistill.errors import PidistillError
+from pidistill.methods import METHODS, method_class
+from pidistill.methods.base import MethodSettings
+from pidistill.storage import write_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_Model = TypeVar("_Model", bound=pydantic.BaseModel)
+
+CHANGEABLE = (
+    "max_train_steps",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "logging_steps",
+    "preview_steps",
+)
+"""Keys that may differ when a run is resumed: they say how long and how watched, not what."""
+
+
+class _Table(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkTable(_Table):
+    """The table `[network]`: an architecture, where it is not copied from the teacher."""
+
+    name: str
+    """Name in `pidistill.networks.NETWORKS`."""
+    config: dict[str, Any] = {}
+    """Its arguments; sample shape and number of classes are filled in."""
+
+
+class RunConfig(_Table):
+    """Everything that decides a run. Names follow diffusers' and accelerate's training scripts."""
+
+    teacher: str | None = None
+    """Teacher spec (`pidistill.load_teacher`), for distillation."""
+    data: str | None = None
+    """Data spec (`pidistill.data.load_data`), for a method that trains on images."""
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
+    max_train_steps: int = pydantic.Field(default=3000, ge=1)
+    batch_size: int = pydantic.Field(default=128, ge=1)
+    """Samples an optimizer step, over all processes and accumulated micro-batches."""
+    gradient_accumulation_steps: int = pydantic.Field(default=1, ge=1)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    optimizer: Literal["adamw", "radam"] = "adamw"
+    learning_rate: float = pydantic.Field(default=1e-3, gt=0)
+    adam_beta1: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = pydantic.Field(default=0.99, ge=0, lt=1)
+    adam_weight_decay: float = pydantic.Field(default=0.0, ge=0)
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "linear"
+    lr_warmup_steps: int = pydantic.Field(default=100, ge=0)
+    lr_end: float = pydantic.Field(default=0.02, ge=0, le=1)
+    """Share of the learning rate that is left after the last step."""
+    max_grad_norm: float | None = pydantic.Field(default=None, gt=0)
+    ema_rates: list[float] = pydantic.Field(default=[0.999], min_length=1)
+    """Averaging rates; the first is the default of the run folder."""
+    ema_warmup: bool = True
+    """Whether averaging forgets faster at first: the rate is at most (step + 1) / (step + 10)."""
+    logging_steps: int = pydantic.Field(default=50, ge=1)
+    checkpointing_steps: int = pydantic.Field(default=1000, ge=1)
+    checkpoints_total_limit: int = pydantic.Field(default=2, ge=1)
+    preview_steps: int = pydantic.Field(default=1000, ge=0)
+    """Steps between grids of samples in `previews/`; 0 turns them off."""
+    network: NetworkTable | None = None
+    """The network to train; None copies the teacher's."""
+    method: pydantic.SerializeAsAny[MethodSettings]
+    """The settings of the method, whose `name` chooses among `pidistill.methods.METHODS`."""
+
+    @pydantic.field_validator("ema_rates")
+    @classmethod
+    def _rates_in_range(cls, rates: list[float]) -> list[float]:
+        for rate in rates:
+            if not 0 < rate < 1:
+                raise ValueError(f"{rate} is not between 0 and 1")
+        if len({f"{rate:g}" for rate in rates}) < len(rates):
+            raise ValueError(f"{rates} names a rate twice")
+        return rates
+
+
+def parse_config(layers: list[dict[str, Any]], origin: str = "config") -> RunConfig:
+    """Merge layers, the later overriding the earlier, and check the result.
+
+    Tables are merged key by key, except that a `[method]` or `[network]` of another name starts
+    afresh. Raises `PidistillError` with one line on the first problem.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    table = merged.get("method", {})
+    if not isinstance(table, dict):
+        raise PidistillError(f"{origin}: method is {table!r}; expected a table with a name")
+    name = table.get("name")
+    if name not in METHODS:
+        raise PidistillError(
+            f"{origin}: method.name is {name!r}; expected one of {', '.join(METHODS)}"
+        )
+    settings = _validate(method_class(name).Settings, table, origin, prefix="method.")
+    return _validate(RunConfig, {**merged, "method": settings}, origin)
+
+
+def _validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: str = "") -> _Model:
+    """Build `model` from `values`, or raise `PidistillError` with its first problem in one line."""
+    try:
+        return model.model_validate(values)
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+    location = [str(part) for part in problem["loc"]]
+    key = prefix + ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = NetworkTable.model_fields if len(location) > 1 else model.model_fields
+        near = difflib.get_close_matches(location[-1], list(known), n=1, cutoff=0.0)
+        raise PidistillError(f"{origin}: unknown key {key!r}; did you mean {near[0]!r}?")
+    message = problem["msg"].removeprefix("Value error, ")
+    raise PidistillError(
+        f"{origin}: {key} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    )
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(old, dict)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises `PidistillError` when it is missing or malformed.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PidistillError(f"config file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PidistillError(f"config file {path} is not readable as TOML: {error}") from None
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = importlib.resources.files("pidistill") / "presets"
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The settings of a preset.
+
+    Raises `PidistillError` when there is none of that name.
+    """
+    known = preset_names()
+    if name not in known:
+        raise PidistillError(f"unknown preset {name!r}; expected one of {', '.join(known)}")
+    text = (importlib.resources.files("pidistill") / "presets" / f"{name}.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Write a config as TOML, at once or not at all; what is None is left out."""
+    write_text(path, tomli_w.dumps(config.model_dump(exclude_none=True)))
+
+
+def require_same_run(old: RunConfig, new: RunConfig, folder: Path) -> None:
+    """Raise `PidistillError` unless `new` continues the run that `old` began in `folder`."""
+    before = old.model_dump(exclude=set(CHANGEABLE))
+    after = new.model_dump(exclude=set(CHANGEABLE))
+    for key, value in before.items():
+        if after[key] != value:
+            raise PidistillError(
+                f"{key} is {after[key]!r}, but the run in {folder} was started with {value!r}; "
+                "leave it out to resume, or choose another --out"
+            )

@@ -1,0 +1,298 @@
+"""The training loop: an accelerate loop over any method, which it does not know by name.
+
+`Trainer.run` is a generator that yields after every optimizer step, so that a command line, a
+notebook or a test drives it and shows what it likes.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pidistill import images
+from pidistill.data import Dataset
+from pidistill.data.noise import Draws
+from pidistill.errors import PidistillError
+from pidistill.methods.base import Batch, Losses, Method
+from pidistill.model_folder import weights_name, write_description
+from pidistill.storage import read_tensors, write_tensors
+from pidistill.training.checkpoint import (
+    load_optimizer,
+    newest_checkpoint,
+    optimizer_tensors,
+    truncate_log,
+    write_checkpoint,
+)
+from pidistill.training.config import RunConfig, write_config
+from pidistill.training.ema import EMA
+from pidistill.training.lock import locked
+
+log = logging.getLogger("pidistill")
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "radam": torch.optim.RAdam,
+}
+
+DECAYS: dict[str, Callable[[float], float]] = {
+    "constant": lambda fraction: 1.0,
+    "linear": lambda fraction: 1 - fraction,
+    "cosine": lambda fraction: (1 + math.cos(math.pi * fraction)) / 2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What is known after an optimizer step."""
+
+    step: int
+    """Optimizer steps done."""
+    images: int
+    """Samples seen."""
+    loss: float
+    """Mean loss of the step."""
+    seconds: float
+    """Time spent training, interruptions left out."""
+
+
+class LossModule(nn.Module):
+    """The one module that accelerate wraps: its forward is the method's loss."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.student = method.student
+        self._loss = method.loss
+
+    def forward(self, batch: Batch) -> Losses:
+        """The losses of the student on `batch`."""
+        return self._loss(batch)
+
+
+class Trainer:
+    """Trains the student of a method and keeps its run folder."""
+
+    def __init__(
+        self, config: RunConfig, method: Method, folder: Path, *, data: Dataset | None = None
+    ) -> None:
+        """Prepare a run; nothing is written yet.
+
+        Args:
+            config: The run's config.
+            method: What is trained.
+            folder: The run folder.
+            data: Images, for a method that needs them.
+
+        Raises:
+            PidistillError: The batch cannot be divided as the config says, or data are missing.
+        """
+        torch.set_flush_denormal(True)  # subnormal moments make CPU kernels 20 times slower
+        torch.backends.cudnn.allow_tf32 = False  # differences multiply its rounding errors
+        self.config, self.method, self.folder, self.data = config, method, folder, data
+        if method.needs == "images" and data is None:
+            raise PidistillError("this method trains on images; name a data set with 'data'")
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        parts = config.gradient_accumulation_steps * self.accelerator.num_processes
+        if config.batch_size % parts:
+            raise PidistillError(
+                f"batch_size is {config.batch_size}; expected a multiple of {parts}, the number of "
+                "processes times gradient_accumulation_steps"
+            )
+        self.micro_batch = config.batch_size // parts
+        student = method.student.to(self.accelerator.device)
+        parameters = [p for p in student.parameters() if p.requires_grad]
+        optimizer = OPTIMIZERS[config.optimizer](
+            parameters,
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.adam_weight_decay,
+        )
+        self.ema = EMA(student, config.ema_rates, warmup=config.ema_warmup)
+        self.module, self.optimizer = self.accelerator.prepare(LossModule(method), optimizer)
+        self.preview_steps = config.preview_steps
+        self.step = 0
+        self.seconds = 0.0
+        self.sums: dict[str, float] = {}
+        self.summed_steps = 0
+
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
+        """Train up to `max_train_steps`, yielding after every step.
+
+        Resumes from the newest checkpoint where the folder has one. A checkpoint is written every
+        `checkpointing_steps`, at the end, and when `should_stop` turns true.
+
+        Raises:
+            PidistillError: The loss is not finite, or another process trains in the folder. What
+                was saved before stays.
+        """
+        with locked(self.folder):
+            self._resume()
+            write_config(self.folder / "config.toml", self.config)
+            write_description(self.folder, self.method.student, self.config.ema_rates[0])
+            if self.step == 0:
+                self._preview()
+            while self.step < self.config.max_train_steps:
+                report = self._train_step()
+                done = self.step == self.config.max_train_steps
+                stop = should_stop()
+                if self.step % self.config.logging_steps == 0:
+                    self._write_log_line()
+                if self.step % self.config.checkpointing_steps == 0 or done or stop:
+                    self._save()
+                if done or (self.preview_steps and self.step % self.preview_steps == 0):
+                    self._preview()
+                yield report
+                if stop:
+                    return
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of optimizer step `step`, counted from 0."""
+        config = self.config
+        warmup = min(1.0, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1.0
+        decay = DECAYS[config.lr_scheduler](step / config.max_train_steps)
+        return config.learning_rate * warmup * max(decay, config.lr_end)
+
+    def batch(self, first: int) -> Batch:
+        """The micro-batch whose samples are numbered `first ..` over the whole run."""
+        draws = Draws(self.config.seed, first, self.micro_batch)
+        device = self.accelerator.device
+        student = self.method.student
+        num_classes = student.num_classes
+        if self.method.needs == "images":
+            assert self.data is not None
+            index = draws.integers("train image", len(self.data.images))
+            labels = self.data.labels
+            label = None if labels is None else labels[index].to(device)
+            return Batch(draws, label, self.data.images[index].to(device))
+        label = draws.integers("train label", num_classes).to(device) if num_classes else None
+        return Batch(draws, label, None)
+
+    def _train_step(self) -> StepReport:
+        config, accelerator = self.config, self.accelerator
+        began = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        parts = config.gradient_accumulation_steps
+        total = 0.0
+        for part in range(parts):
+            shard = part * accelerator.num_processes + accelerator.process_index
+            batch = self.batch(self.step * config.batch_size + shard * self.micro_batch)
+            last = part == parts - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.module):
+                losses: Losses = self.module(batch)
+                loss = losses.loss.mean()
+            value = loss.item()
+            self._require_finite(value, losses)
+            accelerator.backward(loss / parts)
+            total += value / parts
+            for name, scalar in losses.scalars.items():
+                self.sums[name] = self.sums.get(name, 0.0) + scalar.item() / parts
+        if config.max_grad_norm is not None:
+            accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.step)
+        self.step += 1
+        self.sums["loss"] = self.sums.get("loss", 0.0) + total
+        self.summed_steps += 1
+        self.seconds += time.perf_counter() - began
+        return StepReport(self.step, self.step * config.batch_size, total, self.seconds)
+
+    def _require_finite(self, value: float, losses: Losses) -> None:
+        if math.isfinite(value):
+            return
+        sigma = losses.sigma[~losses.loss.detach().cpu().isfinite()]
+        where = f"sigma {sigma.min():.4g} .. {sigma.max():.4g}" if len(sigma) else "every sigma"
+        raise PidistillError(
+            f"the loss is {value} at step {self.step + 1} ({where}); the last checkpoint is kept; "
+            "lower --learning-rate, or set max_grad_norm"
+        )
+
+    def _write_log_line(self) -> None:
+        means = {name: total / self.summed_steps for name, total in self.sums.items()}
+        self.sums, self.summed_steps = {}, 0
+        images_seen = self.step * self.config.batch_size
+        line = {
+            "step": self.step,
+            "images": images_seen,
+            "loss": means.pop("loss"),
+            **means,
+            "learning_rate": self.learning_rate(self.step - 1),
+            "teacher_evals": images_seen * self.method.teacher_evaluations,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.accelerator.is_main_process:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _save(self) -> None:
+        """Write a checkpoint, then the weights at the top of the run folder."""
+        student = self.method.student
+        if not self.accelerator.is_main_process:
+            return
+        weights = {weights_name(0): dict(student.state_dict())}
+        for index, rate in enumerate(self.config.ema_rates):
+            weights[weights_name(rate)] = self.ema.weights(index)
+        for name, tensors in weights.items():
+            for key, tensor in tensors.items():
+                if not tensor.isfinite().all():
+                    raise PidistillError(
+                        f"weight {key!r} of {name} is not finite after step {self.step}; the last "
+                        "checkpoint is kept; lower --learning-rate, or set max_grad_norm"
+                    )
+        values: dict[str, Any] = {
+            "seconds": self.seconds,
+            "sums": self.sums,
+            "summed_steps": self.summed_steps,
+        }
+        if self.accelerator.scaler is not None:
+            values["scaler"] = self.accelerator.scaler.state_dict()
+        optimizer = optimizer_tensors(self.optimizer)
+        write_checkpoint(
+            self.folder / "state",
+            self.step,
+            {**weights, "optimizer.safetensors": optimizer},
+            values,
+            self.config.checkpoints_total_limit,
+        )
+        for name, tensors in weights.items():
+            write_tensors(self.folder / name, tensors)
+
+    def _resume(self) -> None:
+        """Take everything from the newest checkpoint, if there is one."""
+        found = newest_checkpoint(self.folder / "state", log.warning)
+        truncate_log(self.folder / "metrics.jsonl", 0 if found is None else found[1]["step"])
+        if found is None:
+            return
+        checkpoint, manifest = found
+        self.method.student.load_state_dict(read_tensors(checkpoint / weights_name(0)))
+        for index, rate in enumerate(self.config.ema_rates):
+            self.ema.load(index, read_tensors(checkpoint / weights_name(rate)))
+        load_optimizer(self.optimizer, checkpoint)
+        values = manifest["values"]
+        self.step = manifest["step"]
+        self.seconds, self.sums = values["seconds"], values["sums"]
+        self.summed_steps = values["summed_steps"]
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+        log.info("resumed at step %d", self.step)
+
+    @torch.no_grad()
+    def _preview(self) -> None:
+        """Draw a grid of samples, where samples are images."""
+        shape = self.method.student.sample_shape
+        is_image = len(shape) == 3 and shape[0] in (1, 3)
+        if not (self.preview_steps and self.accelerator.is_main_process and is_image):
+            return
+        folder = self.folder / "previews"
+        folder.mkdir(exist_ok=True)
+        x: Tensor = self.method.preview(40)
+        images.save_png(folder / f"step-{self.step:09d}.png", images.grid(x, columns=10))
