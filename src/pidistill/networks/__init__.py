@@ -23,6 +23,8 @@ NETWORKS = {
     "mlp": "pidistill.networks.mlp:MLP",
     "song_unet": "pidistill.networks.song_unet:SongUNet",
     "dhariwal_unet": "pidistill.networks.dhariwal_unet:DhariwalUNet",
+    "diffusers_unet": "pidistill.networks.diffusers_unet:DiffusersUNet",
+    "text_unet": "pidistill.networks.text_unet:TextUNet",
 }
 
 

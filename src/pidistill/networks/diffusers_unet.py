@@ -1,0 +1,139 @@
+"""The UNet2DModel of the diffusers library as a raw network `F(u, timestep, label)`.
+
+The library is imported only when a network is built.
+"""
+
+import contextlib
+import importlib
+import json
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pidistill.errors import PidistillError
+
+
+def require_diffusers() -> ModuleType:
+    """The diffusers library.
+
+    Raises `PidistillError` when it is not installed.
+    """
+    try:
+        return importlib.import_module("diffusers")
+    except ModuleNotFoundError as error:
+        raise PidistillError(
+            f"a diffusers model needs the library {error.name}, which is not installed; "
+            'run: pip install "pidistill[diffusers]"'
+        ) from error
+
+
+class DiffusersUNet(nn.Module):
+    """A UNet2DModel whose timestep may be fractional and whose label may be absent."""
+
+    def __init__(self, unet: dict[str, Any], *, null_class: int | None = None) -> None:
+        """Build the network with fresh weights.
+
+        Args:
+            unet: Constructor arguments of UNet2DModel, as in a pipeline's `unet/config.json`.
+            null_class: The row of the class embedding that means "no label", where the network was
+                trained with one. None: without a label nothing is added to the time embedding.
+
+        Raises:
+            PidistillError: The diffusers library is missing, or conditions on something other than
+                class numbers.
+        """
+        super().__init__()
+        library = require_diffusers()
+        if unet.get("class_embed_type") is not None:
+            raise PidistillError(
+                f"class_embed_type is {unet['class_embed_type']!r}; only plain class numbers "
+                "(null, with num_class_embeds) can serve as labels"
+            )
+        self.config: dict[str, Any] = {"unet": plain_config(unet), "null_class": null_class}
+        self.unet = library.UNet2DModel(**unet)
+        self.is_conditional = self.unet.class_embedding is not None
+        if self.is_conditional:
+            rows, width = self.unet.class_embedding.weight.shape
+            self.unet.class_embedding = LabelEmbedding(rows, width, null_class)
+        if unet.get("time_embedding_type") == "learned":
+            rows, width = self.unet.time_proj.weight.shape
+            self.unet.time_proj = FractionalEmbedding(rows, width)
+        support_forward_mode(self.unet)
+
+    def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return F(u, timestep, label); `c_noise` is the timestep (see `pidistill.networks`)."""
+        conditions = {}
+        if self.is_conditional:
+            conditions["class_labels"] = no_labels(u) if label is None else label
+        with attention_for(c_noise):
+            out: Tensor = self.unet(u, c_noise, return_dict=False, **conditions)[0]
+        return out
+
+
+class LabelEmbedding(nn.Embedding):
+    """An embedding in which -1 is the row `null_class`, or zeros where there is none."""
+
+    def __init__(self, rows: int, width: int, null_class: int | None) -> None:
+        super().__init__(rows, width)
+        self.null_class = null_class
+
+    def forward(self, label: Tensor) -> Tensor:
+        """Rows (b, width) of the labels (b,)."""
+        absent = label < 0
+        if self.null_class is not None:
+            return super().forward(label.masked_fill(absent, self.null_class))
+        return super().forward(label.clamp(min=0)).masked_fill(absent[:, None], 0)
+
+
+class FractionalEmbedding(nn.Embedding):
+    """A learned embedding of timesteps, linear between whole ones."""
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """Rows (b, width) of the timesteps (b,) in 0 .. rows - 1."""
+        last = self.num_embeddings - 1
+        below = timestep.detach().floor().clamp(0, max(last - 1, 0)).long()
+        left = super().forward(below)
+        right = super().forward((below + 1).clamp(max=last))
+        return torch.lerp(left, right, (timestep - below).to(left.dtype)[:, None])
+
+
+def no_labels(u: Tensor) -> Tensor:
+    """The label -1, "no label", for every sample of `u` (b, ...)."""
+    return torch.full((len(u),), -1, dtype=torch.int64, device=u.device)
+
+
+def plain_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The constructor arguments in the configuration of a diffusers model, as JSON values."""
+    arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+    plain: dict[str, Any] = json.loads(json.dumps(arguments))
+    return plain
+
+
+def attention_for(c_noise: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Attention that torch can differentiate in forward mode, where `c_noise` carries a tangent."""
+    return sdpa_kernel(SDPBackend.MATH) if has_tangent(c_noise) else contextlib.nullcontext()
+
+
+def support_forward_mode(network: nn.Module) -> None:
+    """Make torch's group norm accept the tangents that attention leaves behind.
+
+    In forward mode it needs them contiguous; outside of forward mode nothing changes.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(_contiguous_tangent)
+
+
+def _contiguous_tangent(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    if not has_tangent(inputs[0]):
+        return None
+    return (inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:])
+
+
+def has_tangent(x: Tensor) -> bool:
+    """Whether `x` is being differentiated in forward mode."""
+    return forward_ad.unpack_dual(x).tangent is not None

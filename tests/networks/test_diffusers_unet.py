@@ -1,0 +1,122 @@
+"""The diffusers UNet as a raw network."""
+
+import importlib
+import json
+
+import pytest
+import torch
+
+from pidistill.errors import PidistillError
+from pidistill.networks import build_network, network_name
+
+diffusers = pytest.importorskip("diffusers")
+
+UNET = {
+    "sample_size": 8,
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 8,
+}
+
+
+def build(**config):
+    torch.manual_seed(0)
+    return build_network("diffusers_unet", {"unet": {**UNET, **config}}).eval()
+
+
+def inputs(batch=3):
+    return torch.randn(batch, 3, 8, 8), torch.tensor([0.0, 12.5, 999.0])[:batch]
+
+
+def test_it_is_the_library_s_network():
+    network = build()
+    u, timestep = inputs()
+    torch.testing.assert_close(network(u, timestep), network.unet(u, timestep).sample)
+
+
+def test_it_is_rebuilt_from_its_json_config_with_its_weights():
+    network = build(num_class_embeds=5)
+    config = json.loads(json.dumps(network.config))
+    copy = build_network(network_name(network), config).eval()
+    copy.load_state_dict(network.state_dict(), strict=True)
+    u, timestep = inputs()
+    label = torch.tensor([0, 4, -1])
+    assert torch.equal(copy(u, timestep, label), network(u, timestep, label))
+
+
+def test_weights_of_the_library_s_network_load_strictly():
+    network = build(num_class_embeds=5, time_embedding_type="learned", num_train_timesteps=1000)
+    original = diffusers.UNet2DModel(**network.config["unet"]).eval()
+    network.unet.load_state_dict(original.state_dict(), strict=True)
+    u, label = inputs()[0], torch.tensor([0, 4, 2])
+    timestep = torch.tensor([0, 500, 999])
+    torch.testing.assert_close(
+        network(u, timestep.float(), label), original(u, timestep, label).sample
+    )
+
+
+def test_no_label_adds_nothing():
+    network = build(num_class_embeds=5)
+    u, timestep = inputs()
+    absent = network(u, timestep)
+    assert torch.equal(absent, network(u, timestep, torch.tensor([-1, -1, -1])))
+    network.unet.class_embedding.weight.data[2] = 0
+    assert torch.equal(absent, network(u, timestep, torch.tensor([2, 2, 2])))
+    assert not torch.equal(absent, network(u, timestep, torch.tensor([1, 1, 1])))
+
+
+def test_no_label_is_the_null_class_where_there_is_one():
+    config = {"unet": {**UNET, "num_class_embeds": 5}, "null_class": 4}
+    network = build_network("diffusers_unet", config).eval()
+    u, timestep = inputs()
+    assert torch.equal(network(u, timestep), network(u, timestep, torch.tensor([4, 4, 4])))
+
+
+def test_learned_timesteps_are_linear_between_whole_ones():
+    embedding = build(time_embedding_type="learned", num_train_timesteps=10).unet.time_proj
+    rows = embedding(torch.tensor([3.0, 3.25, 4.0, 9.0]))
+    torch.testing.assert_close(rows[1], 0.75 * rows[0] + 0.25 * rows[2])
+    assert torch.equal(rows[3], embedding.weight[9])
+
+
+def test_it_is_differentiable_in_forward_mode():
+    """Fused attention and group norm are not, on their own; see `support_forward_mode`."""
+    network = build().double()
+    u, timestep = inputs()
+    u, timestep = u.double(), timestep.double() + 1
+
+    def at(t):
+        return network(u, t)
+
+    value, tangent = torch.func.jvp(at, (timestep,), (torch.ones_like(timestep),))
+    step = 0.05  # the library embeds timesteps in float32
+    difference = (at(timestep + step) - at(timestep - step)) / (2 * step)
+    assert (tangent - difference).norm() < 2e-3 * tangent.norm()
+    (value + tangent).square().sum().backward()
+    assert all(weight.grad is not None for weight in network.parameters())
+
+
+@pytest.mark.parametrize("kind", ["timestep", "identity"])
+def test_other_conditions_than_class_numbers_are_refused(kind):
+    with pytest.raises(PidistillError, match=f"class_embed_type is '{kind}'"):
+        build(class_embed_type=kind)
+
+
+def test_an_unknown_argument_is_refused():
+    with pytest.raises(PidistillError, match="blocks_out"):
+        build(blocks_out=3)
+
+
+def test_without_the_library_one_line_says_what_to_install(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    module = importlib.sys.modules["pidistill.networks.diffusers_unet"]
+    with pytest.raises(PidistillError, match=r'pip install "pidistill\[diffusers\]"'):
+        module.require_diffusers()
