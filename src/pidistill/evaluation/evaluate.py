@@ -1,0 +1,180 @@
+"""The metrics of a student: distance to its teacher's solution, Frechet distance, speed."""
+
+import dataclasses
+import statistics as averages
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pidistill.data.noise import Draws, initial_noise
+from pidistill.denoiser import Denoiser
+from pidistill.evaluation.features import features_for, in_batches
+from pidistill.evaluation.frechet import Statistics, frechet_distance, statistics
+from pidistill.evaluation.trajectory import per_sample_rms, rms
+from pidistill.ode import Solution, solve
+from pidistill.student import Student, labels_for
+
+TEACHER_STEPS = 40
+"""Nodes of Heun's method that stand for the teacher's solution."""
+
+QUANTILES = (0.5, 0.9, 0.99)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Samples that others are compared with, as statistics of their features."""
+
+    features: Callable[[Tensor], Tensor]
+    """The feature network, (n, *sample_shape) to (n, d)."""
+    statistics: Statistics
+    split_half: float
+    """Frechet distance between two random halves: what sampling alone costs at half the size."""
+
+    def distance(self, x: Tensor) -> float:
+        """Frechet distance of samples `x` (n, *sample_shape) to the reference."""
+        return frechet_distance(statistics(in_batches(self.features, x)), self.statistics)
+
+
+def reference_statistics(x: Tensor) -> Reference | None:
+    """Prepare reference samples (n, *sample_shape), or None where no feature network suits."""
+    features = features_for(tuple(x.shape[1:]))
+    if features is None:
+        return None
+    values = in_batches(features, x)
+    shuffled = values[Draws(0, 0, len(values)).uniform("split").argsort()]
+    half = len(values) // 2
+    return Reference(
+        features,
+        statistics(values),
+        frechet_distance(statistics(shuffled[:half]), statistics(shuffled[half:])),
+    )
+
+
+def teacher_samples(
+    teacher: Denoiser,
+    num: int,
+    *,
+    seed: int,
+    steps: int = TEACHER_STEPS,
+    solver: str = "heun",
+    label: int | Tensor | None = None,
+    batch_size: int = 256,
+    on_batch: Callable[[int], None] = lambda count: None,
+) -> Solution:
+    """Samples of the teacher from the noise that a student of the same seed starts from.
+
+    Arguments as in `Student.generate`, with the solver's steps; the cost is that of the solver.
+    """
+    labels = labels_for(teacher, num, label)
+    batches = []
+    nfe = 0
+    for first in range(0, num, batch_size):
+        count = min(batch_size, num - first)
+        z = initial_noise(teacher, count, seed=seed, first=first)
+        part = None if labels is None else labels[first : first + count].to(z.device)
+        x, nfe = solve(teacher, z, steps=steps, solver=solver, label=part)
+        batches.append(x)
+        on_batch(count)
+    return Solution(torch.cat(batches), nfe)
+
+
+def evaluate(
+    student: Student,
+    *,
+    teacher: Denoiser | None,
+    reference: Reference | None,
+    num: int,
+    seed: int,
+    steps: int = 1,
+    batch_size: int = 256,
+    on_batch: Callable[[int], None] = lambda count: None,
+) -> dict[str, Any]:
+    """Measure a student; a metric that cannot be computed is absent.
+
+    Args:
+        student: The student.
+        teacher: Its teacher, for the error and the comparison of speed; None leaves them out.
+        reference: Reference samples, for Frechet distances; None leaves them out.
+        num: Number of samples.
+        seed: Seed of the noise, the same for student and teacher.
+        steps: Evaluations of the student a sample.
+        batch_size: Samples evaluated at once.
+        on_batch: Called after every batch with its size; student and teacher both count.
+
+    Returns:
+        The metrics by name, as JSON values.
+    """
+    drawn = student.generate(num, seed=seed, steps=steps, batch_size=batch_size, on_batch=on_batch)
+    metrics: dict[str, Any] = {"nfe": drawn.nfe, "num_samples": num, "seed": seed}
+    if reference is not None:
+        metrics["frechet_distance"] = reference.distance(drawn.x)
+        metrics["reference_split_frechet_distance"] = reference.split_half
+    if teacher is not None:
+        solved = teacher_samples(teacher, num, seed=seed, batch_size=batch_size, on_batch=on_batch)
+        metrics["teacher_nfe"] = solved.nfe
+        metrics.update(error_metrics(drawn.x, solved.x))
+        if reference is not None:
+            metrics["teacher_frechet_distance"] = reference.distance(solved.x)
+    metrics.update(measure_speed(student, teacher, num=min(num, batch_size), steps=steps))
+    return metrics
+
+
+def error_metrics(x: Tensor, solution: Tensor) -> dict[str, Any]:
+    """RMS distance to the teacher's solution, and quantiles of it over the samples."""
+    errors = per_sample_rms(x, solution)
+    levels = torch.tensor(QUANTILES, dtype=errors.dtype, device=errors.device)
+    return {
+        "rms_error": rms(errors),
+        "error_quantiles": {
+            str(level): value
+            for level, value in zip(QUANTILES, errors.quantile(levels).tolist(), strict=True)
+        },
+    }
+
+
+def measure_speed(
+    student: Student, teacher: Denoiser | None, *, num: int, steps: int = 1
+) -> dict[str, float]:
+    """Milliseconds a sample of the student, and of the teacher's solution, for one batch of `num`.
+
+    Medians of repeated runs from given noise, student and teacher in turn, after a warm-up run.
+    """
+    z = initial_noise(student, num, seed=0)
+    label = labels_for(student, num)
+    label = None if label is None else label.to(z.device)
+
+    def run_student() -> None:
+        with torch.no_grad():
+            student.sample(z, steps=steps, label=label)
+
+    def run_teacher() -> None:
+        if teacher is not None:
+            solve(teacher, z, steps=TEACHER_STEPS, label=label)
+
+    _seconds(run_student, 3)
+    of_student, of_teacher = [], []
+    for _ in range(3):
+        of_student += [_seconds(run_student, 5) for _ in range(5)]
+        of_teacher.append(_seconds(run_teacher, 1))
+    speed = {"ms_per_sample": 1000 * averages.median(of_student) / num}
+    if teacher is not None:
+        speed["teacher_ms_per_sample"] = 1000 * averages.median(of_teacher) / num
+    return speed
+
+
+def _seconds(work: Callable[[], None], repeats: int) -> float:
+    """Seconds of one call of `work`, over `repeats` calls."""
+    _synchronize()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    _synchronize()
+    return (time.perf_counter() - began) / repeats
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
