@@ -63,8 +63,8 @@ class Denoiser(nn.Module):
 
 
 def over_sample(values: Tensor, x: Tensor) -> Tensor:
-    """Reshape per-sample `values` (b,) so that they multiply samples `x` (b, ...), in its dtype."""
-    return values.to(x.dtype).reshape(-1, *([1] * (x.ndim - 1)))
+    """Reshape per-sample `values` (b,) so that they multiply samples `x` (b, ...), on its device, in its dtype."""
+    return values.to(x).reshape(-1, *([1] * (x.ndim - 1)))
 
 
 class PreconditionedDenoiser(Denoiser):

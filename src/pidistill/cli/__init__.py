@@ -1,0 +1,79 @@
+"""The command line: parsing and printing only, one small file a verb.
+
+A verb's module is imported when it is called, and imports torch only when it runs, so that help
+comes at once.
+"""
+
+import importlib
+import sys
+
+import click
+
+VERBS = {
+    "quickstart": "A first result: bundled digits teacher, one-step student, report.",
+    "train-teacher": "Train a diffusion model on a data set.",
+    "distill": "Distil a teacher into a one-step student.",
+    "sample": "Draw samples from a student or a teacher.",
+    "evaluate": "Measure a student against its teacher and a reference.",
+    "inspect": "Say what a teacher or a run folder is.",
+}
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class _Verbs(click.Group):
+    """A group that imports a verb's module only when it needs the verb."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"pidistill.cli.{name}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=_Verbs,
+    name="pidistill",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="pidistill")
+def pidistill() -> None:
+    """Diffusion models that sample in one network evaluation, by physics informed distillation."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted.
+
+    Bad input, and whatever a run cannot go on with, is one line on stderr that begins `error:`.
+    """
+    try:
+        code = pidistill.main(arguments, prog_name="pidistill", standalone_mode=False)
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+    except ValueError as error:
+        from pidistill.errors import PidistillError
+
+        if not isinstance(error, PidistillError):
+            raise
+        return _fail(str(error))
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> int:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    return EXIT_BAD_INPUT

@@ -1,0 +1,57 @@
+"""`pidistill distill`: a teacher into a one-step student."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pidistill.cli.console import Out, json_option
+from pidistill.cli.run import preset_names, resolve_config, train, training_options
+from pidistill.methods import NAMES
+
+
+@click.command(epilog=f"Presets: {', '.join(preset_names())}.")
+@click.option("--teacher", default=None, metavar="SPEC", help="digits, mixture:NAME, or a path.")
+@click.option("--method", type=click.Choice(NAMES), default=None, help="Default: pid.")
+@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@training_options
+@json_option
+def distill(
+    teacher: str | None,
+    method: str | None,
+    folder: Path,
+    preset: str | None,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Distil a teacher into a student that samples in one network evaluation.
+
+    DIR becomes the run folder: config.toml, student.safetensors, averaged weights,
+    metrics.jsonl, previews, and state/ for resuming.
+    """
+    out = Out(as_json)
+    flags["teacher"] = teacher
+    flags["method"] = None if method is None else {"name": method}
+    settings = resolve_config(
+        folder,
+        default_preset="fast",
+        fixed={},
+        preset=preset,
+        config=config,
+        assignments=assignments,
+        resume=resume,
+        flags=flags,
+    )
+    from pidistill.errors import PidistillError
+    from pidistill.training.assemble import build_trainer
+
+    if settings.teacher is None:
+        raise PidistillError("no teacher is named; add --teacher SPEC, such as --teacher digits")
+    trainer = build_trainer(settings, folder)
+    train(trainer, out, "distilling")
+    out.say(f"{folder} holds the student after {trainer.step} steps")
+    out.say(f"next: pidistill sample {folder} -n 100 --out samples.png")
+    out.result({"out": str(folder), "step": trainer.step, "seconds": trainer.seconds})

@@ -1,0 +1,144 @@
+"""What the verbs that train share: options, configs and the loop with its progress bar."""
+
+import importlib.resources
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pidistill.cli.console import Out, stoppable
+
+if TYPE_CHECKING:
+    from pidistill.training.config import RunConfig
+    from pidistill.training.trainer import Trainer
+
+FLAGS = (
+    click.option("--preset", default=None, metavar="NAME", help="Settings to start from."),
+    click.option(
+        "--config", type=click.Path(path_type=Path), default=None, metavar="FILE",
+        help="TOML file of settings; it overrides the preset.",
+    ),
+    click.option("--max-train-steps", type=int, default=None, metavar="N"),
+    click.option("--batch-size", type=int, default=None, metavar="B", help="Samples a step."),
+    click.option("--gradient-accumulation-steps", type=int, default=None, metavar="N"),
+    click.option("--learning-rate", type=float, default=None, metavar="LR"),
+    click.option("--seed", type=int, default=None, metavar="S"),
+    click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), default=None),
+    click.option("--checkpointing-steps", type=int, default=None, metavar="N"),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="KEY=VALUE",
+        help="Any other setting, such as method.residual=velocity; may be repeated.",
+    ),
+    click.option("--resume", is_flag=True, help="Go on where the run in --out was cut."),
+)
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that every training verb takes."""
+    for option in reversed(FLAGS):
+        command = option(command)
+    return command
+
+
+def preset_names() -> list[str]:
+    """Names of the bundled presets, found without importing torch."""
+    folder = importlib.resources.files("pidistill") / "presets"
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def resolve_config(
+    out_folder: Path,
+    *,
+    default_preset: str,
+    fixed: dict[str, Any],
+    preset: str | None,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    flags: dict[str, Any],
+) -> "RunConfig":
+    """The config of a run from its layers: preset, file, `--set`, flags.
+
+    Args:
+        out_folder: The run folder.
+        default_preset: The preset when none is named and no file is given.
+        fixed: What the verb itself decides.
+        preset: `--preset`.
+        config: `--config`.
+        assignments: Every `--set`.
+        resume: `--resume`: the config of the folder, where there is one, comes below all flags, and
+            they must not contradict it.
+        flags: The other flags; None means not given.
+
+    Raises:
+        PidistillError: A layer is wrong, or the folder holds a run and `resume` is not set.
+    """
+    from pidistill.errors import PidistillError
+    from pidistill.training.config import (
+        parse_config,
+        read_preset,
+        read_toml,
+        require_same_run,
+    )
+
+    given = {key: value for key, value in flags.items() if value is not None}
+    upper = [parse_assignment(text) for text in assignments] + [given, fixed]
+    saved_file = out_folder / "config.toml"
+    if not resume and out_folder.is_dir() and any(out_folder.iterdir()):
+        raise PidistillError(
+            f"{out_folder} is not empty; add --resume to go on with the run in it, "
+            "or choose another --out"
+        )
+    if resume and saved_file.is_file():
+        saved = read_toml(saved_file)
+        below = [saved]
+        if preset is not None or config is not None:
+            below = [read_preset(preset)] if preset is not None else []
+            below += [read_toml(config)] if config is not None else []
+        resolved = parse_config([*below, *upper], origin=str(config or saved_file))
+        require_same_run(parse_config([saved], origin=str(saved_file)), resolved, out_folder)
+        return resolved
+    if preset is None and config is None:
+        preset = default_preset
+    below = [read_preset(preset)] if preset is not None else []
+    below += [read_toml(config)] if config is not None else []
+    return parse_config([*below, *upper], origin=str(config or "settings"))
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """Parse `method.step=0.2` into nested tables; the value is TOML, or else a string.
+
+    Raises `PidistillError` when there is no key or no value.
+    """
+    from pidistill.errors import PidistillError
+    from pidistill.training.config import tomllib
+
+    key, equals, value = text.partition("=")
+    if not key.strip() or not equals:
+        raise PidistillError(f"--set {text!r} is not KEY=VALUE, such as method.residual=velocity")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return dict(parsed)
+
+
+def train(trainer: "Trainer", out: Out, title: str) -> None:
+    """Run a trainer under a progress bar; Ctrl-C saves and stops.
+
+    Raises `KeyboardInterrupt` when it was stopped before the end.
+    """
+    total = trainer.config.max_train_steps
+    interrupted = False
+    with stoppable(out) as should_stop:
+        with out.progress(title, total * trainer.config.batch_size, "images") as advance:
+            seen = 0
+            for report in trainer.run(should_stop):
+                advance(report.images - seen, f"step {report.step} loss {report.loss:.4g}")
+                seen = report.images
+        interrupted = should_stop()
+    if interrupted:
+        raise KeyboardInterrupt

@@ -1,0 +1,53 @@
+"""`pidistill train-teacher`: a diffusion model on a data set."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pidistill.cli.console import Out, json_option
+from pidistill.cli.run import resolve_config, train, training_options
+
+
+@click.command()
+@click.argument("data", metavar="DATA")
+@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@training_options
+@json_option
+def train_teacher(
+    data: str,
+    folder: Path,
+    preset: str | None,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a diffusion model (the EDM loss) on DATA: digits, or folder:PATH of images.
+
+    DIR becomes a run folder that 'native:DIR' names as a teacher.
+    """
+    out = Out(as_json)
+    settings = resolve_config(
+        folder,
+        default_preset="digits-teacher" if data == "digits" else "image-teacher",
+        fixed={"data": data},
+        preset=preset,
+        config=config,
+        assignments=assignments,
+        resume=resume,
+        flags=flags,
+    )
+    from pidistill.errors import PidistillError
+    from pidistill.training.assemble import build_trainer
+
+    if settings.method.name != "denoising":
+        raise PidistillError(
+            f"method.name is {settings.method.name!r}; a teacher is trained by 'denoising'"
+        )
+    trainer = build_trainer(settings, folder)
+    train(trainer, out, "training")
+    out.say(f"{folder} holds the teacher after {trainer.step} steps")
+    out.say(f"next: pidistill distill --teacher native:{folder} --out DIR")
+    out.result({"out": str(folder), "step": trainer.step, "seconds": trainer.seconds})
