@@ -63,7 +63,7 @@ class Denoiser(nn.Module):
 
 
 def over_sample(values: Tensor, x: Tensor) -> Tensor:
-    """Reshape per-sample `values` (b,) so that they multiply samples `x` (b, ...), on its device, in its dtype."""
+    """Reshape `values` (b,) to multiply samples `x` (b, ...), on its device and in its dtype."""
     return values.to(x).reshape(-1, *([1] * (x.ndim - 1)))
 
 

@@ -5,7 +5,6 @@ comes at once.
 """
 
 import importlib
-import sys
 
 import click
 
@@ -60,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
@@ -75,5 +74,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _fail(message: str) -> int:
     line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)
+    click.echo(f"error: {line}", err=True)
     return EXIT_BAD_INPUT

@@ -31,7 +31,10 @@ ema_option = click.option(
     "--ema", type=float, default=None, metavar="RATE", help="Averaging rate of the weights; 0: raw."
 )
 batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(min=1), default=256, show_default=True,
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
     help="Samples evaluated at once; it does not change them.",
 )
 
@@ -66,7 +69,7 @@ class Out:
     def result(self, content: dict[str, Any]) -> None:
         """Print the JSON object, where it was asked for."""
         if self.as_json:
-            print(json.dumps(content, allow_nan=False))
+            click.echo(json.dumps(content, allow_nan=False))
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 FLAGS = (
     click.option("--preset", default=None, metavar="NAME", help="Settings to start from."),
     click.option(
-        "--config", type=click.Path(path_type=Path), default=None, metavar="FILE",
+        "--config",
+        type=click.Path(path_type=Path),
+        default=None,
+        metavar="FILE",
         help="TOML file of settings; it overrides the preset.",
     ),
     click.option("--max-train-steps", type=int, default=None, metavar="N"),
@@ -27,7 +30,10 @@ FLAGS = (
     click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), default=None),
     click.option("--checkpointing-steps", type=int, default=None, metavar="N"),
     click.option(
-        "--set", "assignments", multiple=True, metavar="KEY=VALUE",
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
         help="Any other setting, such as method.residual=velocity; may be repeated.",
     ),
     click.option("--resume", is_flag=True, help="Go on where the run in --out was cut."),
@@ -112,15 +118,12 @@ def parse_assignment(text: str) -> dict[str, Any]:
     Raises `PidistillError` when there is no key or no value.
     """
     from pidistill.errors import PidistillError
-    from pidistill.training.config import tomllib
+    from pidistill.training.config import parse_toml_value
 
     key, equals, value = text.partition("=")
     if not key.strip() or not equals:
         raise PidistillError(f"--set {text!r} is not KEY=VALUE, such as method.residual=velocity")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
+    parsed = parse_toml_value(value)
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
     return dict(parsed)

@@ -150,6 +150,14 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def parse_toml_value(text: str) -> Any:
+    """A TOML value; what is none is taken as a string, so that quotes may be left out."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 

@@ -1,0 +1,98 @@
+"""`pidistill sample`: pictures or arrays from a student or a teacher."""
+
+from pathlib import Path
+
+import click
+
+from pidistill.cli.console import (
+    Out,
+    batch_size_option,
+    best_device,
+    device_option,
+    ema_option,
+    json_option,
+)
+
+
+@click.command()
+@click.argument("model", metavar="DIR")
+@click.option("-n", "--num", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="K",
+    help="Evaluations of a student (default 1), or nodes of a teacher's solver (default 40).",
+)
+@click.option(
+    "--solver",
+    type=click.Choice(["heun", "euler"]),
+    default=None,
+    help="For a teacher only; heun unless named.",
+)
+@click.option("--label", type=int, default=None, metavar="L", help="One class for all samples.")
+@click.option(
+    "--out",
+    "file",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help=".png for a grid, .npz for the array 'samples'.",
+)
+@batch_size_option
+@ema_option
+@device_option
+@json_option
+def sample(
+    model: str,
+    num: int,
+    seed: int,
+    steps: int | None,
+    solver: str | None,
+    label: int | None,
+    file: Path,
+    batch_size: int,
+    ema: float | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Draw samples from the run folder DIR, or from a teacher named by its spec.
+
+    Sample i depends on the seed and i only. Without --label, labels go round all classes.
+    """
+    out = Out(as_json)
+    from pidistill.cli.models import open_model
+    from pidistill.errors import PidistillError
+    from pidistill.evaluation.evaluate import TEACHER_STEPS, teacher_samples
+    from pidistill.sample_files import require_writable, write_samples
+    from pidistill.student import Student
+
+    require_writable(file)
+    opened = open_model(model, ema).to(best_device(device))
+    with out.progress("sampling", num, "samples") as advance:
+        if isinstance(opened, Student):
+            if solver is not None:
+                raise PidistillError(f"--solver {solver} is for teachers; {model} is a student")
+            solution = opened.generate(
+                num,
+                seed=seed,
+                steps=steps or 1,
+                label=label,
+                batch_size=batch_size,
+                on_batch=advance,
+            )
+        else:
+            solution = teacher_samples(
+                opened,
+                num,
+                seed=seed,
+                steps=TEACHER_STEPS if steps is None else steps,
+                solver=solver or "heun",
+                label=label,
+                batch_size=batch_size,
+                on_batch=advance,
+            )
+    write_samples(file, solution.x)
+    out.say(f"{file}: {num} samples, {solution.nfe} network evaluation(s) each, seed {seed}")
+    out.result({"out": str(file), "num_samples": num, "nfe": solution.nfe, "seed": seed})

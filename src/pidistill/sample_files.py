@@ -1,0 +1,71 @@
+"""Files of samples: `.png` grids to look at, `.npz` arrays to measure."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pidistill import images
+from pidistill.errors import PidistillError
+from pidistill.storage import replacing
+
+SUFFIXES = (".png", ".npz")
+
+
+def require_writable(file: Path) -> None:
+    """Raise `PidistillError` unless samples can be written to `file`: asked before the work."""
+    if file.suffix.lower() not in SUFFIXES:
+        raise PidistillError(
+            f"--out {file} ends in {file.suffix or 'nothing'!r}; expected .png or .npz"
+        )
+    if file.is_dir():
+        raise PidistillError(f"--out {file} is a folder; expected a file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file.parent / f".{file.name}.probe") as temporary:
+            temporary.touch()
+        (file.parent / f".{file.name}.probe").unlink()
+    except OSError as error:
+        raise PidistillError(f"--out {file} cannot be written: {error.strerror}") from None
+
+
+def write_samples(file: Path, x: Tensor) -> None:
+    """Write samples (n, c, h, w) in [-1, 1], at once or not at all.
+
+    A `.png` is a grid; an `.npz` holds `samples`, float32, as they are.
+    """
+    if file.suffix.lower() == ".png":
+        images.save_png(file, images.grid(x))
+        return
+    with replacing(file) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, samples=x.float().cpu().numpy())
+
+
+def read_samples(file: Path) -> Tensor:
+    """Read the array `samples` of an `.npz` file, shape (n, ...), as float32.
+
+    Raises `PidistillError` when the file is missing, damaged or holds no such array. Nothing in it
+    is executed: pickled arrays are refused.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            if "samples" not in content:
+                raise PidistillError(
+                    f"{file} holds {', '.join(content.files) or 'nothing'}; expected an array "
+                    "'samples'"
+                )
+            samples = content["samples"]
+    except FileNotFoundError:
+        raise PidistillError(f"{file} does not exist") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, PidistillError):
+            raise
+        raise PidistillError(f"{file} is not a readable .npz file: {error}") from None
+    if samples.dtype.kind != "f" or samples.ndim < 2:
+        raise PidistillError(
+            f"{file}: samples is {samples.dtype} of shape {samples.shape}; expected floating "
+            "point numbers of shape (n, ...) in [-1, 1]"
+        )
+    return torch.from_numpy(samples).float()
