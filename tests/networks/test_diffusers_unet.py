@@ -119,4 +119,4 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", missing)
     module = importlib.sys.modules["pidistill.networks.diffusers_unet"]
     with pytest.raises(PidistillError, match=r'pip install "pidistill\[diffusers\]"'):
-        module.require_diffusers()
+        module.require("diffusers")

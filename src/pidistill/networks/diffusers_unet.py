@@ -17,13 +17,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pidistill.errors import PidistillError
 
 
-def require_diffusers() -> ModuleType:
-    """The diffusers library.
+def require(library: str) -> ModuleType:
+    """The module `library`, diffusers or one that it needs.
 
     Raises `PidistillError` when it is not installed.
     """
     try:
-        return importlib.import_module("diffusers")
+        return importlib.import_module(library)
     except ModuleNotFoundError as error:
         raise PidistillError(
             f"a diffusers model needs the library {error.name}, which is not installed; "
@@ -47,7 +47,7 @@ class DiffusersUNet(nn.Module):
                 class numbers.
         """
         super().__init__()
-        library = require_diffusers()
+        library = require("diffusers")
         if unet.get("class_embed_type") is not None:
             raise PidistillError(
                 f"class_embed_type is {unet['class_embed_type']!r}; only plain class numbers "

@@ -10,7 +10,7 @@ from pidistill.networks.diffusers_unet import (
     attention_for,
     no_labels,
     plain_config,
-    require_diffusers,
+    require,
     support_forward_mode,
 )
 
@@ -57,7 +57,7 @@ class TextUNet(nn.Module):
             "prompts": list(prompts),
             "prompt_length": prompt_length,
         }
-        self.unet = require_diffusers().UNet2DConditionModel(**unet)
+        self.unet = require("diffusers").UNet2DConditionModel(**unet)
         width = self.unet.config.cross_attention_dim
         encoded = torch.zeros(len(prompts) + 1, prompt_length, width)
         self.register_buffer("prompts", encoded)

@@ -21,6 +21,7 @@ SOURCES = {
     "digits": "pidistill.teachers.digits",
     "mixture": "pidistill.teachers.mixture",
     "native": "pidistill.teachers.native",
+    "diffusers": "pidistill.teachers.diffusers",
 }
 
 

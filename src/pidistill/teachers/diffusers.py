@@ -1,0 +1,162 @@
+r"""Teachers from pipelines of the diffusers library.
+
+`diffusers:DIR_or_REPO[?OPTION=VALUE&...]` names the folder of a pipeline, or a repository on the
+Hugging Face hub. Read are UNet2DModel pipelines of images (DDPM, DDIM and their kin, consistency
+models, flow matching) or latents, and Stable Diffusion with a list of prompts as labels (see
+`latent`). The network stays what it is; its conventions become a preconditioning.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pidistill.denoiser import Denoiser, PreconditionedDenoiser
+from pidistill.errors import PidistillError
+from pidistill.guidance import GuidedDenoiser
+from pidistill.networks.diffusers_unet import DiffusersUNet, plain_config, require
+from pidistill.networks.text_unet import TextUNet
+from pidistill.teachers.latent import LATENT_SIGMA_DATA, load_decoder, text_network
+from pidistill.teachers.pipeline_folder import is_pipeline_folder, open_pipeline
+from pidistill.teachers.schedulers import SCHEDULERS, precondition_of
+
+PIXEL_SIGMA_DATA = 0.5
+"""Standard deviation of images in [-1, 1], EDM's convention; a pipeline does not say it."""
+
+OPTIONS: dict[str, type[float] | type[int] | type[str]] = {
+    "sigma_min": float,
+    "sigma_max": float,
+    "prompts": str,
+    "guidance": float,
+    "null_class": int,
+    "revision": str,
+}
+
+
+def recognises(path: Path) -> bool:
+    """Whether `path` is the folder of a diffusers pipeline."""
+    return is_pipeline_folder(path)
+
+
+def load(locator: str, *, allow_pickle: bool = False) -> Denoiser:
+    """Load the teacher in a pipeline.
+
+    Args:
+        locator: A folder or the name of a repository, with options behind a question mark:
+            `sigma_min` and `sigma_max` (noise levels to use, within the scheduler's), `prompts` (a
+            file, one prompt a line), `guidance` (the scale), `null_class` (the row of the class
+            embedding that means "no label"), `revision` (of a repository).
+        allow_pickle: Read weights that are not in safetensors, by torch's weights-only reader; the
+            environment variable PIDISTILL_ALLOW_PICKLE=1 does the same.
+
+    Raises:
+        PidistillError: The library is missing, or the pipeline is not one that can be read.
+    """
+    name, options = parse_locator(locator)
+    require("diffusers")
+    pipeline = open_pipeline(name, revision=options.get("revision"), allow_pickle=allow_pickle)
+    scheduler, scheduler_class = pipeline.load("scheduler", choices=SCHEDULERS)
+    decoder = load_decoder(pipeline)
+    precondition = precondition_of(
+        scheduler,
+        scheduler_class,
+        sigma_data=PIXEL_SIGMA_DATA if decoder is None else LATENT_SIGMA_DATA,
+        sigma_min=options.get("sigma_min"),
+        sigma_max=options.get("sigma_max"),
+    )
+    unet, unet_class = pipeline.load_network(
+        "unet", choices=("UNet2DModel", "UNet2DConditionModel")
+    )
+    shape = sample_shape(name, unet.config)
+    network: DiffusersUNet | TextUNet
+    if unet_class == "UNet2DConditionModel":
+        network, num_classes = text_network(pipeline, unet, options.get("prompts"))
+    else:
+        network, num_classes = class_network(name, unet, options)
+    denoiser: Denoiser = PreconditionedDenoiser(
+        network,
+        precondition,
+        sample_shape=shape,
+        num_classes=num_classes,
+        source=f"diffusers:{locator}",
+    )
+    if decoder is not None:
+        denoiser.decoder = decoder
+    return GuidedDenoiser(denoiser, options["guidance"]) if "guidance" in options else denoiser
+
+
+def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
+    """Split `NAME?OPTION=VALUE&...` into the name and its options.
+
+    Raises `PidistillError` when there is no name, or an option is not known or not a number.
+    """
+    name, _, query = locator.partition("?")
+    if not name:
+        raise PidistillError(
+            f"teacher 'diffusers:{locator}' names no pipeline; expected diffusers:DIR_or_REPO"
+        )
+    options: dict[str, Any] = {}
+    for part in query.split("&") if query else []:
+        key, _, text = part.partition("=")
+        if key not in OPTIONS:
+            raise PidistillError(
+                f"unknown option {key!r} in 'diffusers:{locator}'; expected ?OPTION=VALUE&... with "
+                f"OPTION one of {', '.join(OPTIONS)}"
+            )
+        try:
+            options[key] = OPTIONS[key](text)
+        except ValueError:
+            options[key] = math.nan
+        if options[key] in ("", math.inf, -math.inf) or options[key] != options[key]:
+            kind = {str: "a text", int: "a whole number", float: "a finite number"}[OPTIONS[key]]
+            raise PidistillError(
+                f"option {key} is {text!r} in 'diffusers:{locator}'; expected {kind}"
+            )
+    return name, options
+
+
+def class_network(name: str, unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, int]:
+    """A UNet2DModel as a raw network, and the number of its labels.
+
+    Raises `PidistillError` when an option asks for something that the network does not have.
+    """
+    rows = unet.config.num_class_embeds or 0
+    null_class = options.get("null_class")
+    if "prompts" in options:
+        raise PidistillError(f"{name} is not conditioned on text; leave the option prompts out")
+    if null_class is not None and not 0 <= null_class < rows:
+        raise PidistillError(
+            f"null_class is {null_class}, but {name} has {rows} rows of class embedding"
+        )
+    if "guidance" in options and null_class is None:
+        raise PidistillError(
+            f"guidance is {options['guidance']}, but nothing says which row of {name}'s class "
+            "embedding means 'no label'; name it by the option null_class, if there is one"
+        )
+    with torch.device("meta"):
+        network = DiffusersUNet(plain_config(unet.config), null_class=null_class)
+    network.unet.load_state_dict(unet.state_dict(), strict=True, assign=True)
+    null_is_last = null_class is not None and null_class == rows - 1
+    return network, rows - 1 if null_is_last else rows
+
+
+def sample_shape(name: str, config: Any) -> tuple[int, int, int]:
+    """The shape of a sample of a UNet with this configuration.
+
+    Raises `PidistillError` when the configuration does not say it, or the UNet sees more than a
+    noisy sample.
+    """
+    channels, size = config["in_channels"], config["sample_size"]
+    if config["out_channels"] not in (channels, 2 * channels):
+        raise PidistillError(
+            f"{name}: the UNet takes {channels} channels and returns {config['out_channels']}; "
+            f"expected {channels}, or {2 * channels} with a predicted variance"
+        )
+    if size is None:
+        raise PidistillError(
+            f"{name}: the UNet's sample_size is null; write the size it was trained at into "
+            "unet/config.json"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    return channels, height, width
