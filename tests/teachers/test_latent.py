@@ -1,0 +1,194 @@
+"""Text-conditional and latent pipelines, against the library's own Stable Diffusion."""
+
+import json
+
+import pytest
+import torch
+
+from pidistill import load_teacher, solve
+from pidistill.errors import PidistillError
+from pidistill.guidance import GuidedDenoiser
+from pidistill.model_folder import build_model, describe
+from pidistill.student import TrajectoryStudent
+
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PROMPTS = ["a red cat", "two dogs"]
+
+
+def text_encoder(folder):
+    """A small CLIP tokenizer that knows letters, and a small text encoder."""
+    tokens = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{c}</w>" for c in LETTERS)]
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=12
+    )
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(tokens),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return tokenizer, transformers.CLIPTextModel(config).eval()
+
+
+def stable_diffusion(folder, prediction_type="epsilon", **config):
+    """Save a small Stable Diffusion pipeline with random weights, and return it."""
+    torch.manual_seed(0)
+    tokenizer, encoder = text_encoder(folder / "text")
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        cross_attention_dim=16,
+        **config,
+    ).eval()
+    autoencoder = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).eval()
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=diffusers.DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction_type,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder / "pipeline")
+    (folder / "prompts.txt").write_text("\n".join(["", *PROMPTS, ""]))
+    return pipeline
+
+
+def spec(folder, more=""):
+    return f"diffusers:{folder / 'pipeline'}?prompts={folder / 'prompts.txt'}{more}"
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@torch.no_grad()
+def test_guided_euler_is_the_pipeline_s_ddim(tmp_path, prediction_type):
+    """All at once: prompts, guidance, the network's conventions, and the decoder."""
+    pipeline = stable_diffusion(tmp_path, prediction_type)
+    teacher = load_teacher(spec(tmp_path, "&guidance=7.5"))
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    options = {"guidance_scale": 7.5, "num_inference_steps": 10, "latents": latents}
+    theirs = pipeline(PROMPTS, output_type="latent", **options).images
+
+    scheduler = pipeline.scheduler
+    abar = scheduler.alphas_cumprod[[*scheduler.timesteps.tolist(), 0]]
+    sigmas = ((1 - abar) / abar).sqrt()
+    start = latents * (1 + sigmas[0] ** 2).sqrt()
+    x = solve(teacher, start, solver="euler", sigmas=sigmas, label=torch.tensor([0, 1])).x
+    ours = x / (1 + sigmas[-1] ** 2).sqrt()  # set_alpha_to_one is off: it ends at timestep 0
+    assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+
+    images = pipeline(PROMPTS, output_type="np", **options).images
+    decoded = (teacher.decoder(ours) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(decoded, torch.from_numpy(images), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_labels_are_prompts_and_no_label_is_the_empty_prompt(tmp_path):
+    pipeline = stable_diffusion(tmp_path)
+    teacher = load_teacher(spec(tmp_path))
+    assert (teacher.num_classes, teacher.sample_shape, teacher.sigma_data) == (2, (4, 8, 8), 1.0)
+    assert teacher.network.config["prompts"] == PROMPTS
+    texts, empty = pipeline.encode_prompt([*PROMPTS, PROMPTS[0]], "cpu", 1, True)
+    x = torch.randn(3, 4, 8, 8)
+    sigma = torch.full((3,), teacher.sigma_max)
+    c_in = 1 / (1 + sigma[0] ** 2).sqrt()
+    for label, text in ((torch.tensor([0, 1, 0]), texts), (torch.tensor([-1, -1, -1]), empty)):
+        output = pipeline.unet(c_in * x, torch.tensor([999] * 3), text).sample
+        torch.testing.assert_close(teacher(x, sigma, label), x - sigma[0] * output)
+    assert torch.equal(teacher(x, sigma), teacher(x, sigma, torch.tensor([-1, -1, -1])))
+
+
+def test_a_student_needs_neither_text_encoder_nor_teacher(tmp_path):
+    stable_diffusion(tmp_path)
+    teacher = load_teacher(spec(tmp_path))
+    student = TrajectoryStudent.from_teacher(teacher)
+    again = build_model(json.loads(json.dumps(describe(student))), "test").eval()
+    again.load_state_dict(student.state_dict(), strict=True)
+    z = teacher.sigma_max * torch.randn(3, 4, 8, 8)
+    sigma, label = torch.tensor([0.1, 1.0, 10.0]), torch.tensor([0, 1, -1])
+    assert torch.equal(again(z, sigma, label), student(z, sigma, label))
+    names = {name.split(".")[1] for name, _ in student.named_parameters()}
+    assert names == {"unet"}
+
+
+def test_guidance_keeps_the_decoder(tmp_path):
+    stable_diffusion(tmp_path)
+    teacher = load_teacher(spec(tmp_path, "&guidance=2"))
+    assert isinstance(teacher, GuidedDenoiser)
+    assert teacher.decoder(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 16, 16)
+
+
+@torch.no_grad()
+def test_unconditional_latents_with_a_vector_quantised_decoder(tmp_path):
+    torch.manual_seed(0)
+    autoencoder = diffusers.VQModel(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=3,
+        num_vq_embeddings=16,
+        norm_num_groups=4,
+    ).eval()
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+    )
+    pipeline = diffusers.LDMPipeline(autoencoder, unet, diffusers.DDIMScheduler())
+    pipeline.save_pretrained(tmp_path)
+    teacher = load_teacher(str(tmp_path))
+    assert (teacher.sample_shape, teacher.num_classes, teacher.sigma_data) == ((3, 8, 8), 0, 1.0)
+    latents = torch.randn(2, 3, 8, 8)
+    expected = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample
+    torch.testing.assert_close(teacher.decoder(latents), expected)
+
+
+def test_prompts_are_required_and_have_to_be_there(tmp_path):
+    stable_diffusion(tmp_path)
+    with pytest.raises(PidistillError, match=r"is conditioned on text; .*\?prompts=FILE.txt'"):
+        load_teacher(str(tmp_path / "pipeline"))
+    with pytest.raises(PidistillError, match=r"prompts file .*nowhere\.txt cannot be read"):
+        load_teacher(f"diffusers:{tmp_path / 'pipeline'}?prompts={tmp_path / 'nowhere.txt'}")
+    (tmp_path / "prompts.txt").write_text("\n  \n")
+    with pytest.raises(PidistillError, match="is empty; expected one prompt a line"):
+        load_teacher(spec(tmp_path))
+
+
+def test_networks_that_want_more_than_a_text_are_refused(tmp_path):
+    stable_diffusion(tmp_path, class_embed_type="timestep")
+    with pytest.raises(PidistillError, match="the UNet's class_embed_type is 'timestep'"):
+        load_teacher(spec(tmp_path))
