@@ -88,6 +88,7 @@ def evaluate(
     reference: Reference | None,
     num: int,
     seed: int,
+    solved: Solution | None = None,
     steps: int = 1,
     batch_size: int = 256,
     on_batch: Callable[[int], None] = lambda count: None,
@@ -100,6 +101,7 @@ def evaluate(
         reference: Reference samples, for Frechet distances; None leaves them out.
         num: Number of samples.
         seed: Seed of the noise, the same for student and teacher.
+        solved: The teacher's samples of that noise (`teacher_samples`), where they are at hand.
         steps: Evaluations of the student a sample.
         batch_size: Samples evaluated at once.
         on_batch: Called after every batch with its size; student and teacher both count.
@@ -113,7 +115,10 @@ def evaluate(
         metrics["frechet_distance"] = reference.distance(drawn.x)
         metrics["reference_split_frechet_distance"] = reference.split_half
     if teacher is not None:
-        solved = teacher_samples(teacher, num, seed=seed, batch_size=batch_size, on_batch=on_batch)
+        if solved is None:
+            solved = teacher_samples(
+                teacher, num, seed=seed, batch_size=batch_size, on_batch=on_batch
+            )
         metrics["teacher_nfe"] = solved.nfe
         metrics.update(error_metrics(drawn.x, solved.x))
         if reference is not None:

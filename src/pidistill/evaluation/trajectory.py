@@ -23,7 +23,7 @@ def rms(values: Tensor) -> float:
 
 def _at_every(sigmas: Tensor, z: Tensor, measure: Callable[[Tensor, int], Tensor]) -> list[float]:
     """The root mean square over samples of `measure(sigma (b,), index)` at each noise level."""
-    return [rms(measure(sigma.expand(len(z)), i)) for i, sigma in enumerate(sigmas)]
+    return [rms(measure(sigma.repeat(len(z)), i)) for i, sigma in enumerate(sigmas)]
 
 
 @torch.no_grad()
