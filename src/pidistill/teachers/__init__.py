@@ -21,6 +21,8 @@ SOURCES = {
     "digits": "pidistill.teachers.digits",
     "mixture": "pidistill.teachers.mixture",
     "native": "pidistill.teachers.native",
+    "edm": "pidistill.teachers.edm",
+    "score-sde": "pidistill.teachers.score_sde",
     "diffusers": "pidistill.teachers.diffusers",
 }
 

@@ -68,14 +68,14 @@ class PickledTensor(NamedTuple):
     stride: tuple[int, ...]
 
     def tensor(self) -> Tensor:
-        """The elements, in memory of their own."""
+        """The elements as float32, in memory of their own."""
         dtype, numel, data, offset = self.storage
         if math.prod(self.shape) == 0:
-            return torch.empty(self.shape, dtype=dtype)
+            return torch.empty(self.shape)
         writable = data if isinstance(data, memoryview) else bytearray(data)
         elements = torch.frombuffer(writable, dtype=dtype, count=numel, offset=offset)
         view = elements.as_strided(self.shape, self.stride, self.offset)
-        return view.clone(memory_format=torch.contiguous_format)
+        return view.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,168 @@
+"""Teachers from ScoreSDE's PyTorch checkpoints (Song et al. 2021): DDPM++ and NCSN++.
+
+A checkpoint of yang-song/score_sde_pytorch is a `torch.save` file with the entries `model` (a
+state dict whose names are `module.all_modules.N...`), `ema` (with the averaged weights as a bare
+list, in the order of the trainable ones), `optimizer` and `step`. It is read with
+`weights_only=True`, and its averaged weights are renamed into a `SongUNet`, which computes the
+same function.
+
+The architecture is read off the weights: widths, blocks, attention, embedding, progressive input
+and output. What leaves no trace in them can be said in a JSON file beside the checkpoint,
+`FILE.json` or `config.json`:
+
+    {"sde": "vpsde", "image_size": 32, "fir": false, "beta_min": 0.1, "beta_max": 20.0}
+
+- `sde`: `vpsde` or `vesde`, trained in continuous time. Left out, a positional embedding means
+  `vpsde` and a Fourier embedding `vesde`, as in the published checkpoints. The sub-VP SDE, whose
+  weights look like those of the VP SDE, is not supported.
+- `image_size`: left out, the level with attention is taken to be 16x16, as in the published ones.
+- `fir`: whether resampling uses the filter [1, 3, 3, 1]. Left out, it does in networks with
+  progressive input or output (NCSN++) and does not in others (DDPM++).
+- `beta_min` and `beta_max` of the VP SDE, by default 0.1 and 20; `sigma_min` and `sigma_max` of
+  the VE SDE, for images in [0, 1], by default those of the buffer `sigmas`, or else 0.01 and 50.
+
+A warning says what was assumed.
+"""
+
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pidistill.denoiser import PreconditionedDenoiser
+from pidistill.errors import PidistillError
+from pidistill.precondition import Precondition, VEPrecondition, VPPrecondition
+from pidistill.teachers.score_sde_modules import network_config, renamed, split_parts
+from pidistill.teachers.weights import (
+    network_with_weights,
+    one_line,
+    read_json_beside,
+    read_torch,
+)
+
+OPTIONS = ("sde", "image_size", "fir", "beta_min", "beta_max", "sigma_min", "sigma_max")
+
+
+def load(locator: str) -> PreconditionedDenoiser:
+    """Load the checkpoint in the file `locator`.
+
+    Raises `PidistillError` when it is missing, damaged, or of a network or an SDE that is not
+    supported.
+    """
+    path = Path(locator).expanduser()
+    if not path.is_file():
+        raise PidistillError(
+            f"{locator!r} is not a file; expected score-sde:FILE, already downloaded"
+        )
+    options = read_json_beside(path)
+    unknown = [key for key in options if key not in OPTIONS]
+    if unknown:
+        raise PidistillError(
+            f"the JSON file beside {path} has the unknown entry {unknown[0]!r}; expected "
+            f"{', '.join(OPTIONS)}"
+        )
+    weights, sigmas = averaged_weights(read_torch(path), str(path))
+    try:
+        parts = split_parts(weights, str(path))
+        config, assumed = network_config(parts, options, str(path))
+        state = renamed(parts, config, str(path))
+    except PidistillError:
+        raise
+    except (ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise PidistillError(
+            f"{path}: its weights are not shaped as in a DDPM++ or an NCSN++: {one_line(error)}"
+        ) from error
+    if "sde" not in options:
+        assumed.append("the VP SDE" if config["embedding_type"] == "positional" else "the VE SDE")
+    precondition = precondition_of(config, options, sigmas, str(path))
+    network = network_with_weights("song_unet", config, state, str(path))
+    if assumed:
+        warnings.warn(
+            f"{path.name} does not say everything, and {', '.join(assumed)} was assumed; "
+            f"{path.with_suffix('.json').name} can say it",
+            stacklevel=2,
+        )
+    size = config["img_resolution"]
+    return PreconditionedDenoiser(
+        network,
+        precondition,
+        sample_shape=(config["in_channels"], size, size),
+        source=f"{path.name} (ScoreSDE, {type(precondition).__name__})",
+    )
+
+
+def recognises(path: Path) -> bool:
+    """Whether `path` is a `torch.save` file with averaged weights and a list of all modules."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(name) as file:
+                head = file.read(4_000_000)
+    except Exception:  # of many kinds: whatever a foreign archive causes
+        return False
+    return b"all_modules.0." in head and b"shadow_params" in head
+
+
+def averaged_weights(content: Any, source: str) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The averaged weights of a checkpoint by name, and its buffer `sigmas` if it has one."""
+    match content:
+        case {"model": dict(model), "ema": {"shadow_params": list(shadow)}}:
+            pass
+        case _:
+            raise PidistillError(
+                f"{source} is not a checkpoint of ScoreSDE; expected the entries 'model' and "
+                "'ema', with 'shadow_params' in it"
+            )
+    if not all(isinstance(value, Tensor) for value in [*model.values(), *shadow]):
+        raise PidistillError(f"{source}: 'model' or 'shadow_params' holds more than tensors")
+    weights = {str(key).removeprefix("module."): value for key, value in model.items()}
+    sigmas = weights.pop("sigmas", None)
+    trainable = [key for key in weights if key != "all_modules.0.W"]  # but Fourier features
+    if len(trainable) != len(shadow):
+        raise PidistillError(
+            f"{source} has {len(shadow)} averaged weights; expected {len(trainable)}, one for "
+            "each trainable weight of its model"
+        )
+    for key, average in zip(trainable, shadow, strict=True):
+        if average.shape != weights[key].shape:
+            raise PidistillError(
+                f"{source}: the averaged weight {key!r} has shape {tuple(average.shape)}; "
+                f"expected {tuple(weights[key].shape)}"
+            )
+        weights[key] = average.detach().clone()
+    return weights, sigmas
+
+
+def precondition_of(
+    config: dict[str, Any], options: dict[str, Any], sigmas: Tensor | None, source: str
+) -> Precondition:
+    """The preconditioning of the SDE that the network was trained on.
+
+    The VE networks were trained on images in [0, 1], and EDM coordinates are twice as wide.
+    """
+    own = {"positional": "vpsde", "fourier": "vesde"}[config["embedding_type"]]
+    sde = options.get("sde", own)
+    if sde != own:
+        raise PidistillError(
+            f"sde is {sde!r} for {source}, whose embedding is {config['embedding_type']}; only "
+            f"{own!r} is supported with it"
+        )
+    low, high = (0.01, 50.0) if sigmas is None else (sigmas.min().item(), sigmas.max().item())
+    defaults = {"beta_min": 0.1, "beta_max": 20.0, "sigma_min": low, "sigma_max": high}
+    level = {name: options.get(name, default) for name, default in defaults.items()}
+    for kind in ("beta", "sigma"):
+        low, high = level[f"{kind}_min"], level[f"{kind}_max"]
+        if not all(isinstance(value, int | float) for value in (low, high)) or not 0 < low < high:
+            raise PidistillError(
+                f"{kind}_min is {low!r} and {kind}_max is {high!r} for {source}; expected numbers "
+                f"with 0 < {kind}_min < {kind}_max"
+            )
+    if sde == "vpsde":
+        return VPPrecondition(
+            beta_d=level["beta_max"] - level["beta_min"], beta_min=level["beta_min"]
+        )
+    return VEPrecondition(sigma_min=2 * level["sigma_min"], sigma_max=2 * level["sigma_max"])

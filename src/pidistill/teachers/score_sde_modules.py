@@ -1,0 +1,239 @@
+"""The module list of ScoreSDE's DDPM++ and NCSN++, and its place in `SongUNet`."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pidistill.errors import PidistillError
+from pidistill.networks.layers import resampling_kernel
+from pidistill.networks.song_unet import SongUNet
+
+USUAL_ATTENTION = 16
+RENAMED = {
+    "block": {
+        "GroupNorm_0": "norm0",
+        "Conv_0": "conv0",
+        "Dense_0": "affine",
+        "GroupNorm_1": "norm1",
+        "Conv_1": "conv1",
+        "Conv_2": "skip",
+    },
+    "attention": {"GroupNorm_0": "norm2"},
+}
+
+
+class Part(NamedTuple):
+    """One entry of the checkpoint's module list: its number, its kind and its weights."""
+
+    number: int
+    kind: str
+    weights: dict[str, Tensor]
+
+    @property
+    def resamples(self) -> bool:
+        """Whether it is a block that changes the resolution: it has a skip, but no new width."""
+        if self.kind != "block" or "Conv_2.weight" not in self.weights:
+            return False
+        width_out, width_in = self.weights["Conv_0.weight"].shape[:2]
+        return bool(width_out == width_in)
+
+
+def split_parts(weights: dict[str, Tensor], source: str) -> list[Part]:
+    """The weights by entry of the module list; entries without weights leave gaps."""
+    grouped: dict[int, dict[str, Tensor]] = {}
+    for key, weight in weights.items():
+        match = re.fullmatch(r"all_modules\.(\d{1,6})\.(.+)", key)
+        if match is None:
+            raise PidistillError(f"{source} holds the unexpected weight {key!r}")
+        grouped.setdefault(int(match[1]), {})[match[2]] = weight
+    return [Part(i, kind_of_part(grouped[i], i, source), grouped[i]) for i in sorted(grouped)]
+
+
+def kind_of_part(weights: dict[str, Tensor], index: int, source: str) -> str:
+    """What entry `index` of the module list is, judged by the names of its weights."""
+    names = {key.partition(".")[0] for key in weights}
+    if names == {"weight", "bias"}:
+        return {1: "norm", 2: "linear", 4: "conv"}.get(weights["weight"].ndim, "unknown")
+    by_names = {
+        ("W",): "fourier",
+        ("Conv",): "combine",
+        ("Conv2d_0",): "pyramid",
+        ("GroupNorm_0", "NIN_0", "NIN_1", "NIN_2", "NIN_3"): "attention",
+        ("Conv_0", "Conv_1", "Dense_0", "GroupNorm_0", "GroupNorm_1"): "block",
+        ("Conv_0", "Conv_1", "Conv_2", "Dense_0", "GroupNorm_0", "GroupNorm_1"): "block",
+    }
+    kind = by_names.get(tuple(sorted(names)))
+    if kind is None:
+        raise PidistillError(
+            f"{source}: module {index} has the parts {', '.join(sorted(names))}, which is not "
+            "supported; expected DDPM++ or NCSN++ with residual blocks of type 'biggan'"
+        )
+    return kind
+
+
+def network_config(
+    parts: list[Part], options: dict[str, Any], source: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The arguments of `SongUNet` that the weights and `options` imply, and what was assumed."""
+    kinds = [part.kind for part in parts]
+    fourier = kinds[:1] == ["fourier"]
+    first = parts[fourier : fourier + 3]
+    blocks = [part for part in parts if part.kind == "block"]
+    plain = [part for part in blocks if not part.resamples]
+    levels = (len(blocks) - len(plain)) // 2 + 1
+    num_blocks, rest = divmod(len(plain) - 2 - levels, 2 * levels)
+    if [part.kind for part in first] != ["linear", "linear", "conv"] or num_blocks < 1 or rest:
+        raise PidistillError(f"{source}: its modules are not those of a DDPM++ or an NCSN++")
+    width, channels = first[2].weights["weight"].shape[:2]
+    encoder = {part.number: i // num_blocks for i, part in enumerate(plain[: levels * num_blocks])}
+    attended = {
+        encoder[before.number]
+        for before, part in itertools.pairwise(parts)
+        if part.kind == "attention" and before.number in encoder
+    }
+    embedding_width, noise_width = first[0].weights["weight"].shape
+    encoder_type = {"pyramid": "residual", "combine": "skip"}
+    found = [encoder_type[kind] for kind in kinds if kind in encoder_type]
+    config = {
+        "in_channels": channels,
+        "out_channels": channels,
+        "model_channels": width,
+        "channel_mult": [
+            part.weights["Conv_0.weight"].shape[0] // width
+            for part in plain[: levels * num_blocks : num_blocks]
+        ],
+        "channel_mult_emb": embedding_width // width,
+        "channel_mult_noise": noise_width // width,
+        "num_blocks": num_blocks,
+        "dropout": 0.0,
+        "embedding_type": "fourier" if fourier else "positional",
+        "encoder_type": found[0] if found else "standard",
+        "decoder_type": "skip" if kinds.count("norm") > 1 else "standard",
+    }
+    assumed = []
+    progressive = {config["encoder_type"], config["decoder_type"]} != {"standard"}
+    if "fir" not in options:
+        assumed.append(f"resampling {'with' if progressive else 'without'} the filter [1, 3, 3, 1]")
+    fir = options.get("fir", progressive)
+    size = options.get("image_size")
+    if size is None:
+        if len(attended) != 1:
+            raise PidistillError(
+                f"{source}: the image size cannot be told from its weights; put "
+                f'{{"image_size": N}} into {Path(source).with_suffix(".json").name} beside it'
+            )
+        size = USUAL_ATTENTION << min(attended)
+        assumed.append(f"images of {size}x{size}")
+    if type(size) is not int or type(fir) is not bool or size < 1 or size % (1 << (levels - 1)):
+        raise PidistillError(
+            f"image_size is {size!r} and fir is {fir!r} for {source}; expected a multiple of "
+            f"{1 << (levels - 1)}, and true or false"
+        )
+    config["img_resolution"] = size
+    config["attn_resolutions"] = [size >> level for level in sorted(attended)]
+    config["resample_filter"] = [1, 3, 3, 1] if fir else [1, 1]
+    return config, assumed
+
+
+def renamed(parts: list[Part], config: dict[str, Any], source: str) -> dict[str, Tensor]:
+    """The state dict of `SongUNet(**config)` with the weights of `parts`."""
+    wanted = list(targets(config))
+    for part, (kind, prefix) in zip(parts, wanted, strict=False):
+        if part.kind != kind:
+            raise PidistillError(
+                f"{source}: module {part.number} is a {part.kind}; expected the {kind} of {prefix} "
+                "in a DDPM++ or an NCSN++"
+            )
+    if len(parts) != len(wanted):
+        raise PidistillError(
+            f"{source} has {len(parts)} modules with weights; expected {len(wanted)}"
+        )
+    state = {
+        f"{prefix}.{key}": weight
+        for part, (_, prefix) in zip(parts, wanted, strict=True)
+        for key, weight in converted(part).items()
+    }
+    with torch.device("meta"):
+        network = SongUNet(**config)
+    kernel = resampling_kernel(config["resample_filter"])
+    buffers = [key for key in network.state_dict() if key.endswith("resample_filter")]
+    return state | {key: kernel.clone() for key in buffers}
+
+
+def targets(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The entries of ScoreSDE's module list in order: their kind, and their name in `SongUNet`."""
+    sizes = [config["img_resolution"] >> level for level in range(len(config["channel_mult"]))]
+    names = [f"{size}x{size}" for size in sizes]
+    attends = [size in config["attn_resolutions"] for size in sizes]
+    num_blocks, last = config["num_blocks"], len(sizes) - 1
+    if config["embedding_type"] == "fourier":
+        yield "fourier", "map_noise"
+    yield "linear", "map_layer0"
+    yield "linear", "map_layer1"
+    yield "conv", f"enc.{names[0]}_conv"
+    for level, name in enumerate(names):
+        for i in range(num_blocks):
+            yield "block", f"enc.{name}_block{i}"
+            if attends[level]:
+                yield "attention", f"enc.{name}_block{i}"
+        if level < last:
+            yield "block", f"enc.{names[level + 1]}_down"
+            if config["encoder_type"] == "skip":
+                yield "combine", f"enc.{names[level + 1]}_aux_skip"
+            if config["encoder_type"] == "residual":
+                yield "pyramid", f"enc.{names[level + 1]}_aux_residual"
+    yield "block", f"dec.{names[last]}_in0"
+    yield "attention", f"dec.{names[last]}_in0"
+    yield "block", f"dec.{names[last]}_in1"
+    for level in range(last, -1, -1):
+        for i in range(num_blocks + 1):
+            yield "block", f"dec.{names[level]}_block{i}"
+        if attends[level]:
+            yield "attention", f"dec.{names[level]}_block{num_blocks}"
+        if config["decoder_type"] == "skip" or level == 0:
+            yield "norm", f"dec.{names[level]}_aux_norm"
+            yield "conv", f"dec.{names[level]}_aux_conv"
+        if level > 0:
+            yield "block", f"dec.{names[level - 1]}_up"
+
+
+def converted(part: Part) -> dict[str, Tensor]:
+    """The weights of one entry under the names, and in the layout, of `SongUNet`."""
+    weights = part.weights
+    match part.kind:
+        case "fourier":
+            return {"freqs": weights["W"]}
+        case "pyramid" | "combine":
+            return {key.partition(".")[2]: weight for key, weight in weights.items()}
+        case "block" | "attention":
+            names = RENAMED[part.kind]
+            state = {
+                f"{names[module]}.{name}": weight
+                for module, _, name, weight in (
+                    (*key.partition("."), weight) for key, weight in weights.items()
+                )
+                if module in names
+            }
+            return state | (attention_layers(weights) if part.kind == "attention" else {})
+        case _:
+            return weights
+
+
+def attention_layers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """ScoreSDE's matrices for q, k, v and output (in, out) as the 1x1 convolutions of `SongUNet`.
+
+    Output channel `3 c + i` of `qkv` is channel `c` of the i-th of q, k and v.
+    """
+    qkv = torch.stack([weights[f"NIN_{i}.W"].T for i in range(3)], dim=1)
+    bias = torch.stack([weights[f"NIN_{i}.b"] for i in range(3)], dim=1)
+    return {
+        "qkv.weight": qkv.flatten(0, 1)[:, :, None, None],
+        "qkv.bias": bias.flatten(),
+        "proj.weight": weights["NIN_3.W"].T[:, :, None, None].contiguous(),
+        "proj.bias": weights["NIN_3.b"],
+    }
