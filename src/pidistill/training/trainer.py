@@ -138,6 +138,7 @@ class Trainer:
             write_config(self.folder / "config.toml", self.config)
             write_description(self.folder, self.method.student, self.config.ema_rates[0])
             if self.step == 0:
+                self._measure_start()
                 self._preview()
             while self.step < self.config.max_train_steps:
                 report = self._train_step()
@@ -174,6 +175,17 @@ class Trainer:
             return Batch(draws, label, self.data.images[index].to(device))
         label = draws.integers("train label", num_classes).to(device) if num_classes else None
         return Batch(draws, label, None)
+
+    @torch.no_grad()
+    def _measure_start(self) -> None:
+        """Log the losses of the untrained student: how far a copied network is from the answer."""
+        losses = self.method.loss(self.batch(0))
+        self.sums = {name: scalar.item() for name, scalar in losses.scalars.items()}
+        self.sums["loss"] = losses.loss.mean().item()
+        self.summed_steps = 1
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.sums.items())
+        log.info("before training: %s", numbers)
+        self._write_log_line()
 
     def _train_step(self) -> StepReport:
         config, accelerator = self.config, self.accelerator
@@ -225,7 +237,7 @@ class Trainer:
             "images": images_seen,
             "loss": means.pop("loss"),
             **means,
-            "learning_rate": self.learning_rate(self.step - 1),
+            "learning_rate": self.learning_rate(max(0, self.step - 1)),
             "teacher_evals": images_seen * self.method.teacher_evaluations,
             "seconds": round(self.seconds, 3),
         }
@@ -269,7 +281,7 @@ class Trainer:
     def _resume(self) -> None:
         """Take everything from the newest checkpoint, if there is one."""
         found = newest_checkpoint(self.folder / "state", log.warning)
-        truncate_log(self.folder / "metrics.jsonl", 0 if found is None else found[1]["step"])
+        truncate_log(self.folder / "metrics.jsonl", -1 if found is None else found[1]["step"])
         if found is None:
             return
         checkpoint, manifest = found
