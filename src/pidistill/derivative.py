@@ -181,6 +181,7 @@ class ForwardMode:
 
     def __call__(self, F: RawStudent, sigma: Tensor) -> Point:
         """See `DerivativeScheme`; `dF/dtau = sigma (1 - sigma/sigma_max) dF/dsigma`."""
+        sigma = sigma.contiguous()  # forward mode refuses an expanded tensor
         dsigma_dtau = sigma * (1 - sigma / self.sigma_max)
         value, dF_dtau = torch.func.jvp(F, (sigma[None],), (dsigma_dtau[None],))  # type: ignore[misc]
         return Point(sigma, value[0], value[0] - dF_dtau[0])
