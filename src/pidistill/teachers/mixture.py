@@ -119,7 +119,10 @@ def gaussian_trajectory(gaussian: MixtureDenoiser, z: Tensor, sigma: Tensor) -> 
 def _gaussian() -> MixtureDenoiser:
     """One anisotropic Gaussian in the plane, its axes turned by 30 degrees."""
     angle = math.pi / 6
-    basis = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    basis = torch.tensor(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]],
+        dtype=torch.float64,  # single precision is orthogonal to 1e-8 only
+    )
     return MixtureDenoiser(
         torch.tensor([[0.3, -0.2]]), torch.tensor([[0.5, 0.05]]), basis=basis[None]
     )
