@@ -67,6 +67,16 @@ def over_sample(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x).reshape(-1, *([1] * (x.ndim - 1)))
 
 
+def call_network(network: nn.Module, u: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
+    """A raw network's output in the dtype of `u`, computed in that of the network's weights.
+
+    A second half of the channels, a predicted variance, is dropped.
+    """
+    dtype = next((parameter.dtype for parameter in network.parameters()), u.dtype)
+    raw: Tensor = network(u.to(dtype), c_noise.to(dtype), label)
+    return raw[:, : u.shape[1]].to(u.dtype)
+
+
 class PreconditionedDenoiser(Denoiser):
     """A denoiser made of a raw network F and a preconditioning."""
 
@@ -94,8 +104,7 @@ class PreconditionedDenoiser(Denoiser):
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """`D = c_skip x + c_out F(c_in x, c_noise)`; a predicted variance is dropped."""
         c_skip, c_out, c_in, c_noise = self.precondition.scales(sigma)
-        raw = self.network(over_sample(c_in, x) * x, c_noise.to(x.dtype), label)
-        raw = raw[:, : x.shape[1]].to(x.dtype)
+        raw = call_network(self.network, over_sample(c_in, x) * x, c_noise, label)
         return over_sample(c_skip, x) * x + over_sample(c_out, x) * raw
 
     def options(self) -> dict[str, Any]:

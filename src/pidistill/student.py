@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.data.noise import initial_noise
-from pidistill.denoiser import Denoiser, PreconditionedDenoiser
+from pidistill.denoiser import Denoiser, PreconditionedDenoiser, call_network
 from pidistill.errors import PidistillError
 from pidistill.model_folder import load_model
 from pidistill.ode import Solution
@@ -166,8 +166,8 @@ class TrajectoryStudent(Student):
     def F(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: N802
         """The raw student at `z` and `sigma`, of the shape and dtype of `z` (b, ...)."""
         c_noise = self.precondition.smooth_c_noise(sigma).to(z)
-        raw = self.network(self.c_in * z, c_noise, label)[:, : z.shape[1]]
-        return self.c_skip * z + self.c_out * raw.to(z.dtype)
+        raw = call_network(self.network, self.c_in * z, c_noise, label)
+        return self.c_skip * z + self.c_out * raw
 
     def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The point x(z, sigma) of the trajectory that starts at `z`.
