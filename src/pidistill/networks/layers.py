@@ -96,7 +96,9 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`softmax(q k / sqrt(c)) v` over pixels, the softmax in float32; all (b, heads, pixels, c).
+    """`softmax(q k / sqrt(c)) v` over pixels, all (b, heads, pixels, c).
+
+    The softmax has at least the precision of float32.
 
     On a GPU the fused kernel saves memory and time; it has no forward-mode derivative, so under a
     jvp, and on the CPU where it is no faster, the formula is evaluated as it stands.
@@ -105,7 +107,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with contextlib.suppress(NotImplementedError):
             return functional.scaled_dot_product_attention(q, k, v)
     scores = q @ (k / math.sqrt(q.shape[-1])).mT
-    return scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
+    precision = torch.promote_types(scores.dtype, torch.float32)
+    return scores.softmax(dim=-1, dtype=precision).to(v.dtype) @ v
 
 
 class UNetBlock(nn.Module):

@@ -1,0 +1,185 @@
+"""SongUNet against a second computation from its description, in float64."""
+
+import math
+
+import pytest
+import torch
+import unet_reference
+from edm_files import randomized
+
+from pidistill.errors import PidistillError
+from pidistill.networks import build_network, network_name
+from pidistill.networks.song_unet import SongUNet
+
+SMALL = {
+    "img_resolution": 16,
+    "in_channels": 3,
+    "out_channels": 3,
+    "model_channels": 16,
+    "channel_mult": [1, 2, 2],
+    "num_blocks": 1,
+    "attn_resolutions": [8],
+}
+NCSNPP = {
+    "embedding_type": "fourier",
+    "channel_mult_noise": 2,
+    "encoder_type": "residual",
+    "resample_filter": [1, 3, 3, 1],
+}
+VARIANTS = {
+    "ddpmpp": {},
+    "ncsnpp": NCSNPP,
+    "ncsnpp_labels": {**NCSNPP, "label_dim": 5},
+    "labels_two_blocks": {"label_dim": 3, "num_blocks": 2, "attn_resolutions": [16, 4]},
+    "skip_skip": {"encoder_type": "skip", "decoder_type": "skip", "channel_mult": [2, 1, 2]},
+    "residual_skip_wide_filter": {**NCSNPP, "decoder_type": "skip", "attn_resolutions": []},
+    "residual_box_filter": {"encoder_type": "residual"},
+    "skip_encoder_wide_filter": {"encoder_type": "skip", "resample_filter": [1, 3, 3, 1]},
+    "one_level": {"channel_mult": [2], "channel_mult_emb": 2, "out_channels": 6},
+    "grey": {"in_channels": 1, "out_channels": 2, "encoder_type": "residual"},
+}
+
+
+def inputs(config, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    size = config["img_resolution"]
+    u = torch.randn(3, config["in_channels"], size, size, generator=generator, dtype=dtype)
+    c_noise = torch.tensor([-1.5, 0.3, 1.1], dtype=dtype)
+    label = torch.tensor([0, 2, -1]) if config.get("label_dim") else None
+    return u, c_noise, label
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+def test_agrees_with_a_second_computation(variant):
+    network = randomized(SongUNet(**{**SMALL, **variant})).double()
+    u, c_noise, label = inputs(network.config)
+    expected = unet_reference.song_unet(network.state_dict(), network.config, u, c_noise, label)
+    torch.testing.assert_close(network(u, c_noise, label), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("c_noise", [0.0, 12.345, 999.0])
+def test_float32_agrees_over_the_range_of_vp_times(c_noise):
+    network = randomized(SongUNet(**SMALL))
+    u, _, _ = inputs(SMALL, torch.float32)
+    c_noise = torch.full((3,), c_noise)
+    answer = network(u, c_noise)
+    exact = network.double()(u.double(), c_noise.double())
+    assert (answer - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_no_label_is_every_way_of_saying_so():
+    network = randomized(SongUNet(**SMALL, label_dim=4))
+    u, c_noise, _ = inputs(SMALL, torch.float32)
+    none = network(u, c_noise)
+    torch.testing.assert_close(network(u, c_noise, torch.full((3,), -1)), none)
+    assert not torch.allclose(network(u, c_noise, torch.tensor([0, 1, 3])), none, atol=1e-3)
+
+
+def test_augmentation_weights_are_held_and_not_used():
+    augmented = randomized(SongUNet(**SMALL, augment_dim=9))
+    state = augmented.state_dict()
+    assert state.pop("map_augment.weight").shape == (16, 9)
+    plain = SongUNet(**SMALL).eval()
+    plain.load_state_dict(state)
+    u, c_noise, _ = inputs(SMALL, torch.float32)
+    torch.testing.assert_close(plain(u, c_noise), augmented(u, c_noise))
+
+
+def test_dropout_acts_in_training_only():
+    network = randomized(SongUNet(**SMALL, label_dim=4, dropout=0.5, label_dropout=0.5))
+    u, c_noise, _ = inputs(SMALL, torch.float32)
+    label = torch.tensor([0, 1, 2])
+    assert torch.equal(network(u, c_noise, label), network(u, c_noise, label))
+    network.train()
+    assert not torch.equal(network(u, c_noise, label), network(u, c_noise, label))
+
+
+def test_weights_have_the_names_of_edm():
+    with torch.device("meta"):
+        ddpmpp = SongUNet(32, 3, 3, channel_mult=[2, 2, 2], augment_dim=9)
+        ncsnpp = SongUNet(32, 3, 3, channel_mult=[2, 2, 2], decoder_type="skip", **NCSNPP)
+    names = ddpmpp.state_dict().keys()
+    assert {
+        "map_augment.weight",
+        "map_layer0.bias",
+        "enc.32x32_conv.weight",
+        "enc.16x16_down.skip.resample_filter",
+        "enc.16x16_block0.qkv.weight",
+        "dec.8x8_in0.proj.bias",
+        "dec.8x8_in1.affine.weight",
+        "dec.32x32_up.conv0.resample_filter",
+        "dec.32x32_block4.skip.weight",
+        "dec.32x32_aux_norm.weight",
+        "dec.32x32_aux_conv.bias",
+    } <= names
+    assert "enc.32x32_conv.resample_filter" not in names
+    assert {
+        "map_noise.freqs",
+        "enc.16x16_aux_residual.resample_filter",
+        "dec.16x16_aux_up.resample_filter",
+        "dec.8x8_aux_conv.weight",
+    } <= ncsnpp.state_dict().keys()
+
+
+def test_the_paper_s_ddpmpp_has_55_7_million_weights():
+    with torch.device("meta"):
+        network = SongUNet(32, 3, 3, channel_mult=[2, 2, 2], augment_dim=9)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(55.7, abs=0.05)
+
+
+def test_a_fresh_network_is_almost_zero_and_learns():
+    network = SongUNet(**SMALL)
+    u, c_noise, _ = inputs(SMALL, torch.float32)
+    out = network(u, c_noise)
+    assert out.abs().max() < 1e-3
+    (out - u).square().mean().backward()
+    used = [p.grad is not None for name, p in network.named_parameters()]
+    assert all(used)
+
+
+def test_forward_and_reverse_derivatives_in_the_noise_level_agree():
+    network = randomized(SongUNet(**SMALL)).double()
+    u, c_noise, _ = inputs(SMALL)
+    one = torch.ones_like(c_noise)
+    _, forward = torch.func.jvp(lambda c: network(u, c), (c_noise,), (one,))
+    step = 1e-5
+    difference = (network(u, c_noise + step) - network(u, c_noise - step)) / (2 * step)
+    torch.testing.assert_close(forward, difference, rtol=1e-6, atol=1e-8)
+
+
+def test_channels_last_gives_the_same():
+    network = randomized(SongUNet(**SMALL))
+    u, c_noise, _ = inputs(SMALL, torch.float32)
+    expected = network(u, c_noise)
+    network.to(memory_format=torch.channels_last)
+    answer = network(u.to(memory_format=torch.channels_last), c_noise)
+    torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_is_rebuilt_from_its_config():
+    network = SongUNet(**SMALL, **NCSNPP)
+    again = build_network(network_name(network), network.config)
+    assert again.config == network.config
+    assert again.state_dict().keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("argument", ["embedding_type", "encoder_type", "decoder_type"])
+def test_an_unknown_kind_is_named(argument):
+    with pytest.raises(PidistillError, match=f"{argument} is 'wrong'; expected one of"):
+        SongUNet(**SMALL, **{argument: "wrong"})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_gives_the_same_and_has_a_forward_derivative():
+    network = randomized(SongUNet(**SMALL))
+    u, c_noise, _ = inputs(SMALL, torch.float32)
+    expected = network(u, c_noise)
+    one = torch.ones_like(c_noise)
+    _, slope = torch.func.jvp(lambda c: network(u, c), (c_noise,), (one,))
+    network.cuda()
+    u, c_noise, one = u.cuda(), c_noise.cuda(), one.cuda()
+    answer = network(u, c_noise).cpu()
+    assert (answer - expected).norm() < 1e-5 * math.sqrt(expected.square().sum())
+    _, again = torch.func.jvp(lambda c: network(u, c), (c_noise,), (one,))
+    torch.testing.assert_close(again.cpu(), slope, rtol=1e-3, atol=1e-3)
