@@ -248,7 +248,7 @@ class TestErrors:
     ) -> None:
         arguments = ["distill", "--teacher", "digits", "--set", "method.residul=velocity"]
         fails(
-            [*arguments, "--out", str(tmp_path / "run")], capsys, "residul", "'residual'"
+            [*arguments, "--out", str(tmp_path / "run")], capsys, "residul", "'method.residual'"
         )
 
     def test_wrong_type(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,8 @@ def _validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: 
     if problem["type"] == "extra_forbidden":
         known = NetworkTable.model_fields if len(location) > 1 else model.model_fields
         near = difflib.get_close_matches(location[-1], list(known), n=1, cutoff=0.0)
-        raise PidistillError(f"{origin}: unknown key {key!r}; did you mean {near[0]!r}?")
+        nearest = prefix + ".".join([*location[:-1], *near])
+        raise PidistillError(f"{origin}: unknown key {key!r}; did you mean {nearest!r}?")
     message = problem["msg"].removeprefix("Value error, ")
     raise PidistillError(
         f"{origin}: {key} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
