@@ -89,9 +89,10 @@ class MixtureDenoiser(Denoiser):
         """Draw `num` clean samples, shape (num, *sample_shape), float64."""
         component = torch.multinomial(self.log_prior.exp(), num, True, generator=generator)
         normal = torch.randn(num, self.means.shape[1], generator=generator, dtype=torch.float64)
-        along = normal * self.variances[component].sqrt()
-        offset = torch.einsum("bd,bed->be", along, self.basis[component])
-        return (self.means[component] + offset).reshape(num, *self.sample_shape)
+        x0 = normal * self.variances[component].sqrt()  # along the principal axes
+        for k, basis in enumerate(self.basis):
+            x0[component == k] = self.means[k] + x0[component == k] @ basis.T
+        return x0.reshape(num, *self.sample_shape)
 
 
 def gaussian_trajectory(gaussian: MixtureDenoiser, z: Tensor, sigma: Tensor) -> Tensor:
