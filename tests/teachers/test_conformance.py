@@ -1,0 +1,150 @@
+"""What every teacher promises (`Denoiser`), checked on one teacher of every source.
+
+A new source adds an entry to `SPECS`: a function that makes a teacher below a temporary folder and
+returns its spec.
+"""
+
+import math
+
+import pytest
+import torch
+
+from pidistill import load_teacher
+from pidistill.model_folder import write_description
+from pidistill.storage import write_tensors
+from pidistill.teachers.mixture import MIXTURES, MixtureDenoiser
+
+
+@pytest.fixture
+def native_folder(tmp_path, mlp_teacher):
+    write_description(tmp_path, mlp_teacher, 0)
+    write_tensors(tmp_path / "student.safetensors", dict(mlp_teacher.state_dict()))
+    return tmp_path
+
+
+SPECS = {
+    **{f"mixture:{name}": lambda request, name=name: f"mixture:{name}" for name in MIXTURES},
+    "digits": lambda request: "digits",
+    "native": lambda request: f"native:{request.getfixturevalue('native_folder')}",
+}
+
+
+@pytest.fixture(params=SPECS)
+def teacher(request):
+    return load_teacher(SPECS[request.param](request))
+
+
+def levels(teacher, num, dtype=torch.float32):
+    """Noise levels over the whole range of the teacher, its ends among them, shape (num,)."""
+    ends = (math.log(teacher.sigma_min), math.log(teacher.sigma_max))
+    sigma = torch.linspace(*ends, num, dtype=torch.float64).exp()
+    sigma[0], sigma[-1] = teacher.sigma_min, teacher.sigma_max
+    return sigma.to(dtype)
+
+
+def noisy(teacher, num=7, dtype=torch.float32):
+    """Samples as the solver meets them, their noise levels, and labels or None."""
+    generator = torch.Generator().manual_seed(0)
+    sigma = levels(teacher, num, dtype)
+    normal = torch.randn(num, *teacher.sample_shape, generator=generator, dtype=dtype)
+    deviation = (sigma**2 + teacher.sigma_data**2).sqrt()
+    x = deviation.reshape(-1, *[1] * len(teacher.sample_shape)) * normal
+    label = torch.arange(num) % teacher.num_classes if teacher.num_classes else None
+    return x, sigma, label
+
+
+def assert_close(actual, expected, tolerance=1e-4):
+    size = expected.abs().max().item()
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * size)
+
+
+def test_it_says_what_it_is(teacher):
+    assert 0 < teacher.sigma_min < teacher.sigma_max < math.inf
+    assert 0 < teacher.sigma_data < math.inf
+    assert all(isinstance(size, int) and size > 0 for size in teacher.sample_shape)
+    assert isinstance(teacher.num_classes, int)
+    assert teacher.num_classes >= 0
+    assert teacher.source
+
+
+def test_it_is_ready_to_evaluate(teacher):
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    x, sigma, label = noisy(teacher)
+    assert not teacher(x, sigma, label).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_keeps_shape_and_dtype_and_is_finite_over_its_range(teacher, dtype):
+    x, sigma, label = noisy(teacher, dtype=dtype)
+    for given in (label, None):
+        denoised = teacher(x, sigma, given)
+        assert denoised.shape == x.shape
+        assert denoised.dtype == dtype
+        assert denoised.isfinite().all()
+
+
+def test_both_precisions_agree(teacher):
+    x, sigma, label = noisy(teacher)
+    double = teacher(x.double(), sigma.double(), label)
+    assert_close(teacher(x, sigma, label).double(), double, 1e-3)
+
+
+def test_noise_levels_may_be_more_precise_than_the_samples(teacher):
+    x, sigma, label = noisy(teacher)
+    denoised = teacher(x, sigma.double(), label)
+    assert denoised.dtype == torch.float32
+    assert_close(denoised, teacher(x, sigma, label))
+
+
+def test_a_sample_does_not_depend_on_the_others_in_its_batch(teacher):
+    x, sigma, label = noisy(teacher)
+    together = teacher(x, sigma, label)
+    for i in range(len(x)):
+        one = slice(i, i + 1)
+        alone = teacher(x[one], sigma[one], None if label is None else label[one])
+        assert_close(alone, together[one])
+
+
+def test_it_is_a_function_of_its_arguments(teacher):
+    x, sigma, label = noisy(teacher)
+    before = x.clone(), sigma.clone()
+    assert torch.equal(teacher(x, sigma, label), teacher(x, sigma, label))
+    assert torch.equal(x, before[0])
+    assert torch.equal(sigma, before[1])
+
+
+def test_minus_one_is_no_label(teacher):
+    x, sigma, label = noisy(teacher)
+    without = teacher(x, sigma)
+    assert_close(teacher(x, sigma, torch.full((len(x),), -1)), without)
+    if label is not None:
+        mixed = teacher(x, sigma, label.masked_fill(torch.arange(len(x)) % 2 == 0, -1))
+        assert_close(mixed[::2], without[::2])
+        assert_close(mixed[1::2], teacher(x, sigma, label)[1::2])
+
+
+def test_labels_matter(teacher):
+    x, sigma, label = noisy(teacher)
+    if label is None:
+        pytest.skip("the teacher is unconditional")
+    other = (label + 1) % teacher.num_classes
+    assert not torch.allclose(teacher(x, sigma, label), teacher(x, sigma, other), atol=1e-3)
+
+
+def test_the_input_may_require_a_gradient(teacher):
+    x, sigma, label = noisy(teacher)
+    x.requires_grad_()
+    teacher(x, sigma, label).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_at_sigma_max_nothing_but_the_mean_of_the_data_is_left(teacher):
+    """In closed form only: a trained network may or may not have learnt it."""
+    if not isinstance(teacher, MixtureDenoiser):
+        pytest.skip("the mean of the data is not known")
+    mean = (teacher.log_prior.exp() @ teacher.means).reshape(teacher.sample_shape)
+    x, _, _ = noisy(teacher, dtype=torch.float64)
+    sigma = torch.full((len(x),), 1e6 * teacher.sigma_data, dtype=torch.float64)
+    far = teacher(sigma.reshape(-1, *[1] * (x.ndim - 1)) * torch.ones_like(x), sigma)
+    torch.testing.assert_close(far, mean.expand_as(far), rtol=0, atol=1e-4)
