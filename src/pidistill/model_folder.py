@@ -29,17 +29,24 @@ KINDS = {
 def describe(model: "Student | PreconditionedDenoiser") -> dict[str, Any]:
     """All that is needed to build `model` again but its weights, as JSON values.
 
-    Raises `PidistillError` when its network or its preconditioning is not registered.
+    Raises `PidistillError` when its class, its network or its preconditioning is not registered.
     """
     precondition = model.precondition
     path = f"{type(model).__module__}:{type(model).__qualname__}"
+    kind = next((kind for kind, registered in KINDS.items() if registered == path), None)
+    table = next((n for n, c in PRECONDITIONS.items() if type(precondition) is c), None)
+    if kind is None or table is None:
+        raise PidistillError(
+            f"{path} with {type(precondition).__name__} is not registered in pidistill, so it "
+            "cannot be saved"
+        )
     return {
         "format": FORMAT,
-        "kind": next(kind for kind, registered in KINDS.items() if registered == path),
+        "kind": kind,
         "options": model.options(),
         "network": {"name": network_name(model.network), "config": model.network.config},
         "precondition": {
-            "name": next(n for n, c in PRECONDITIONS.items() if isinstance(precondition, c)),
+            "name": table,
             "config": dataclasses.asdict(precondition),  # type: ignore[call-overload]
         },
         "sample_shape": list(model.sample_shape),
@@ -74,8 +81,11 @@ def build_model(description: dict[str, Any], name: str) -> "Student | Preconditi
             source=description["source"],
             **description["options"],
         )
-    except (KeyError, TypeError) as error:
-        raise PidistillError(f"{name} does not describe a model: {error}") from error
+    except PidistillError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        line = str(error).partition("\n")[0]
+        raise PidistillError(f"{name} does not describe a model: {line}") from error
     return model
 
 

@@ -15,6 +15,7 @@ from pidistill.model_folder import load_model
 from pidistill.ode import Solution
 from pidistill.precondition import EDMPrecondition, Precondition
 from pidistill.residual import trajectory
+from pidistill.schedule import require_sigma_range
 
 
 class Student(nn.Module):
@@ -34,6 +35,7 @@ class Student(nn.Module):
     ) -> None:
         """Wrap `network`, which is called as `network(u, c_noise, label)` (see `networks`)."""
         super().__init__()
+        require_sigma_range(precondition.sigma_min, precondition.sigma_max)
         self.network = network
         self.precondition = precondition
         self.sigma_min = precondition.sigma_min
@@ -78,7 +80,12 @@ class Student(nn.Module):
 
         Returns:
             Samples of shape (num, *sample_shape), float32, on the student's device.
+
+        Raises:
+            PidistillError: `num` is not positive, or the labels do not fit.
         """
+        if num < 1:
+            raise PidistillError(f"num is {num}; expected at least 1 sample")
         torch.set_flush_denormal(True)  # subnormals make CPU kernels 20 times slower
         labels = labels_for(self, num, label)
         batches = []
@@ -90,8 +97,6 @@ class Student(nn.Module):
             x, nfe = self.sample(z, steps=steps, label=part)
             batches.append(x)
             on_batch(count)
-        if not batches:
-            raise PidistillError(f"num is {num}; expected at least 1 sample")
         return Solution(torch.cat(batches), nfe)
 
     def options(self) -> dict[str, Any]:
@@ -112,7 +117,12 @@ def labels_for(
         return None
     if label is None:
         return torch.arange(first, first + num) % model.num_classes
-    labels = torch.as_tensor(label, dtype=torch.int64).cpu().expand(num)
+    labels = torch.as_tensor(label, dtype=torch.int64).cpu()
+    if labels.shape not in ((), (num,)):
+        raise PidistillError(
+            f"label has shape {tuple(labels.shape)}; expected one label, or {num} of them"
+        )
+    labels = labels.expand(num)
     if (labels < -1).any() or (labels >= model.num_classes).any():
         raise PidistillError(
             f"label is {label}; expected 0 .. {model.num_classes - 1}, or -1 for no label"
