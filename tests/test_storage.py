@@ -1,0 +1,174 @@
+"""Files that are whole or absent, and weights that fit or are named."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from pidistill import PidistillError
+from pidistill.storage import (
+    load_weights,
+    read_json,
+    read_tensors,
+    replacing,
+    write_json,
+    write_tensors,
+    write_text,
+)
+
+WRITERS = {
+    "text": lambda path, new: write_text(path, "new" if new else "old"),
+    "json": lambda path, new: write_json(path, {"new": new}),
+    "tensors": lambda path, new: write_tensors(path, {"new": torch.tensor(new)}),
+}
+every_writer = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+
+
+class DiskFull(OSError):
+    pass
+
+
+def fail(*args, **kwargs):
+    raise DiskFull
+
+
+@every_writer
+@pytest.mark.parametrize("where", ["replace", "fsync"])
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, write, where):
+    path = tmp_path / "file"
+    write(path, False)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, where, fail)
+    with pytest.raises(DiskFull):
+        write(path, True)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@every_writer
+def test_a_write_replaces_the_old_file(tmp_path, write):
+    path = tmp_path / "file"
+    write(path, False)
+    before = path.read_bytes()
+    write(path, True)
+    assert path.read_bytes() != before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_nothing(tmp_path):
+    path = tmp_path / "file"
+
+    def write_half():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise DiskFull
+
+    with pytest.raises(DiskFull):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), json_values))
+def test_json_comes_back_as_it_was(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("json") / "file.json"
+    if any(infinite(value) for value in content.values()):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(path, content)
+        assert not path.exists()
+    else:
+        write_json(path, content)
+        assert read_json(path) == content
+
+
+def infinite(value):
+    if isinstance(value, list):
+        return any(map(infinite, value))
+    if isinstance(value, dict):
+        return any(map(infinite, value.values()))
+    return value in (float("inf"), float("-inf"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "null", "\x00\x00"])
+def test_a_file_that_is_no_json_object_is_refused(tmp_path, text):
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(PidistillError, match=r"file\.json"):
+        read_json(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for read in (read_json, read_tensors):
+        with pytest.raises(PidistillError, match="nowhere does not exist"):
+            read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
+def test_tensors_come_back_as_they_were(tmp_path, dtype):
+    tensors = {
+        "a scalar": torch.tensor(3, dtype=dtype),
+        "transposed": torch.arange(6).reshape(2, 3).to(dtype).T,
+        "empty": torch.zeros(0, 4, dtype=dtype),
+    }
+    write_tensors(tmp_path / "file", tensors)
+    again = read_tensors(tmp_path / "file")
+    assert again.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert again[name].dtype == dtype
+        assert torch.equal(again[name], tensor)
+    assert load_file(tmp_path / "file").keys() == tensors.keys()  # plain safetensors
+
+
+@given(st.integers(0, 200))
+def test_a_cut_tensor_file_is_refused(tmp_path_factory, cut):
+    path = tmp_path_factory.mktemp("tensors") / "file"
+    write_tensors(path, {"a": torch.arange(20.0)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: min(cut, len(whole) - 1)])
+    with pytest.raises(PidistillError, match="not a readable safetensors file"):
+        read_tensors(path)
+
+
+@pytest.fixture
+def module():
+    return torch.nn.Linear(3, 2)
+
+
+def weights():
+    return {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+
+
+def test_weights_that_fit_are_loaded_in_the_modules_dtype(module):
+    load_weights(module, {k: v.half() for k, v in weights().items()}, "the file")
+    assert torch.equal(module.weight, torch.ones(2, 3))
+    assert module.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("bias"), "the file lacks the weight 'bias'"),
+        (lambda w: w.clear(), "the file lacks the weight 'bias' and 1 more"),
+        (lambda w: w.update(extra=torch.ones(1)), "the file holds the unexpected weight 'extra'"),
+        (
+            lambda w: w.update(weight=torch.ones(3, 2)),
+            r"the file: weight 'weight' has shape \(3, 2\); expected \(2, 3\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(module, change, message):
+    before = module.weight.clone()
+    given = weights()
+    change(given)
+    with pytest.raises(PidistillError, match=message):
+        load_weights(module, given, "the file")
+    assert torch.equal(module.weight, before)
