@@ -48,22 +48,16 @@ def equivalent_unet(args: argparse.Namespace) -> DiffusersUNet:
     levels = len(args.multipliers)
     attends = [args.resolution >> level == args.attention for level in range(levels)]
     network = DiffusersUNet(
-        {
-            "sample_size": args.resolution,
-            "block_out_channels": [args.channels * multiplier for multiplier in args.multipliers],
-            "layers_per_block": args.blocks,
-            "down_block_types": [
-                "AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attends
-            ],
-            "up_block_types": [
-                "AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in attends[::-1]
-            ],
-            "downsample_type": "resnet",
-            "upsample_type": "resnet",
-            "attention_head_dim": None,
-            "norm_num_groups": min(32, args.channels // 4),
-            "norm_eps": 1e-6,
-        }
+        sample_size=args.resolution,
+        block_out_channels=[args.channels * multiplier for multiplier in args.multipliers],
+        layers_per_block=args.blocks,
+        down_block_types=["AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attends],
+        up_block_types=["AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in attends[::-1]],
+        downsample_type="resnet",
+        upsample_type="resnet",
+        attention_head_dim=None,
+        norm_num_groups=min(32, args.channels // 4),
+        norm_eps=1e-6,
     )
     for block in network.unet.up_blocks:
         if getattr(block, "attentions", None) is not None:
@@ -195,15 +189,15 @@ def main() -> None:
         name: sum(weight.numel() for weight in network.parameters())
         for name, network in networks.items()
     }
-    print(f"{'':14}{'SongUNet':>22}{'UNet2DModel':>22}{'ratio':>8}")
-    print(f"{'parameters':14}{parameters['SongUNet']:>22,}{parameters['UNet2DModel']:>22,}")
+    print(f"{'':15}{'SongUNet':>25}{'UNet2DModel':>25}{'ratio':>8}")
+    print(f"{'parameters':15}{parameters['SongUNet']:>25,}{parameters['UNet2DModel']:>25,}")
     for what, result in results.items():
         cells = [
             f"{result[name]['median_ms']:.1f} ms "
             f"[{result[name]['lower_quartile_ms']:.1f}, {result[name]['upper_quartile_ms']:.1f}]"
             for name in networks
         ]
-        print(f"{what:14}{cells[0]:>22}{cells[1]:>22}{result['ours_over_theirs']:>8}")
+        print(f"{what:15}{cells[0]:>25}{cells[1]:>25}{result['ours_over_theirs']:>8}")
     if args.out is not None:
         settings = {key: value for key, value in vars(args).items() if key not in ("out", "device")}
         content = {

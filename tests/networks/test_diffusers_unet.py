@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pidistill.errors import PidistillError
-from pidistill.networks import build_network, network_name
+from pidistill.networks import build_network, network_name, new_network
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -26,7 +26,7 @@ UNET = {
 
 def build(**config):
     torch.manual_seed(0)
-    return build_network("diffusers_unet", {"unet": {**UNET, **config}}).eval()
+    return build_network("diffusers_unet", {**UNET, **config}).eval()
 
 
 def inputs(batch=3):
@@ -49,9 +49,16 @@ def test_it_is_rebuilt_from_its_json_config_with_its_weights():
     assert torch.equal(copy(u, timestep, label), network(u, timestep, label))
 
 
+def test_it_can_be_made_for_samples_of_a_shape():
+    config = {name: UNET[name] for name in UNET if not name.endswith(("size", "channels"))}
+    network = new_network("diffusers_unet", (1, 8, 16), 5, config)
+    u, label = torch.randn(2, 1, 8, 16), torch.tensor([4, -1])
+    assert network(u, torch.zeros(2), label).shape == u.shape
+
+
 def test_weights_of_the_library_s_network_load_strictly():
     network = build(num_class_embeds=5, time_embedding_type="learned", num_train_timesteps=1000)
-    original = diffusers.UNet2DModel(**network.config["unet"]).eval()
+    original = diffusers.UNet2DModel(**network.unet.config).eval()
     network.unet.load_state_dict(original.state_dict(), strict=True)
     u, label = inputs()[0], torch.tensor([0, 4, 2])
     timestep = torch.tensor([0, 500, 999])
@@ -71,8 +78,7 @@ def test_no_label_adds_nothing():
 
 
 def test_no_label_is_the_null_class_where_there_is_one():
-    config = {"unet": {**UNET, "num_class_embeds": 5}, "null_class": 4}
-    network = build_network("diffusers_unet", config).eval()
+    network = build(num_class_embeds=5, null_class=4)
     u, timestep = inputs()
     assert torch.equal(network(u, timestep), network(u, timestep, torch.tensor([4, 4, 4])))
 

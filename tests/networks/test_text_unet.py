@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pidistill.errors import PidistillError
-from pidistill.networks import build_network, network_name
+from pidistill.networks import build_network, network_name, new_network
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -70,3 +70,8 @@ def test_conditions_beyond_one_text_are_refused(name, value):
     config = {"unet": {**UNET, name: value}, "prompts": ["one"], "prompt_length": 5}
     with pytest.raises(PidistillError, match=f"the UNet's {name} is '{value}'; expected null"):
         build_network("text_unet", config)
+
+
+def test_it_cannot_be_made_for_samples_alone():
+    with pytest.raises(PidistillError, match="its prompts have to be encoded"):
+        new_network("text_unet", (4, 8, 8), 2, {})

@@ -34,13 +34,14 @@ def require(library: str) -> ModuleType:
 class DiffusersUNet(nn.Module):
     """A UNet2DModel whose timestep may be fractional and whose label may be absent."""
 
-    def __init__(self, unet: dict[str, Any], *, null_class: int | None = None) -> None:
+    def __init__(self, *, null_class: int | None = None, **unet: Any) -> None:
         """Build the network with fresh weights.
 
         Args:
-            unet: Constructor arguments of UNet2DModel, as in a pipeline's `unet/config.json`.
             null_class: The row of the class embedding that means "no label", where the network was
                 trained with one. None: without a label nothing is added to the time embedding.
+            unet: Constructor arguments of UNet2DModel, as in a pipeline's `unet/config.json`; it
+                refuses those that it does not know.
 
         Raises:
             PidistillError: The diffusers library is missing, or conditions on something other than
@@ -53,7 +54,7 @@ class DiffusersUNet(nn.Module):
                 f"class_embed_type is {unet['class_embed_type']!r}; only plain class numbers "
                 "(null, with num_class_embeds) can serve as labels"
             )
-        self.config: dict[str, Any] = {"unet": plain_config(unet), "null_class": null_class}
+        self.config: dict[str, Any] = {**plain_config(unet), "null_class": null_class}
         self.unet = library.UNet2DModel(**unet)
         self.is_conditional = self.unet.class_embedding is not None
         if self.is_conditional:
@@ -63,6 +64,17 @@ class DiffusersUNet(nn.Module):
             rows, width = self.unet.time_proj.weight.shape
             self.unet.time_proj = FractionalEmbedding(rows, width)
         support_forward_mode(self.unet)
+
+    @classmethod
+    def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+        """The arguments that follow from the samples."""
+        channels, *size = sample_shape
+        return {
+            "sample_size": size,
+            "in_channels": channels,
+            "out_channels": channels,
+            "num_class_embeds": num_classes or None,
+        }
 
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F(u, timestep, label); `c_noise` is the timestep (see `pidistill.networks`)."""

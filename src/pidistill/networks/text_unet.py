@@ -63,6 +63,17 @@ class TextUNet(nn.Module):
         self.register_buffer("prompts", encoded)
         support_forward_mode(self.unet)
 
+    @classmethod
+    def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+        """Nothing follows from the samples: this network only comes from a pipeline.
+
+        Raises `PidistillError`.
+        """
+        raise PidistillError(
+            "a text_unet cannot be built for samples alone, since its prompts have to be encoded; "
+            "load it from a pipeline as the teacher 'diffusers:DIR?prompts=FILE.txt'"
+        )
+
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F(u, timestep, prompt); `c_noise` is the timestep (see `pidistill.networks`)."""
         rows = no_labels(u) if label is None else label

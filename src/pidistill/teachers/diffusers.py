@@ -135,7 +135,7 @@ def class_network(name: str, unet: Any, options: dict[str, Any]) -> tuple[Diffus
             "embedding means 'no label'; name it by the option null_class, if there is one"
         )
     with torch.device("meta"):
-        network = DiffusersUNet(plain_config(unet.config), null_class=null_class)
+        network = DiffusersUNet(null_class=null_class, **plain_config(unet.config))
     network.unet.load_state_dict(unet.state_dict(), strict=True, assign=True)
     null_is_last = null_class is not None and null_class == rows - 1
     return network, rows - 1 if null_is_last else rows
