@@ -15,7 +15,7 @@ def silu(x):
 
 
 def norm(w, name, x, eps):
-    b, c, height, width = x.shape
+    b, c = x.shape[:2]
     groups = min(32, c // 4)
     h = x.reshape(b, groups, -1)
     h = (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, unbiased=False) + eps).sqrt()

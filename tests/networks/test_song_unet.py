@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+
 import unet_reference
 from edm_files import randomized
-
 from pidistill.errors import PidistillError
 from pidistill.networks import build_network, network_name
 from pidistill.networks.song_unet import SongUNet

@@ -1,0 +1,383 @@
+"""EDM teachers: every architecture and preconditioning, and what is said about a bad file."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import unet_reference
+from edm_files import Persistent, checkpoint, dumps, randomized
+from pidistill import load_teacher
+from pidistill.errors import PidistillError
+from pidistill.networks.dhariwal_unet import DhariwalUNet
+from pidistill.networks.song_unet import SongUNet
+from pidistill.schedule import iddpm_sigmas
+from pidistill.teachers import edm
+
+SONG = {
+    "img_resolution": 16,
+    "in_channels": 3,
+    "out_channels": 3,
+    "model_channels": 16,
+    "channel_mult": [1, 2],
+    "num_blocks": 1,
+    "attn_resolutions": [8],
+}
+NCSNPP = {
+    **SONG,
+    "embedding_type": "fourier",
+    "channel_mult_noise": 2,
+    "encoder_type": "residual",
+    "resample_filter": [1, 3, 3, 1],
+}
+ADM = {**SONG, "model_channels": 32}
+SIGMAS = [80.0, 20.0, 5.0, 1.0, 0.3, 0.05, 0.01, 0.0025]
+LABELS = torch.tensor([0, 1, 2, 3, -1, 1, 0, 2])
+
+
+def expected_denoised(precond, network, x, sigma, label=None):
+    """D by the table of preconditionings, in float64, one sample at a time."""
+    w = {key: value.double() for key, value in network.state_dict().items()}
+    answer = {SongUNet: unet_reference.song_unet, DhariwalUNet: unet_reference.dhariwal_unet}
+    rows = []
+    for i, s in enumerate(sigma.double().tolist()):
+        match precond:
+            case "EDMPrecond":
+                root = math.hypot(s, 0.5)
+                scales = 0.25 / root**2, s * 0.5 / root, 1 / root, math.log(s) / 4
+            case "VPPrecond":
+                t = (math.sqrt(0.1**2 + 2 * 19.9 * math.log1p(s**2)) - 0.1) / 19.9
+                scales = 1, -s, 1 / math.sqrt(s**2 + 1), 999 * t
+            case "VEPrecond":
+                scales = 1, s, 1, math.log(s / 2)
+            case "iDDPMPrecond":
+                u = iddpm_sigmas(1000, 0.001, 0.008)
+                scales = 1, -s, 1 / math.sqrt(s**2 + 1), 999 - int((u - s).abs().argmin())
+        c_skip, c_out, c_in, c_noise = scales
+        xi = x[i : i + 1].double()
+        c_noise = torch.tensor([c_noise], dtype=torch.float64)
+        which = None if label is None else label[i : i + 1]
+        raw = answer[type(network)](w, network.config, c_in * xi, c_noise, which)
+        rows.append(c_skip * xi + c_out * raw[:, : x.shape[1]])
+    return torch.cat(rows)
+
+
+def inputs(channels=3):
+    generator = torch.Generator().manual_seed(2)
+    sigma = torch.tensor(SIGMAS)
+    x = torch.randn(len(SIGMAS), channels, 16, 16, generator=generator)
+    return x * (0.5 + sigma[:, None, None, None]), sigma
+
+
+def assert_close(answer, expected, tolerance=1e-5):
+    for one, other in zip(answer.double(), expected, strict=True):
+        assert (one - other).norm() < tolerance * other.norm()
+
+
+def write(path, network, precond="EDMPrecond", settings=None, **options):
+    path.write_bytes(dumps(checkpoint(network, precond, settings, **options)))
+    return str(path)
+
+
+CASES = {
+    "ddpmpp_edm": (SongUNet, {**SONG, "augment_dim": 9}, "EDMPrecond"),
+    "ddpmpp_vp": (SongUNet, SONG, "VPPrecond"),
+    "ddpmpp_labels_ve": (SongUNet, {**SONG, "label_dim": 4}, "VEPrecond"),
+    "ncsnpp_ve": (SongUNet, NCSNPP, "VEPrecond"),
+    "ncsnpp_labels_edm": (SongUNet, {**NCSNPP, "label_dim": 4, "augment_dim": 9}, "EDMPrecond"),
+    "ncsnpp_vp": (SongUNet, {**NCSNPP, "embedding_type": "positional"}, "VPPrecond"),
+    "skip_skip_edm": (
+        SongUNet,
+        {**NCSNPP, "encoder_type": "skip", "decoder_type": "skip"},
+        "EDMPrecond",
+    ),
+    "adm_labels_edm": (DhariwalUNet, {**ADM, "label_dim": 4, "label_dropout": 0.1}, "EDMPrecond"),
+    "adm_iddpm": (DhariwalUNet, {**ADM, "out_channels": 6, "label_dim": 4}, "iDDPMPrecond"),
+    "adm_vp": (DhariwalUNet, {**ADM, "attn_resolutions": [16, 8]}, "VPPrecond"),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_agrees_with_a_second_computation(case, tmp_path):
+    network_class, config, precond = case
+    network = randomized(network_class(**config))
+    teacher = load_teacher(f"edm:{write(tmp_path / 'a.pkl', network, precond)}")
+    label = LABELS if config.get("label_dim") else None
+    x, sigma = inputs()
+    with torch.no_grad():
+        answer = teacher(x, sigma, label)
+    assert_close(answer, expected_denoised(precond, network, x, sigma, label))
+    assert teacher.sample_shape == (3, 16, 16)
+    assert teacher.num_classes == config.get("label_dim", 0)
+
+
+def test_the_network_has_neither_dropout_nor_augmentation(tmp_path):
+    network = randomized(SongUNet(**SONG, augment_dim=9, dropout=0.13, label_dropout=0.1))
+    teacher = edm.load(write(tmp_path / "a.pkl", network))
+    unused = {key: teacher.network.config[key] for key in edm.UNUSED}
+    assert unused == {"augment_dim": 0, "dropout": 0, "label_dropout": 0}
+    assert "map_augment.weight" not in teacher.network.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("precond", "attributes", "expected"),
+    [
+        ("EDMPrecond", {}, (0.002, 80.0)),
+        ("EDMPrecond", {"sigma_min": 0, "sigma_max": math.inf}, (0.002, 80.0)),
+        ("EDMPrecond", {"sigma_min": 0.01, "sigma_max": 50}, (0.01, 50.0)),
+        ("VPPrecond", {}, (0.00100050, 152.167)),
+        ("VPPrecond", {"beta_d": 9.9, "epsilon_t": 1e-3}, (0.0102446, 12.4512)),
+        ("VEPrecond", {}, (0.02, 100.0)),
+        ("VEPrecond", {"sigma_max": 50.0}, (0.02, 50.0)),
+        ("iDDPMPrecond", {}, (0.00642541, 80.0)),
+        ("iDDPMPrecond", {"M": 100}, (0.0251333, 80.0)),
+    ],
+)
+def test_noise_levels_come_from_the_file(precond, attributes, expected, tmp_path):
+    network = randomized(SongUNet(**SONG))
+    path = write(tmp_path / "a.pkl", network, precond, attributes=attributes)
+    teacher = edm.load(path)
+    assert (teacher.sigma_min, teacher.sigma_max) == pytest.approx(expected, rel=1e-3)
+    if attributes:  # as constructor arguments they say the same
+        again = edm.load(write(tmp_path / "a.pkl", network, precond, attributes))
+        assert again.precondition == teacher.precondition
+
+
+def test_attributes_come_before_arguments(tmp_path):
+    """They are what the original computes with."""
+    network = randomized(SongUNet(**SONG))
+    settings, attributes = {"sigma_data": 0.25}, {"sigma_data": 0.7}
+    path = write(tmp_path / "a.pkl", network, settings=settings, attributes=attributes)
+    assert edm.load(path).sigma_data == 0.7
+
+
+def test_arguments_may_be_positional(tmp_path):
+    network = randomized(SongUNet(**SONG))
+    content = checkpoint(network)
+    model = content["ema"].state["_modules"]["model"].state
+    model["_init_args"] = (16, 3, 3)
+    for name in ("img_resolution", "in_channels", "out_channels"):
+        del model["_init_kwargs"][name]
+    content["ema"].state["_init_args"] = (16, 3, 0, False, 0.01, 50.0)
+    (tmp_path / "a.pkl").write_bytes(dumps(content))
+    teacher = edm.load(str(tmp_path / "a.pkl"))
+    assert (teacher.sigma_min, teacher.sigma_max) == (0.01, 50.0)
+    assert teacher.network.config["in_channels"] == 3
+
+
+@pytest.mark.parametrize("precond", ["EDMPrecond", "iDDPMPrecond"])
+def test_a_network_without_arguments_takes_those_of_its_preconditioning(precond, tmp_path):
+    out_channels = 6 if precond == "iDDPMPrecond" else 3
+    network = randomized(SongUNet(**{**SONG, "out_channels": out_channels}))
+    content = checkpoint(network, precond)
+    del content["ema"].state["_modules"]["model"].state["_init_kwargs"]
+    (tmp_path / "a.pkl").write_bytes(dumps(content))
+    teacher = edm.load(str(tmp_path / "a.pkl"))
+    assert teacher.network.config["out_channels"] == out_channels
+
+
+def test_half_precision_weights_are_read_as_float32(tmp_path):
+    network = randomized(SongUNet(**SONG)).half()
+    teacher = edm.load(write(tmp_path / "a.pkl", network))
+    assert {weight.dtype for weight in teacher.state_dict().values()} == {torch.float32}
+    x, sigma = inputs()
+    assert teacher(x, sigma).dtype == torch.float32
+
+
+def test_a_file_is_recognised_by_its_content(tmp_path):
+    path = write(tmp_path / "a", randomized(SongUNet(**SONG)))
+    assert load_teacher(path).sample_shape == (3, 16, 16)
+    (tmp_path / "b").write_bytes(b"\x80\x04N.")
+    with pytest.raises(PidistillError, match="cannot tell what kind of teacher"):
+        load_teacher(str(tmp_path / "b"))
+
+
+class TestBadPickles:
+    @staticmethod
+    def content():
+        return checkpoint(randomized(SongUNet(**SONG)))
+
+    @staticmethod
+    def fails(tmp_path, content, match):
+        path = tmp_path / "bad.pkl"
+        path.write_bytes(dumps(content))
+        with pytest.raises(PidistillError, match=match) as caught:
+            edm.load(str(path))
+        assert "\n" not in str(caught.value)
+
+    def test_a_missing_weight_is_named(self, tmp_path):
+        content = self.content()
+        del content["ema"].state["_modules"]["model"].state["_modules"]["map_layer0"]
+        self.fails(tmp_path, content, "lacks the weight 'map_layer0.weight' and 1 more")
+
+    def test_an_unexpected_weight_is_named(self, tmp_path):
+        content = self.content()
+        model = content["ema"].state["_modules"]["model"].state
+        model["_parameters"] = {"extra": torch.nn.Parameter(torch.zeros(2))}
+        self.fails(tmp_path, content, "holds the unexpected weight 'extra'")
+
+    def test_a_misshapen_weight_is_named(self, tmp_path):
+        content = self.content()
+        model = content["ema"].state["_modules"]["model"].state
+        model["_modules"]["map_layer0"].state["_parameters"]["bias"] = torch.zeros(3)
+        self.fails(tmp_path, content, r"'map_layer0.bias' has shape \(3,\); expected \(64,\)")
+
+    @pytest.mark.parametrize(
+        ("arguments", "match"),
+        [
+            ({"num_blocks": 10**9}, "num_blocks is 1000000000; expected 1 .. 32"),
+            ({"model_channels": "16"}, "model_channels is '16'"),
+            ({"model_channels": 7}, "cannot be built|has shape|lacks"),
+            ({"channel_mult": []}, "unexpected weight"),
+            ({"channel_mult": [1] * 100}, "channel_mult is a list"),
+            ({"channel_mult": [1, math.nan]}, "channel_mult is nan"),
+            ({"encoder_type": "other"}, "encoder_type is 'other'"),
+            ({"encoder_type": [[]]}, "encoder_type is a list"),
+            ({"surprise\n": 1}, r"unknown argument 'surprise\?'"),
+            ({"dropout": 2.0}, "dropout is 2.0"),
+            ({"img_resolution": None}, "img_resolution is a NoneType"),
+        ],
+    )
+    def test_a_wrong_argument_is_named(self, arguments, match, tmp_path):
+        content = self.content()
+        content["ema"].state["_modules"]["model"].state["_init_kwargs"] |= arguments
+        self.fails(tmp_path, content, match)
+
+    @pytest.mark.parametrize(
+        ("precond", "attributes", "match"),
+        [
+            ("EDMPrecond", {"sigma_data": math.nan}, "sigma_data is nan"),
+            ("EDMPrecond", {"sigma_max": 0.0}, "noise levels go from 0.002 to 0"),
+            ("iDDPMPrecond", {"M": 10**9}, "M is 1000000000"),
+            ("VPPrecond", {"beta_d": "x"}, "beta_d is 'x'"),
+        ],
+    )
+    def test_a_wrong_setting_is_named(self, precond, attributes, match, tmp_path):
+        content = checkpoint(randomized(SongUNet(**SONG)), precond, attributes=attributes)
+        self.fails(tmp_path, content, match)
+
+    def test_other_classes_are_refused(self, tmp_path):
+        content = self.content()
+        content["ema"].class_name = "Precond2"
+        self.fails(
+            tmp_path, content, "expected a pickle of a dict whose 'ema' is one of EDMPrecond"
+        )
+        content = self.content()
+        content["ema"].state["_modules"]["model"].class_name = "UNetModel"
+        self.fails(tmp_path, content, "its model is a PickledModule")
+        self.fails(tmp_path, {"G_ema": 1}, "holds no network of EDM")
+        self.fails(tmp_path, [1, 2], "holds no network of EDM")
+
+    def test_modules_that_hold_themselves_end(self, tmp_path):
+        content = self.content()
+        model = content["ema"].state["_modules"]["model"]
+        inner = Persistent("Block", {"_modules": {}, "_parameters": {}})
+        chain = inner
+        for _ in range(20):
+            chain = Persistent("Block", {"_modules": {"a": chain, "b": chain}})
+        model.state["_modules"]["deep"] = chain
+        self.fails(tmp_path, content, "its modules hold one another without end")
+
+    def test_weights_that_share_their_bytes_cannot_multiply(self, tmp_path):
+        content = self.content()
+        model = content["ema"].state["_modules"]["model"].state
+        one = torch.zeros(10_000)
+        model["_parameters"] = {f"w{i}": one for i in range(2000)}
+        self.fails(tmp_path, content, "claims more weights than it has room for")
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(PidistillError, match=r"none.pkl' is not a file; expected edm:FILE"):
+            load_teacher(f"edm:{tmp_path / 'none.pkl'}")
+
+
+class TestStateDicts:
+    @staticmethod
+    def describe(network, precondition="edm", settings=None, **rest):
+        name = "song_unet" if isinstance(network, SongUNet) else "DhariwalUNet"
+        return {
+            "network": {"name": name, "config": network.config},
+            "precondition": {"name": precondition, "config": settings or {}},
+            **rest,
+        }
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+    @pytest.mark.parametrize("prefix", ["", "model.", "module.", "ema.model."])
+    def test_is_read_with_the_json_beside_it(self, suffix, prefix, tmp_path):
+        network = randomized(DhariwalUNet(**ADM, label_dim=4, augment_dim=9))
+        weights = {f"{prefix}{key}": value for key, value in network.state_dict().items()}
+        path = tmp_path / f"a{suffix}"
+        save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
+        description = self.describe(network, "VPPrecond", {"beta_d": 19.9})
+        (tmp_path / "a.json").write_text(json.dumps(description))
+        teacher = load_teacher(str(path))
+        x, sigma = inputs()
+        with torch.no_grad():
+            answer = teacher(x, sigma, LABELS)
+        assert_close(answer, expected_denoised("VPPrecond", network, x, sigma, LABELS))
+        assert teacher.num_classes == 4
+
+    def test_shape_and_classes_may_be_said_and_config_json_will_do(self, tmp_path):
+        network = randomized(SongUNet(**SONG))
+        torch.save(network.state_dict(), tmp_path / "a.pt")
+        description = self.describe(network, "edm", {"sigma_max": 50.0}, sample_shape=[3, 32, 16])
+        (tmp_path / "config.json").write_text(json.dumps(description))
+        teacher = edm.load(str(tmp_path / "a.pt"))
+        assert teacher.sample_shape == (3, 32, 16)
+        assert teacher.sigma_max == 50.0
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"network": "song_unet"}, "must hold 'network' and 'precondition'"),
+            ({"precondition": {"name": "other", "config": {}}}, "unknown preconditioning 'other'"),
+            ({"precondition": {"name": "edm", "config": {"x": 1}}}, "does not describe a teacher"),
+            ({"precondition": {"name": "edm", "config": {"sigma_max": 0}}}, "sigma_max is 0"),
+            ({"network": {"name": "other", "config": {}}}, "unknown network 'other'"),
+            ({"network": {"name": "song_unet", "config": {"x": 1}}}, "does not take these"),
+        ],
+    )
+    def test_a_wrong_description_is_named(self, change, match, tmp_path):
+        network = randomized(SongUNet(**SONG))
+        torch.save(network.state_dict(), tmp_path / "a.pt")
+        (tmp_path / "a.json").write_text(json.dumps(self.describe(network) | change))
+        with pytest.raises(PidistillError, match=match):
+            edm.load(str(tmp_path / "a.pt"))
+
+    def test_weights_without_a_description_say_what_is_missing(self, tmp_path):
+        torch.save(randomized(SongUNet(**SONG)).state_dict(), tmp_path / "a.pt")
+        with pytest.raises(PidistillError, match=r"no JSON file beside it; expected a\.json"):
+            edm.load(str(tmp_path / "a.pt"))
+
+    def test_guided_diffusion_names_are_refused(self, tmp_path):
+        network = randomized(SongUNet(**SONG))
+        torch.save({"input_blocks.0.0.weight": torch.zeros(1)}, tmp_path / "a.pt")
+        (tmp_path / "a.json").write_text(json.dumps(self.describe(network)))
+        with pytest.raises(PidistillError, match="guided-diffusion UNetModel"):
+            edm.load(str(tmp_path / "a.pt"))
+
+    @pytest.mark.parametrize("content", [{"a": print}, [1], {}, {"a": 1}])
+    def test_files_that_hold_no_state_dict_are_refused(self, content, tmp_path):
+        torch.save(content, tmp_path / "a.pt")
+        network = randomized(SongUNet(**SONG))
+        (tmp_path / "a.json").write_text(json.dumps(self.describe(network)))
+        with pytest.raises(PidistillError, match=r"weights_only=True|expected a state dict"):
+            edm.load(str(tmp_path / "a.pt"))
+
+    def test_a_truncated_file_is_one_error(self, tmp_path):
+        network = randomized(SongUNet(**SONG))
+        path = tmp_path / "a.pt"
+        torch.save(network.state_dict(), path)
+        path.write_bytes(path.read_bytes()[:5000])
+        (tmp_path / "a.json").write_text(json.dumps(self.describe(network)))
+        with pytest.raises(PidistillError, match="cannot be read with weights_only=True"):
+            edm.load(str(path))
+
+
+def test_a_teacher_survives_the_native_format(tmp_path):
+    """A run saves its teacher's preconditioning by name and arguments."""
+    teacher = edm.load(write(tmp_path / "a.pkl", randomized(SongUNet(**SONG)), "iDDPMPrecond"))
+    arguments = json.loads(json.dumps(dataclasses.asdict(teacher.precondition)))
+    assert type(teacher.precondition)(**arguments) == teacher.precondition

@@ -1,0 +1,420 @@
+"""Hostile pickles: nothing is executed, nothing grows, and each ends in one clear line."""
+
+import io
+import os
+import pickle
+import random
+import re
+import struct
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edm_files import Persistent, checkpoint, dumps, randomized
+from pidistill.errors import PidistillError
+from pidistill.networks.song_unet import SongUNet
+from pidistill.teachers import edm
+from pidistill.teachers.edm_pickle import PickledModule, PickledTensor, read_pickle
+from pidistill.teachers.safe_pickle import MAX_OPCODES
+
+TINY = {
+    "img_resolution": 8,
+    "in_channels": 3,
+    "out_channels": 3,
+    "model_channels": 8,
+    "channel_mult": [1],
+    "channel_mult_emb": 1,
+    "num_blocks": 1,
+    "attn_resolutions": [8],
+}
+FIXTURE = Path(__file__).parents[1] / "reference" / "data" / "edm_ddpmpp_uncond.pkl"
+PROTO = b"\x80\x04"
+
+
+@pytest.fixture(scope="module")
+def genuine():
+    """A small pickle of genuine structure."""
+    return dumps(checkpoint(randomized(SongUNet(**TINY))))
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads bytes as a pickle; nothing that they name may leave a trace in the folder."""
+
+    def reader(data):
+        (tmp_path / "file.pkl").write_bytes(data)
+        return read_pickle(tmp_path / "file.pkl")
+
+    return reader
+
+
+@pytest.fixture
+def refuses(read, tmp_path):
+    """Checks that bytes are refused in one line that says why, without being executed."""
+
+    def check(data, match):
+        with pytest.raises(PidistillError, match=match) as caught:
+            read(data)
+        message = str(caught.value)
+        assert message.isprintable()
+        assert message.startswith(str(tmp_path))
+        assert len(message) < 600
+        assert os.listdir(tmp_path) == ["file.pkl"]
+
+    return check
+
+
+def text(string):
+    """Opcodes that push a string."""
+    return b"\x8c" + bytes([len(string)]) + string.encode()
+
+
+def call(module, name, *arguments):
+    """Opcodes that call a global with strings, by STACK_GLOBAL and REDUCE."""
+    pushed = b"(" + b"".join(map(text, arguments)) + b"t"
+    return text(module) + text(name) + b"\x93" + pushed + b"R"
+
+
+def load_from_bytes(data):
+    """Opcodes that read a nested file of `torch.save`."""
+    pushed = b"B" + struct.pack("<I", len(data)) + data
+    return text("torch.storage") + text("_load_from_bytes") + b"\x93" + pushed + b"\x85R"
+
+
+def saved(value, **options):
+    file = io.BytesIO()
+    torch.save(value, file, **options)
+    return file.getvalue()
+
+
+class Evil:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+class TestExecution:
+    def test_a_genuine_file_is_records_and_plain_values(self, genuine, read):
+        content = read(genuine)
+        ema = content["ema"]
+        assert isinstance(ema, PickledModule)
+        assert ema.class_name == "EDMPrecond"
+        model = ema.state["_modules"]["model"]
+        weight = model.state["_modules"]["map_layer0"].state["_parameters"]["weight"]
+        assert isinstance(weight, PickledTensor)
+        assert weight.tensor().shape == (8, 8)
+        assert content["dataset_kwargs"] == {"path": "x.zip", "use_labels": False}
+
+    @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+    def test_every_protocol_of_python_is_refused_by_name(self, protocol, refuses, tmp_path):
+        evil = pickle.dumps({"ema": [Evil(tmp_path / "trace")]}, protocol)
+        refuses(evil, r"refers to (posix|nt)\.mkdir \(at byte \d+\).*nothing in it was executed")
+
+    @pytest.mark.parametrize("place", ["top", "settings", "module", "weight", "beside"])
+    def test_it_is_refused_wherever_it_hides(self, place, refuses, tmp_path):
+        content = checkpoint(randomized(SongUNet(**TINY)))
+        evil = Evil(tmp_path / "trace")
+        state = content["ema"].state["_modules"]["model"].state
+        match place:
+            case "top":
+                content = evil
+            case "settings":
+                content["ema"].state["sigma_data"] = evil
+            case "module":
+                state["_modules"]["enc"]._modules["8x8_block0"].state["_modules"]["norm0"] = evil
+            case "weight":
+                state["_modules"]["map_layer0"].state["_parameters"]["weight"] = evil
+            case "beside":
+                content["dataset_kwargs"]["more"] = [[[{"a": (evil,)}]]]
+        refuses(dumps(content), r"refers to (posix|nt)\.mkdir")
+
+    @pytest.mark.parametrize(
+        ("module", "name"),
+        [
+            ("os", "system"),
+            ("builtins", "eval"),
+            ("builtins", "getattr"),
+            ("builtins", "set"),
+            ("functools", "partial"),
+            ("torch", "load"),
+            ("torch.hub", "load"),
+            ("torch.serialization", "load"),
+            ("torch._utils", "_rebuild_tensor_v3"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar.__class__"),
+            ("torch._utils", "_rebuild_parameter.__globals__"),
+            ("torch.storage", "torch.load"),
+            ("torch.storage", "pickle.loads"),
+            ("torch.storage", "io.os.system"),
+            ("torch_utils", "persistence._reconstruct_persistent_obj"),
+            ("torch_utils.persistence", "_src_to_module"),
+            ("collections", "OrderedDict.fromkeys"),
+            ("dnnlib", "util.EasyDict"),
+            ("dnnlib.util", "call_func_by_name"),
+            ("", ""),
+        ],
+    )
+    def test_any_other_global_is_refused_by_name(self, module, name, refuses):
+        refuses(PROTO + call(module, name, "x") + b".", re.escape(f"refers to {module}.{name}"))
+        by_line = b"c" + module.encode() + b"\n" + name.encode() + b"\n)R."
+        refuses(b"\x80\x02" + by_line, re.escape(f"refers to {module}.{name}"))
+
+    @pytest.mark.parametrize(
+        ("opcodes", "match"),
+        [
+            (b"(S'touch trace'\nios\nsystem\n.", r"uses the opcode INST of os\.system"),
+            (b"(cos\nsystem\nS'touch trace'\no.", r"refers to os\.system"),
+            (b"(ccollections\nOrderedDict\no.", "uses the opcode OBJ"),
+            (b"ccollections\nOrderedDict\n)}\x92.", "uses the opcode NEWOBJ_EX"),
+            (b"ccollections\nOrderedDict\n)\x81}b.", "sets the state of a dict"),
+            (b"\x82\x01.", "uses the opcode EXT1"),
+            (b"\x83\x01\x00.", "uses the opcode EXT2"),
+            (b"\x84\x01\x00\x00\x00.", "uses the opcode EXT4"),
+            (b"Pname\n.", "uses the opcode PERSID"),
+            (b"NQ.", "uses the opcode BINPERSID"),
+            (b"\x97.", "uses the opcode NEXT_BUFFER"),
+            (b"\xff.", "uses the opcode 0xff"),
+            (b"}]NsN.", "uses a list as a key"),
+            (b"N)R.", "calls a NoneType"),
+            (b"ccollections\nOrderedDict\nNR.", "calls collections.OrderedDict"),
+            (b"ccollections\nOrderedDict\nN\x85R.", "makes a dictionary from arguments"),
+            (b"K\x01K\x02\x93.", "refers to a global by a int and a int"),
+            (b"}}b.", "sets the state of a dict"),
+            (b"(\x90.", "from an empty stack"),
+            (b"\x8f(K\x01\x90.", "a set of something other than strings"),
+            (b"h\x05.", "recalls value 5, which it never kept"),
+            (b"t.", "a mark that is not there"),
+            (b".", "from an empty stack"),
+            (b"N", "is cut short"),
+            (b"", "is cut short"),
+            (b"NNa.", "appends to a NoneType"),
+            (b"I1x\n.", "is damaged: invalid literal"),
+        ],
+    )
+    def test_opcodes_out_of_place(self, opcodes, match, refuses):
+        refuses(opcodes, match)
+
+    @pytest.mark.parametrize(
+        ("dtype", "data", "match"),
+        [
+            ("O8", b"\x80\x04N.", "uses the NumPy dtype O8"),
+            ("V8", b"12345678", "uses the NumPy dtype V8"),
+            ("f8", b"1234", "is damaged"),
+        ],
+    )
+    def test_numpy_scalars_are_numbers(self, dtype, data, match, refuses):
+        scalar = text("numpy.core.multiarray") + text("scalar") + b"\x93"
+        arguments = call("numpy", "dtype", dtype) + b"C" + bytes([len(data)]) + data + b"\x86R"
+        refuses(PROTO + scalar + arguments + b".", match)
+
+    def test_numpy_scalars_are_read(self, read):
+        for value in (np.float64(0.7071), np.float32(0.5), np.int64(-3), np.bool_(True)):
+            assert read(pickle.dumps(value)) == value
+        with pytest.raises(PidistillError, match="not little-endian"):
+            read(pickle.dumps(np.dtype(">f8")))
+
+
+class TestNestedFiles:
+    def test_storages_are_read(self, read):
+        storage = torch.arange(6.0).untyped_storage()
+        typed = torch.storage.TypedStorage(
+            wrap_storage=storage, dtype=torch.float32, _internal=True
+        )
+        data = saved(typed, _use_new_zipfile_serialization=False)
+        record = read(PROTO + load_from_bytes(data) + b".")
+        assert (record.dtype, record.numel) == (torch.float32, 6)
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_execution_inside_is_refused(self, zipped, refuses, tmp_path):
+        data = saved(Evil(tmp_path / "trace"), _use_new_zipfile_serialization=zipped)
+        match = "." if zipped else r"refers to (posix|nt)\.mkdir"
+        refuses(PROTO + load_from_bytes(data) + b".", match)
+        inner = saved({"a": [Evil(tmp_path / "trace")]}, _use_new_zipfile_serialization=zipped)
+        refuses(PROTO + load_from_bytes(inner) + b".", match)
+
+    def test_a_file_inside_a_file_inside_is_refused(self, refuses, tmp_path):
+        evil = PROTO + load_from_bytes(saved(Evil(tmp_path / "trace"))) + b"."
+        refuses(PROTO + load_from_bytes(evil) + b".", r"refers to torch\.storage\._load_from_bytes")
+
+    def test_tensors_and_other_values_inside_are_refused(self, refuses):
+        options = {"_use_new_zipfile_serialization": False}
+        tensor = saved(torch.zeros(2), **options)
+        refuses(PROTO + load_from_bytes(tensor) + b".", r"refers to torch\._utils\._rebuild_tensor")
+        refuses(PROTO + load_from_bytes(saved(1, **options)) + b".", "is not as torch writes it")
+        refuses(PROTO + load_from_bytes(b"") + b".", "is cut short")
+
+    def test_a_claimed_size_is_not_believed(self, refuses):
+        storage = torch.zeros(3).untyped_storage()
+        typed = torch.storage.TypedStorage(
+            wrap_storage=storage, dtype=torch.float32, _internal=True
+        )
+        data = saved(typed, _use_new_zipfile_serialization=False)
+        count, huge = struct.pack("<q", 3), struct.pack("<q", 2**60)
+        assert data.endswith(count + bytes(12))
+        for bad in (data[:-1], data + b"\0", data.replace(count, huge), data[:-20] + huge):
+            refuses(PROTO + load_from_bytes(bad) + b".", "is not as torch writes it|is damaged")
+
+    @pytest.mark.parametrize(
+        "view",
+        [
+            (0, (10**9,), (0,)),
+            (0, (4,), (0,)),
+            (1, (3,), (1,)),
+            (0, (2,), (3,)),
+            (-1, (2,), (1,)),
+            (0, (2,), (-1,)),
+            (0, (2**70,), (1,)),
+            (0, (1,), (2**70,)),
+            (0, (2,), (1, 1)),
+            (0, (1,) * 9, (1,) * 9),
+            (0, (True,), (1,)),
+        ],
+    )
+    def test_a_tensor_cannot_reach_beyond_its_storage(self, view, refuses, genuine):
+        class Tensor:
+            def __reduce__(self):
+                storage = torch.storage.TypedStorage(
+                    wrap_storage=torch.zeros(3).untyped_storage(),
+                    dtype=torch.float32,
+                    _internal=True,
+                )
+                return torch._utils._rebuild_tensor_v2, (storage, *view, False, {})
+
+        refuses(dumps([Tensor()]), "has a tensor that does not fit its storage")
+
+
+class TestBombs:
+    """Each is a few megabytes at most, and may cost neither time nor memory."""
+
+    @pytest.mark.parametrize(
+        ("data", "match"),
+        [
+            pytest.param(b"N" * 4_000_000, "has more than 500000 opcodes", id="opcodes"),
+            pytest.param(b"\x8f\x94" * 2_000_000, "opcodes", id="sets_and_memo"),
+            pytest.param(b")" + b"\x85" * 4_000_000, "opcodes", id="tuples"),
+            pytest.param(b"]" * 3_000_000 + b"a" * 3_000_000, "opcodes", id="lists"),
+            pytest.param(b"(" * 2_000_000, "opens more than 1000 marks", id="marks"),
+            pytest.param(
+                text("collections") + text("OrderedDict") + b"\x93\x94" + b"h\x00)R" * 400_000,
+                "makes more than 50000 calls",
+                id="calls",
+            ),
+            pytest.param(b"\x8e" + b"\xff" * 8, "is damaged", id="huge_bytes"),
+            pytest.param(b"\x8e" + struct.pack("<Q", 2**62), "is damaged", id="long_bytes"),
+            pytest.param(b"\x8d" + struct.pack("<Q", 2**40), "is damaged", id="long_text"),
+            pytest.param(b"B" + struct.pack("<I", 2**32 - 1), "is damaged", id="bytes"),
+            pytest.param(b"\x8b" + struct.pack("<i", 2**31 - 1), "opcode LONG4", id="long_integer"),
+            pytest.param(b"\x96" + b"\xff" * 8, "opcode BYTEARRAY8", id="bytearray"),
+            pytest.param(b"I" + b"9" * 4_000_000 + b"\n.", "is damaged", id="digits"),
+            pytest.param(b"c" + b"a" * 4_000_000, "is damaged", id="name"),
+        ],
+    )
+    def test_are_refused_at_once(self, data, match, refuses):
+        started = time.process_time()
+        refuses(PROTO + data, match)
+        assert time.process_time() - started < 5
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param(b"\x8f\x94" * 300_000, id="sets_and_memo"),
+            pytest.param(b"\x8d" + struct.pack("<Q", 10**7 + 4) + b"a" * 10**7, id="wide_text"),
+        ],
+    )
+    def test_take_little_memory(self, data, read):
+        """The text has one character that makes Python store all of it four times as wide."""
+        tracemalloc.start()
+        try:
+            with pytest.raises(PidistillError):
+                read(PROTO + data + "\N{GRINNING FACE}".encode())
+            assert tracemalloc.get_traced_memory()[1] < 4 * len(data) + 200e6
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param(b")" + b"\x85" * (MAX_OPCODES - 4) + b".", id="tuples"),
+            pytest.param(b"]" * 240_000 + b"a" * 239_999 + b".", id="lists"),
+            pytest.param(b"]\x94" + b"h\x00a" * 9 + b".", id="holds_itself"),
+            pytest.param(b"N" + b"r\xff\xff\xff\xff" * 100_000 + b".", id="memo_far_out"),
+        ],
+    )
+    def test_depth_costs_nothing(self, data, read):
+        """Whatever is nested, or holds itself, is built and let go without recursion."""
+        read(PROTO + data)
+
+    def test_deep_modules_end_in_one_line(self, tmp_path):
+        content = checkpoint(randomized(SongUNet(**TINY)))
+        chain = Persistent("Block", {"_modules": {}})
+        for _ in range(100):
+            chain = Persistent("Block", {"_modules": {"a": chain, "b": chain}})
+        content["ema"].state["_modules"]["model"].state["_modules"]["deep"] = chain
+        (tmp_path / "deep.pkl").write_bytes(dumps(content))
+        with pytest.raises(PidistillError, match="hold one another without end"):
+            edm.load(str(tmp_path / "deep.pkl"))
+
+
+def loads_or_refuses(path):
+    """Whether a damaged file loads; anything but one clear line is a failure."""
+    try:
+        edm.load(str(path))
+    except PidistillError as error:
+        message = str(error)
+        assert message.isprintable(), message
+        assert message.startswith(str(path)), message
+        assert len(message) < 600, message
+        return False
+    return True
+
+
+def truncations(data, path, step=1024):
+    loaded = 0
+    for length in range(0, len(data), step):
+        path.write_bytes(data[:length])
+        loaded += loads_or_refuses(path)
+    return loaded
+
+
+def byte_flips(data, path, count, seed):
+    random_numbers = random.Random(seed)
+    for _ in range(count):
+        damaged = bytearray(data)
+        for _ in range(random_numbers.choice([1, 1, 2, 5])):
+            position = random_numbers.randrange(len(damaged))
+            damaged[position] ^= random_numbers.randrange(1, 256)
+        path.write_bytes(damaged)
+        loads_or_refuses(path)
+
+
+class TestDamage:
+    def test_truncation_at_every_kilobyte_of_a_small_file(self, genuine, tmp_path):
+        assert truncations(genuine, tmp_path / "cut.pkl") == 0
+
+    def test_a_few_byte_flips(self, genuine, tmp_path):
+        byte_flips(genuine, tmp_path / "flipped.pkl", 250, seed=0)
+
+    @pytest.mark.slow
+    def test_truncation_at_every_kilobyte(self, tmp_path):
+        assert truncations(FIXTURE.read_bytes(), tmp_path / "cut.pkl") == 0
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seed", range(4))
+    def test_byte_flips(self, seed, tmp_path):
+        byte_flips(FIXTURE.read_bytes(), tmp_path / "flipped.pkl", 500, seed)
+
+    @pytest.mark.slow
+    def test_byte_flips_of_a_small_file(self, genuine, tmp_path):
+        byte_flips(genuine, tmp_path / "flipped.pkl", 2000, seed=1)
+
+    def test_a_file_that_cannot_be_read_is_named(self, tmp_path):
+        with pytest.raises(PidistillError, match="cannot be read: No such file"):
+            read_pickle(tmp_path / "none.pkl")
