@@ -1,0 +1,229 @@
+"""Shapes and dtypes of the public functions, stated as annotations and checked at run time.
+
+Every function below repeats a signature with its shapes (jaxtyping) and calls the real one;
+beartype checks arguments and results, and that an axis has one size throughout the call.
+"""
+
+import pytest
+import torch
+from beartype import beartype
+from jaxtyping import Float, Float32, Float64, Int64, TypeCheckError, UInt8, jaxtyped
+from torch import Tensor
+
+from pidistill import images, initial_noise, solve
+from pidistill.data.noise import Draws
+from pidistill.denoiser import PreconditionedDenoiser, over_sample
+from pidistill.derivative import Central, ForwardMode, LogOdds, OneSided
+from pidistill.distance import DISTANCES
+from pidistill.evaluation.frechet import statistics
+from pidistill.evaluation.trajectory import per_sample_rms
+from pidistill.methods.pid import pid_loss
+from pidistill.networks.mlp import MLP
+from pidistill.precondition import EDMPrecondition
+from pidistill.residual import RESIDUALS, trajectory
+from pidistill.schedule import karras_sigmas
+from pidistill.student import TrajectoryStudent
+
+checked = jaxtyped(typechecker=beartype)
+
+Samples = Float[Tensor, "b *shape"]
+Samples32 = Float32[Tensor, "b *shape"]
+NumSamples32 = Float32[Tensor, "{num} *shape"]
+Values32 = Float32[Tensor, "b"]
+Values64 = Float64[Tensor, "b"]
+Labels = Int64[Tensor, "b"]
+Levels = Float64[Tensor, "b"]
+ManyLevels = Float64[Tensor, "m b"]
+ManySamples32 = Float32[Tensor, "m b *shape"]
+Grid = Float64[Tensor, "{num}"]
+Features32 = Float32[Tensor, "n d"]
+Mean = Float64[Tensor, "d"]
+Covariance = Float64[Tensor, "d d"]
+DrawnSamples = Float64[Tensor, "{draws.num} *shape"]
+DrawnNumbers = Float64[Tensor, "{draws.num}"]
+DrawnIntegers = Int64[Tensor, "{draws.num}"]
+AnyFloats = Float[Tensor, "*shape"]
+EightBits = UInt8[Tensor, "*shape"]
+
+SHAPES = [(2,), (5,), (3, 4, 4), (1, 8, 6)]
+SCHEMES = [OneSided(0.002, 80.0, 20), Central(80.0), LogOdds(80.0), ForwardMode(80.0)]
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def shape(request):
+    return request.param
+
+
+@pytest.fixture(params=[1, 4])
+def batch(request):
+    return request.param
+
+
+@pytest.fixture
+def teacher(shape):
+    network = MLP(shape, num_classes=3, width=8, num_blocks=1)
+    return PreconditionedDenoiser(
+        network, EDMPrecondition(), sample_shape=shape, num_classes=3, source="a test"
+    )
+
+
+@pytest.fixture
+def student(teacher):
+    return TrajectoryStudent.from_teacher(teacher)
+
+
+@pytest.fixture
+def z(teacher, batch):
+    return initial_noise(teacher, batch, seed=0)
+
+
+@pytest.fixture
+def sigma(batch):
+    return torch.linspace(1, 2, batch, dtype=torch.float64)
+
+
+@pytest.fixture
+def label(batch):
+    return torch.arange(batch) % 3
+
+
+def test_a_wrong_shape_would_be_noticed():
+    @checked
+    def wrong(features: Features32) -> Mean:
+        return features[:, 0].double()
+
+    with pytest.raises(TypeCheckError):
+        wrong(torch.zeros(2, 3))
+
+
+def test_grids():
+    @checked
+    def nodes(num: int) -> Grid:
+        return karras_sigmas(num, 0.002, 80.0)
+
+    for num in (2, 3, 250):
+        nodes(num)
+
+
+def test_draws(shape, batch):
+    @checked
+    def normal(draws: Draws) -> DrawnSamples:
+        return draws.normal("a", shape)
+
+    @checked
+    def uniform(draws: Draws) -> DrawnNumbers:
+        return draws.uniform("a")
+
+    @checked
+    def integers(draws: Draws) -> DrawnIntegers:
+        return draws.integers("a", 7)
+
+    draws = Draws(0, 3, batch)
+    assert normal(draws).shape[1:] == shape
+    uniform(draws)
+    integers(draws)
+
+
+def test_models(teacher, student, z, sigma, label):
+    @checked
+    def call(
+        model: torch.nn.Module,
+        x: Samples32,
+        sigma: Levels,
+        label: Labels | None,
+    ) -> Samples32:
+        return model(x, sigma, label)
+
+    for model in (teacher, student):
+        call(model, z, sigma, label)
+        call(model, z, sigma, None)
+
+
+def test_preconditions_and_over_sample(z, sigma):
+    @checked
+    def scale(x: Samples32, sigma: Levels) -> Samples32:
+        for factor in EDMPrecondition().scales(sigma):
+            x = over_sample(factor, x) * x
+        return x
+
+    scale(z, sigma)
+
+
+def test_solutions(teacher, student, z, label, batch):
+    @checked
+    def samples(z: Samples, label: Labels) -> Samples:
+        return solve(teacher, z, steps=3, label=label).x
+
+    @checked
+    def generate(num: int, z: Samples) -> NumSamples32:
+        return student.generate(num, seed=0).x
+
+    for dtype in (torch.float32, torch.float64):
+        assert samples(z.to(dtype), label).dtype == dtype
+    generate(batch + 3, z)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("form", RESIDUALS)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_losses(teacher, student, z, sigma, label, scheme, form, distance):
+    @checked
+    def loss(z: Samples32, sigma: Levels, label: Labels) -> tuple[Values32, Values64]:
+        return pid_loss(
+            student,
+            teacher,
+            z,
+            sigma,
+            label,
+            derivative=scheme,
+            residual=RESIDUALS[form],
+            distance=DISTANCES[distance],
+        )
+
+    loss(z, sigma, label)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_points(scheme, z, sigma):
+    @checked
+    def point(z: Samples32, sigma: Levels) -> tuple[Values64, Samples32, Samples32]:
+        return tuple(scheme(lambda nodes: raw(z, nodes), sigma))
+
+    @checked
+    def raw(z: Samples32, nodes: ManyLevels) -> ManySamples32:
+        return torch.stack([over_sample(sigma, z) * z for sigma in nodes])
+
+    point(z, sigma)
+
+
+def test_trajectories_and_distances(z, sigma):
+    @checked
+    def blend(z: Samples32, sigma: Levels) -> Samples32:
+        return trajectory(z, sigma, z, 80.0)
+
+    @checked
+    def rms(x: Samples32) -> Values64:
+        return per_sample_rms(x, 2 * x)
+
+    blend(z, sigma)
+    rms(z)
+
+
+def test_statistics():
+    @checked
+    def fit(
+        features: Features32,
+    ) -> tuple[Mean, Covariance]:
+        return tuple(statistics(features))
+
+    for size in (1, 3):
+        fit(torch.randn(10, size))
+
+
+def test_pictures():
+    @checked
+    def levels(x: AnyFloats) -> EightBits:
+        return images.to_uint8(x)
+
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        levels(torch.zeros(2, 3, 4, dtype=dtype))
