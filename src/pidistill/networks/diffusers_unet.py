@@ -31,6 +31,18 @@ def require(library: str) -> ModuleType:
         ) from error
 
 
+def library_network(name: str, arguments: dict[str, Any]) -> Any:
+    """Build a network of the diffusers library with fresh weights.
+
+    Raises `PidistillError` when the library is missing or refuses the arguments.
+    """
+    network_class = getattr(require("diffusers"), name)
+    try:
+        return network_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise PidistillError(f"{name} does not take these arguments: {error}") from error
+
+
 class DiffusersUNet(nn.Module):
     """A UNet2DModel whose timestep may be fractional and whose label may be absent."""
 
@@ -44,18 +56,17 @@ class DiffusersUNet(nn.Module):
                 refuses those that it does not know.
 
         Raises:
-            PidistillError: The diffusers library is missing, or conditions on something other than
-                class numbers.
+            PidistillError: The diffusers library is missing or refuses the arguments, or the
+                network conditions on something other than class numbers.
         """
         super().__init__()
-        library = require("diffusers")
         if unet.get("class_embed_type") is not None:
             raise PidistillError(
                 f"class_embed_type is {unet['class_embed_type']!r}; only plain class numbers "
                 "(null, with num_class_embeds) can serve as labels"
             )
         self.config: dict[str, Any] = {**plain_config(unet), "null_class": null_class}
-        self.unet = library.UNet2DModel(**unet)
+        self.unet = library_network("UNet2DModel", unet)
         self.is_conditional = self.unet.class_embedding is not None
         if self.is_conditional:
             rows, width = self.unet.class_embedding.weight.shape

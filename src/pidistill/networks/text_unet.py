@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from pidistill.errors import PidistillError
 from pidistill.networks.diffusers_unet import (
     attention_for,
+    library_network,
     no_labels,
     plain_config,
-    require,
     support_forward_mode,
 )
 
@@ -41,8 +41,8 @@ class TextUNet(nn.Module):
             prompt_length: Number of tokens of an encoded prompt.
 
         Raises:
-            PidistillError: The diffusers library is missing, or the network conditions on more than
-                a text.
+            PidistillError: The diffusers library is missing or refuses the arguments, or the
+                network conditions on more than a text.
         """
         super().__init__()
         for name in UNSUPPORTED:
@@ -57,7 +57,7 @@ class TextUNet(nn.Module):
             "prompts": list(prompts),
             "prompt_length": prompt_length,
         }
-        self.unet = require("diffusers").UNet2DConditionModel(**unet)
+        self.unet = library_network("UNet2DConditionModel", unet)
         width = self.unet.config.cross_attention_dim
         encoded = torch.zeros(len(prompts) + 1, prompt_length, width)
         self.register_buffer("prompts", encoded)
