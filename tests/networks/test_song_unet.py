@@ -8,7 +8,7 @@ import torch
 import unet_reference
 from edm_files import randomized
 from pidistill.errors import PidistillError
-from pidistill.networks import build_network, network_name
+from pidistill.networks import build_network, network_name, new_network
 from pidistill.networks.song_unet import SongUNet
 
 SMALL = {
@@ -161,6 +161,17 @@ def test_is_rebuilt_from_its_config():
     again = build_network(network_name(network), network.config)
     assert again.config == network.config
     assert again.state_dict().keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["song_unet", "dhariwal_unet"])
+def test_is_built_for_samples(name):
+    config = {"model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1}
+    network = new_network(name, (1, 16, 16), 10, config)
+    assert network.config["img_resolution"] == 16
+    out = network(torch.randn(2, 1, 16, 16), torch.zeros(2), torch.tensor([0, 9]))
+    assert out.shape == (2, 1, 16, 16)
+    with pytest.raises(PidistillError, match=r"\(64,\); a U-Net takes square images"):
+        new_network(name, (64,), 0, config)
 
 
 @pytest.mark.parametrize("argument", ["embedding_type", "encoder_type", "decoder_type"])

@@ -12,6 +12,7 @@ from pidistill.networks.layers import (
     PositionalEmbedding,
     UNetBlock,
     group_norm,
+    image_arguments,
     init_weights,
     label_rows,
     shrink,
@@ -132,6 +133,11 @@ class DhariwalUNet(nn.Module):
 
         init_weights(self)
         shrink(self.out_conv)
+
+    @classmethod
+    def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+        """The arguments that follow from the samples."""
+        return image_arguments(sample_shape, num_classes)
 
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F(u, c_noise, label) (see `pidistill.networks`)."""

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -268,3 +269,22 @@ def require_choice(argument: str, value: str, choices: Sequence[str]) -> None:
     """Raise `PidistillError` unless `value` is one of `choices`."""
     if value not in choices:
         raise PidistillError(f"{argument} is {value!r}; expected one of {', '.join(choices)}")
+
+
+def image_arguments(sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+    """The arguments of a U-Net that follow from square images (channels, size, size).
+
+    Raises `PidistillError` when the samples are not square images.
+    """
+    if len(sample_shape) != 3 or sample_shape[1] != sample_shape[2]:
+        raise PidistillError(
+            f"samples have the shape {tuple(sample_shape)}; a U-Net takes square images "
+            "(channels, size, size)"
+        )
+    channels, size, _ = sample_shape
+    return {
+        "img_resolution": size,
+        "in_channels": channels,
+        "out_channels": channels,
+        "label_dim": num_classes,
+    }

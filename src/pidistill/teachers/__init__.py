@@ -31,8 +31,8 @@ def load_teacher(spec: str, device: str | torch.device | None = None) -> Denoise
     """Load the teacher that `spec` names, ready to evaluate and without gradients.
 
     Args:
-        spec: `digits`, `mixture:NAME`, `native:DIR`, or a bare path whose kind is recognised by
-            its content.
+        spec: `digits`, `mixture:NAME`, `native:DIR`, `edm:FILE`, `score-sde:FILE`,
+            `diffusers:DIR`, or a bare path whose kind is recognised by its content.
         device: Where to put it; None keeps it on the CPU.
 
     Raises:
