@@ -1,0 +1,362 @@
+"""PID: what minimises its loss, where its gradient goes, its draws, and what it costs."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from pidistill import PidistillError, initial_noise, load_teacher, solve
+from pidistill.data.noise import Draws
+from pidistill.derivative import OneSided, chord_intercept
+from pidistill.distance import l2
+from pidistill.methods.base import Batch
+from pidistill.methods.pid import DERIVATIVES, DRAWS, PID, PIDSettings, pid_loss
+from pidistill.networks.mlp import MLP
+from pidistill.ode import path
+from pidistill.residual import data_form
+from pidistill.schedule import karras_sigmas
+from pidistill.student import TrajectoryStudent
+from pidistill.teachers.mixture import MixtureDenoiser, gaussian_trajectory
+from pidistill.training.assemble import build_trainer
+from pidistill.training.config import parse_config
+
+
+class OnNodes(torch.nn.Module):
+    """A raw network that knows the noise levels of a grid only, and is free at each of them."""
+
+    def __init__(self, nodes):
+        super().__init__()
+        self.register_buffer("c_noise", nodes.log() / 4)
+
+    def node(self, c_noise):
+        return (c_noise[:, None] - self.c_noise).abs().argmin(1)
+
+
+class AffineOnNodes(OnNodes):
+    """F = u @ slope[i] + offset[i] at node i: all that F can be where the data are Gaussian."""
+
+    def __init__(self, nodes):
+        super().__init__(nodes)
+        self.slope = torch.nn.Parameter(torch.zeros(len(nodes), 2, 2, dtype=torch.float64))
+        self.offset = torch.nn.Parameter(torch.zeros(len(nodes), 2, dtype=torch.float64))
+
+    def forward(self, u, c_noise, label=None):
+        node = self.node(c_noise)
+        return torch.einsum("bi,bij->bj", u, self.slope[node]) + self.offset[node]
+
+
+class ValuesOnNodes(OnNodes):
+    """F = values[i] at node i for a given batch (b, ...), whatever the input."""
+
+    def __init__(self, nodes, values):
+        super().__init__(nodes)
+        self.values = torch.nn.Parameter(values)
+
+    def forward(self, u, c_noise, label=None):
+        return self.values[self.node(c_noise), torch.arange(len(u)) % self.values.shape[1]]
+
+
+def losses_on_nodes(student, teacher, nodes, z, label=None):
+    """The published loss of every node for every `z` (b, ...), shape (N, b)."""
+    return torch.stack(
+        [
+            pid_loss(
+                student,
+                teacher,
+                z,
+                sigma.expand(len(z)),
+                label,
+                derivative=OneSided(teacher.sigma_min, teacher.sigma_max, len(nodes)),
+                residual=data_form,
+                distance=l2,
+            )[0]
+            for sigma in nodes
+        ]
+    )
+
+
+@pytest.mark.parametrize("num_nodes", [2, 3, 10, 250])
+def test_zero_loss_on_all_nodes_but_the_last_is_eulers_method(num_nodes):
+    """Both ways: Euler's points have no loss, and no other points have none."""
+    teacher = load_teacher("mixture:ring")
+    nodes = karras_sigmas(num_nodes, teacher.sigma_min, teacher.sigma_max)
+    z, label = initial_noise(teacher, 6, seed=0).double(), torch.tensor([0, 3, 7, -1, -1, 2])
+    points = torch.stack([n.x for n in path(teacher, z, nodes, solver="euler", label=label)])
+    share = (nodes / teacher.sigma_max)[:, None, None]
+    values = (points - share * z) / (1 - share)
+    values[0] = 7.0  # F is multiplied by 0 at sigma_max: any value will do
+    student = TrajectoryStudent.from_teacher(teacher, network=ValuesOnNodes(nodes, values))
+    with torch.no_grad():
+        losses = losses_on_nodes(student, teacher, nodes, z, label)
+        assert losses[:-1].max() < 1e-20
+        assert losses[-1].max() > 1e-13
+        for i in range(1, num_nodes, max(1, num_nodes // 10)):
+            student.network.values[i] += 1e-3
+            assert losses_on_nodes(student, teacher, nodes, z, label)[:-1].max() > 1e-7
+            student.network.values[i] -= 1e-3
+
+
+def trained_to_the_end(gaussian, num_nodes):
+    """A student at which the gradient of training by the published loss vanishes.
+
+    The gradient, with its target held still, is affine in the parameters; so its root is that of
+    a linear system whose columns are the gradients at the unit vectors.
+    """
+    nodes = karras_sigmas(num_nodes, gaussian.sigma_min, gaussian.sigma_max)
+    student = TrajectoryStudent.from_teacher(gaussian, network=AffineOnNodes(nodes))
+    parameters = list(student.network.parameters())
+    z = initial_noise(gaussian, 6, seed=0).double()
+    each, zs = nodes.repeat_interleave(len(z)), z.repeat(num_nodes, 1)
+
+    def gradient(flat):
+        vector_to_parameters(flat, parameters)
+        loss, _ = pid_loss(
+            student,
+            gaussian,
+            zs,
+            each,
+            None,
+            derivative=OneSided(gaussian.sigma_min, gaussian.sigma_max, num_nodes),
+            residual=data_form,
+            distance=l2,
+        )
+        return parameters_to_vector(torch.autograd.grad(loss.mean(), parameters))
+
+    start = parameters_to_vector(parameters).detach()
+    at_start = gradient(start)
+    columns = torch.stack([gradient(unit) for unit in torch.eye(len(start)).double()]) - at_start
+    root = torch.linalg.lstsq(columns.T, -at_start, driver="gelsd").solution
+    assert gradient(root).abs().max() < 1e-9 * at_start.abs().max()
+    return student
+
+
+def test_a_trained_student_lands_on_the_exact_endpoints_the_better_the_finer_its_grid(gaussian):
+    """The paper's predictable trend: the error is that of Euler's method, of first order."""
+    z = initial_noise(gaussian, 500, seed=1).double()
+    exact = gaussian_trajectory(gaussian, z, torch.full((500,), gaussian.sigma_min).double())
+    errors = []
+    for num_nodes in (5, 10, 20, 40, 80):
+        student = trained_to_the_end(gaussian, num_nodes)
+        errors.append((student.sample(z).x - exact).square().mean().sqrt().item())
+    assert errors == sorted(errors, reverse=True)
+    assert math.log2(errors[-2] / errors[-1]) == pytest.approx(1, abs=0.25)
+    assert errors[-1] < 0.05 * gaussian.sigma_data
+
+
+@pytest.mark.slow
+def test_a_network_trained_on_the_ring_lands_on_the_exact_endpoints(tmp_path):
+    """Its error against a finely solved path falls with N, down to what training leaves."""
+    teacher = load_teacher("mixture:ring")
+    z = initial_noise(teacher, 2000, seed=1)
+    label = torch.arange(2000) % 8
+    exact = solve(teacher, z, steps=200, label=label).x
+    errors = []
+    for num_nodes in (4, 10, 40):
+        config = parse_config(
+            [
+                {
+                    "teacher": "mixture:ring",
+                    "max_train_steps": 2000,
+                    "batch_size": 256,
+                    "network": {"name": "mlp", "config": {"width": 64, "num_blocks": 2}},
+                    "method": {
+                        "name": "pid",
+                        "derivative": "one-sided",
+                        "draw": "nodes",
+                        "num_nodes": num_nodes,
+                    },
+                }
+            ]
+        )
+        trainer = build_trainer(config, tmp_path / str(num_nodes))
+        for _ in trainer.run():
+            pass
+        x = trainer.method.student.sample(z, label=label).x
+        errors.append((x - exact).square().mean().sqrt().item())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.1 * teacher.sigma_data
+
+
+def batch(first=0, num=8, num_classes=3):
+    draws = Draws(0, first, num)
+    return Batch(draws, draws.integers("train label", num_classes) if num_classes else None, None)
+
+
+def method(teacher, **settings):
+    return PID.build(PIDSettings(**settings), teacher=teacher, data=None, network=None)
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+@pytest.mark.parametrize("draw", DRAWS)
+def test_losses_depend_on_the_samples_alone_not_on_their_batch(mlp_teacher, derivative, draw):
+    pid = method(mlp_teacher, derivative=derivative, draw=draw, num_nodes=30)
+    whole = pid.loss(batch(0, 8))
+    halves = [pid.loss(batch(0, 4)), pid.loss(batch(4, 4))]
+    torch.testing.assert_close(torch.cat([h.loss for h in halves]), whole.loss, rtol=1e-3, atol=0)
+    assert torch.equal(torch.cat([h.sigma for h in halves]), whole.sigma)
+    assert whole.loss.shape == whole.sigma.shape == (8,)
+
+
+def test_the_gradient_reaches_every_weight_of_the_student_and_none_of_the_teacher(mlp_teacher):
+    mlp_teacher.requires_grad_(True)
+    pid = method(mlp_teacher)
+    pid.loss(batch()).loss.mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in pid.student.parameters())
+    assert all(p.grad is None for p in mlp_teacher.parameters())
+
+
+def test_the_gradient_flows_through_both_ends_of_the_difference(gaussian):
+    """In proportion to their weights in `x - sigma dx/dsigma`, which sum to 1."""
+    nodes = karras_sigmas(5, gaussian.sigma_min, gaussian.sigma_max)
+    values = torch.ones(5, 2, 2, dtype=torch.float64)
+    student = TrajectoryStudent.from_teacher(gaussian, network=ValuesOnNodes(nodes, values))
+    loss, _ = pid_loss(
+        student,
+        gaussian,
+        initial_noise(gaussian, 2, seed=0).double(),
+        nodes[[2, 2]],
+        None,
+        derivative=OneSided(gaussian.sigma_min, gaussian.sigma_max, 5),
+        residual=data_form,
+        distance=l2,
+    )
+    loss.sum().backward()
+    gradient = student.network.values.grad
+    here, partner = chord_intercept(nodes[2], nodes[3], gaussian.sigma_max)
+    assert (here + partner).item() == pytest.approx(1)
+    torch.testing.assert_close(gradient[2] * partner, gradient[3] * here)
+    assert gradient[2].abs().min() > 0
+    assert gradient[[0, 1, 4]].abs().max() == 0
+
+
+@pytest.mark.parametrize("derivative", ["one-sided", "central", "log-odds"])
+def test_a_sample_costs_the_evaluations_that_are_declared(mlp_teacher, derivative):
+    pid = method(mlp_teacher, derivative=derivative)
+    seen = {"teacher": 0, "student": 0}
+    for name, model in (("teacher", mlp_teacher), ("student", pid.student)):
+
+        def count(module, arguments, name=name):
+            seen[name] += len(arguments[0])
+
+        model.network.register_forward_pre_hook(count)
+    pid.loss(batch(num=8))
+    assert seen["teacher"] == 8 * pid.teacher_evaluations
+    assert seen["student"] == 8 * pid.derivative.evaluations
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_the_difference_is_never_taken_in_half_precision(gaussian, derivative):
+    """Inside autocast the loss is what it is outside, for a teacher that autocast leaves alone."""
+    network = MLP((2,), width=8, num_blocks=1)
+    torch.nn.init.normal_(network.output.weight)
+    settings = PIDSettings(derivative=derivative)
+    pid = PID.build(settings, teacher=gaussian, data=None, network=network)
+    plain = pid.loss(batch(num_classes=0)).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = pid.loss(batch(num_classes=0)).loss
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, plain)
+
+
+def test_normalising_divides_by_the_root_of_the_detached_loss(mlp_teacher):
+    plain = method(mlp_teacher, normalise=0.0).loss(batch())
+    losses = method(mlp_teacher, normalise=0.01).loss(batch())
+    torch.testing.assert_close(losses.loss, plain.loss / (plain.loss + 0.01).sqrt())
+    for each in (plain, losses):
+        torch.testing.assert_close(each.scalars["residual"], plain.loss.mean().detach())
+        assert not each.scalars["residual"].requires_grad
+
+
+def test_normalising_scales_the_gradient_of_a_sample(mlp_teacher):
+    gradients = []
+    for normalise in (0.0, 0.01):
+        pid = method(mlp_teacher, normalise=normalise)
+        losses = pid.loss(batch(num=1))
+        losses.loss.sum().backward()
+        gradients.append(pid.student.network.output.weight.grad)
+    size = (losses.scalars["residual"].item() + 0.01) ** 0.5
+    torch.testing.assert_close(gradients[1] * size, gradients[0])
+
+
+def test_published_noise_levels_are_nodes_all_equally_likely(mlp_teacher):
+    settings = PIDSettings(draw="nodes", num_nodes=10)
+    uniform = Draws(0, 0, 20_000).uniform("a")
+    nodes = karras_sigmas(10, mlp_teacher.sigma_min, mlp_teacher.sigma_max)
+    drawn = DRAWS["nodes"](uniform, settings, mlp_teacher)
+    counts = (drawn[:, None] == nodes).sum(0)
+    assert counts.sum() == 20_000
+    assert ((counts - 2000).abs() < 5 * 2000**0.5).all()
+
+
+@pytest.mark.parametrize(("draw", "spread"), [("rho", lambda s: s ** (1 / 7)), ("log", torch.log)])
+def test_continuous_noise_levels_are_uniform_in_their_scale(mlp_teacher, draw, spread):
+    uniform = Draws(0, 0, 20_000).uniform("a")
+    drawn = DRAWS[draw](uniform, PIDSettings(), mlp_teacher)
+    ends = torch.tensor([mlp_teacher.sigma_min, mlp_teacher.sigma_max], dtype=torch.float64)
+    low, high = spread(ends)
+    position = ((spread(drawn) - low) / (high - low)).sort().values
+    assert position[0] >= -1e-12
+    assert position[-1] <= 1 + 1e-12
+    assert (position - (torch.arange(20_000) + 0.5) / 20_000).abs().max() < 2.7 / 20_000**0.5
+
+
+@given(st.floats(0, 1, exclude_max=True), st.sampled_from(sorted(DRAWS)))
+def test_every_noise_level_is_in_the_teachers_range(uniform, draw):
+    teacher = load_teacher("mixture:gaussian")
+    sigma = DRAWS[draw](torch.tensor([uniform], dtype=torch.float64), PIDSettings(), teacher)
+    assert teacher.sigma_min <= sigma.item() <= teacher.sigma_max
+
+
+class Scaled(torch.nn.Module):
+    """A raw network in units that are `factor` times as small."""
+
+    def __init__(self, network, factor):
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, u, c_noise, label=None):
+        return self.factor * self.network(u, c_noise - math.log(self.factor) / 4, label)
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+@pytest.mark.parametrize("draw", DRAWS)
+def test_no_noise_level_is_hard_coded(gaussian, derivative, draw):
+    """With all lengths and noise levels tripled, the squared loss is nine times as large."""
+    tripled = MixtureDenoiser(
+        3 * gaussian.means,
+        9 * gaussian.variances,
+        basis=gaussian.basis,
+        sigma_min=3 * gaussian.sigma_min,
+        sigma_max=3 * gaussian.sigma_max,
+    )
+    network = MLP((2,), width=8, num_blocks=1).double()
+    torch.nn.init.normal_(network.output.weight)
+    settings = PIDSettings(
+        derivative=derivative, draw=draw, normalise=0.0, num_nodes=20, anchored=False
+    )
+    losses = [
+        PID.build(settings, teacher=teacher, data=None, network=network_of_it).loss(
+            batch(num_classes=0)
+        )
+        for teacher, network_of_it in ((gaussian, network), (tripled, Scaled(network, 3)))
+    ]
+    torch.testing.assert_close(losses[1].sigma, 3 * losses[0].sigma)
+    torch.testing.assert_close(losses[1].loss, 9 * losses[0].loss, rtol=1e-6, atol=0)
+
+
+def test_pid_needs_a_teacher():
+    with pytest.raises(PidistillError, match="pid distils a teacher"):
+        PID.build(PIDSettings(), teacher=None, data=None, network=None)
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_the_student_is_anchored_as_the_settings_say(mlp_teacher, anchored):
+    assert method(mlp_teacher, anchored=anchored).student.anchored == anchored
+
+
+def test_a_preview_is_samples_of_the_student(mlp_teacher):
+    pid = method(mlp_teacher)
+    assert torch.equal(pid.preview(5), pid.student.generate(5, seed=0).x)
