@@ -95,8 +95,8 @@ def test_it_passes_on_what_a_student_needs():
         source="test",
     )
     guided = GuidedDenoiser(inner, 2.0)
-    assert guided.network is inner.network
-    assert guided.precondition is inner.precondition
+    assert guided.network_to_copy() == (inner.network, inner.precondition)
+    assert guided.evaluations_per_call == 2
     assert guided.decoder is None
     assert (guided.sigma_max, guided.num_classes, guided.sample_shape) == (10.0, 3, (2,))
-    assert not hasattr(GuidedDenoiser(mixture(), 2.0), "network")
+    assert GuidedDenoiser(mixture(), 2.0).network_to_copy() is None

@@ -47,6 +47,14 @@ class Denoiser(nn.Module):
         self.sample_shape = tuple(sample_shape)
         self.num_classes = int(num_classes)
         self.source = source
+        self.decoder: nn.Module | None = None  # turns samples into images, where they are latents
+
+    evaluations_per_call = 1
+    """Network evaluations that one call costs a sample."""
+
+    def network_to_copy(self) -> "tuple[nn.Module, Precondition] | None":
+        """The raw network that a student may copy, and its preconditioning; None without one."""
+        return None
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """Return D(x, sigma).
@@ -106,6 +114,10 @@ class PreconditionedDenoiser(Denoiser):
         c_skip, c_out, c_in, c_noise = self.precondition.scales(sigma)
         raw = call_network(self.network, over_sample(c_in, x) * x, c_noise, label)
         return over_sample(c_skip, x) * x + over_sample(c_out, x) * raw
+
+    def network_to_copy(self) -> tuple[nn.Module, Precondition]:
+        """Its network and preconditioning."""
+        return self.network, self.precondition
 
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond those of every model, as JSON values: none."""

@@ -26,6 +26,8 @@ class GuidedDenoiser(Denoiser):
     package has one yet, so the methods distill fixed scales.
     """
 
+    evaluations_per_call = 2
+
     def __init__(self, denoiser: Denoiser, scale: float | tuple[float, float]) -> None:
         """Wrap `denoiser`.
 
@@ -52,6 +54,7 @@ class GuidedDenoiser(Denoiser):
         if isinstance(scale, tuple) and not scale[0] <= scale[1]:
             raise PidistillError(f"guidance is {scale}; expected a range (low, high), low <= high")
         self.denoiser = denoiser
+        self.decoder = denoiser.decoder
         self.scale = scale
 
     def forward(
@@ -93,19 +96,6 @@ class GuidedDenoiser(Denoiser):
         out: Tensor = self.denoiser(x, sigma, label)
         return out
 
-    @property
-    def network(self) -> nn.Module:
-        """The wrapped denoiser's raw network, for students to copy."""
-        network: nn.Module = self.denoiser.network  # type: ignore[assignment]
-        return network
-
-    @property
-    def precondition(self) -> Precondition:
-        """The wrapped denoiser's preconditioning."""
-        precondition: Precondition = self.denoiser.precondition  # type: ignore[assignment]
-        return precondition
-
-    @property
-    def decoder(self) -> nn.Module | None:
-        """What turns the wrapped denoiser's latents into images; None where samples are images."""
-        return getattr(self.denoiser, "decoder", None)
+    def network_to_copy(self) -> tuple[nn.Module, Precondition] | None:
+        """Those of the wrapped denoiser."""
+        return self.denoiser.network_to_copy()

@@ -24,7 +24,7 @@ class Solution(NamedTuple):
     x: Tensor
     """The samples, shape (b, *sample_shape)."""
     nfe: int
-    """Network evaluations that each sample took."""
+    """Network evaluations that each sample took (of one step: calls of the denoiser)."""
 
 
 def velocity(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
@@ -107,7 +107,7 @@ def path(
     yield Node(sigmas[0].item(), x, nfe)
     for sigma, sigma_next in itertools.pairwise(sigmas):
         x, evaluations = SOLVERS[solver].step(denoiser, x, sigma, sigma_next, label)
-        nfe += evaluations
+        nfe += evaluations * denoiser.evaluations_per_call
         yield Node(sigma_next.item(), x, nfe)
 
 

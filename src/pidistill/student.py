@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.data.noise import initial_noise
-from pidistill.denoiser import Denoiser, PreconditionedDenoiser, call_network
+from pidistill.denoiser import Denoiser, call_network
 from pidistill.errors import PidistillError
 from pidistill.model_folder import load_model
 from pidistill.ode import Solution
@@ -214,26 +214,25 @@ class TrajectoryStudent(Student):
 
         Args:
             teacher: The teacher; its noise levels, shape and labels become the student's.
-            network: A network to use instead of the copy. A teacher without a network, such as a
-                closed-form mixture, needs one.
+            network: A network to use instead of the copy, with EDM's preconditioning. A teacher
+                without a network, such as a closed-form mixture, needs one.
             anchored: See the constructor.
 
         Raises:
             PidistillError: There is no network to copy and none was given.
         """
-        if isinstance(teacher, PreconditionedDenoiser):
-            precondition = teacher.precondition
-            network = copy.deepcopy(teacher.network) if network is None else network
-        else:
-            precondition = EDMPrecondition(
-                sigma_min=teacher.sigma_min,
-                sigma_max=teacher.sigma_max,
-                sigma_data=teacher.sigma_data,
-            )
+        precondition: Precondition = EDMPrecondition(
+            sigma_min=teacher.sigma_min,
+            sigma_max=teacher.sigma_max,
+            sigma_data=teacher.sigma_data,
+        )
         if network is None:
-            raise PidistillError(
-                f"teacher {teacher.source} has no network that a student could copy; give one"
-            )
+            parts = teacher.network_to_copy()
+            if parts is None:
+                raise PidistillError(
+                    f"teacher {teacher.source} has no network that a student could copy; give one"
+                )
+            network, precondition = copy.deepcopy(parts[0]), parts[1]
         return cls(
             network.requires_grad_(True).eval(),  # published: no dropout in the student
             precondition,

@@ -124,7 +124,6 @@ class PID(Method):
 
     Settings = PIDSettings
     needs = "noise"
-    teacher_evaluations = 1
     student: TrajectoryStudent
 
     def __init__(
@@ -134,6 +133,7 @@ class PID(Method):
         self.settings = settings
         self.student = student
         self.teacher = teacher
+        self.teacher_evaluations = teacher.evaluations_per_call
         self.derivative = DERIVATIVES[settings.derivative](settings, teacher)
         self.residual = RESIDUALS[settings.residual]
         self.distance = DISTANCES[settings.distance]

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from pidistill.data import load_data
-from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.methods import method_class
 from pidistill.networks import new_network
@@ -31,7 +30,7 @@ def build_trainer(config: RunConfig, folder: Path) -> Trainer:
     network = None
     if config.network is not None:
         network = new_network(config.network.name, shape, num_classes, config.network.config)
-    elif not isinstance(teacher, PreconditionedDenoiser):
+    elif teacher is None or teacher.network_to_copy() is None:
         network = new_network("mlp", shape, num_classes, {})
     method = method_class(config.method.name).build(
         config.method, teacher=teacher, data=data, network=network
