@@ -170,7 +170,7 @@ class TestExecution:
     @pytest.mark.parametrize(
         ("opcodes", "match"),
         [
-            (b"(S'touch trace'\nios\nsystem\n.", r"uses the opcode INST of os\.system"),
+            (b"(S'touch \\l trace'\nios\nsystem\n.", r"uses the opcode INST of os\.system"),
             (b"(cos\nsystem\nS'touch trace'\no.", r"refers to os\.system"),
             (b"(ccollections\nOrderedDict\no.", "uses the opcode OBJ"),
             (b"ccollections\nOrderedDict\n)}\x92.", "uses the opcode NEWOBJ_EX"),

@@ -288,8 +288,10 @@ def _opcodes() -> dict[int, _Opcode]:
         "BUILD": lambda m, _: m.set_state(),
         "BINPERSID": lambda m, _: m.push_persistent(),
     }
+    readers = {info.name: info.arg.reader for info in pickletools.opcodes if info.arg}
+    readers["STRING"] = lambda window: window.readline().decode("latin-1")  # escapes stay
     return {
-        ord(info.code): _Opcode(info.arg.reader if info.arg else None, acts[info.name])
+        ord(info.code): _Opcode(readers.get(info.name), acts[info.name])
         for info in pickletools.opcodes
         if info.name in acts
     }
