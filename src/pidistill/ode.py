@@ -107,7 +107,8 @@ def path(
     yield Node(sigmas[0].item(), x, nfe)
     for sigma, sigma_next in itertools.pairwise(sigmas):
         x, evaluations = SOLVERS[solver].step(denoiser, x, sigma, sigma_next, label)
-        nfe += evaluations * denoiser.evaluations_per_call
+        # anything that is called like a denoiser will do, such as a wrapper that counts calls
+        nfe += evaluations * getattr(denoiser, "evaluations_per_call", 1)
         yield Node(sigma_next.item(), x, nfe)
 
 

@@ -15,6 +15,7 @@ VERBS = {
     "distill": "Distil a teacher into a one-step student.",
     "sample": "Draw samples from a student or a teacher.",
     "evaluate": "Measure a student against its teacher and a reference.",
+    "export": "Turn a student into a diffusers pipeline or an ONNX file.",
     "inspect": "Say what a teacher or a run folder is.",
 }
 
