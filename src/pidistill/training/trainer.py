@@ -275,6 +275,10 @@ class Trainer:
             values,
             self.config.checkpoints_total_limit,
         )
+        self._write_weights(weights)
+
+    def _write_weights(self, weights: dict[str, dict[str, Tensor]]) -> None:
+        """Write the weights at the top of the run folder, from where they are loaded."""
         for name, tensors in weights.items():
             write_tensors(self.folder / name, tensors)
 
@@ -285,9 +289,13 @@ class Trainer:
         if found is None:
             return
         checkpoint, manifest = found
-        self.method.student.load_state_dict(read_tensors(checkpoint / weights_name(0)))
-        for index, rate in enumerate(self.config.ema_rates):
-            self.ema.load(index, read_tensors(checkpoint / weights_name(rate)))
+        names = [weights_name(rate) for rate in (0, *self.config.ema_rates)]
+        weights = {name: read_tensors(checkpoint / name) for name in names}
+        self.method.student.load_state_dict(weights[names[0]])
+        for index, name in enumerate(names[1:]):
+            self.ema.load(index, weights[name])
+        if self.accelerator.is_main_process:  # it may have died before it wrote them
+            self._write_weights(weights)
         load_optimizer(self.optimizer, checkpoint)
         values = manifest["values"]
         self.step = manifest["step"]
