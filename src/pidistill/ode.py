@@ -28,7 +28,7 @@ class Solution(NamedTuple):
 
 
 def velocity(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-    """`dx/dsigma = (x - D(x, sigma)) / sigma`, at `x` (b, ...) and a scalar `sigma`."""
+    """`dx/dsigma = (x - D(x, sigma)) / sigma`, at `x` (b, ...) and `sigma`, a scalar or (b,)."""
     levels = sigma.to(x).expand(len(x))
     return (x - denoiser(x, levels, label)) / over_sample(levels, x)
 
@@ -36,20 +36,28 @@ def velocity(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None 
 def euler(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None
 ) -> Solution:
-    """One Euler step from `sigma` to `sigma_next` (0 allowed): one evaluation."""
-    return Solution(x + (sigma_next - sigma) * velocity(denoiser, x, sigma, label), 1)
+    """One Euler step from `sigma` to `sigma_next` (0 allowed): one evaluation.
+
+    The levels are scalars, or differ from sample to sample and have shape (b,).
+    """
+    step = over_sample(sigma_next - sigma, x)
+    return Solution(x + step * velocity(denoiser, x, sigma, label), 1)
 
 
 def heun(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None
 ) -> Solution:
-    """One Heun step (Karras et al. 2022, algorithm 1): two evaluations, one where it ends at 0."""
+    """One Heun step (Karras et al. 2022, algorithm 1): two evaluations, one where it ends at 0.
+
+    The levels are scalars, or differ from sample to sample and have shape (b,); then none is 0.
+    """
+    step = over_sample(sigma_next - sigma, x)
     dx_dsigma = velocity(denoiser, x, sigma, label)
-    x_euler = x + (sigma_next - sigma) * dx_dsigma
-    if sigma_next == 0:
+    x_euler = x + step * dx_dsigma
+    if sigma_next.ndim == 0 and sigma_next == 0:
         return Solution(x_euler, 1)
     dx_dsigma_next = velocity(denoiser, x_euler, sigma_next, label)
-    return Solution(x + (sigma_next - sigma) * (dx_dsigma + dx_dsigma_next) / 2, 2)
+    return Solution(x + step * (dx_dsigma + dx_dsigma_next) / 2, 2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,12 +3,12 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pidistill.data.noise import initial_noise
+from pidistill.data.noise import Draws, initial_noise
 from pidistill.denoiser import Denoiser, call_network
 from pidistill.errors import PidistillError
 from pidistill.model_folder import load_model
@@ -17,12 +17,17 @@ from pidistill.precondition import EDMPrecondition, Precondition
 from pidistill.residual import trajectory
 from pidistill.schedule import require_sigma_range
 
+_Student = TypeVar("_Student", bound="Student")
+
 
 class Student(nn.Module):
     """Base class: a network that maps starting noise `z` to a sample.
 
     It knows its teacher's noise levels, and needs nothing else of the teacher.
     """
+
+    num_steps: int = 1
+    """Evaluations a sample that it was trained for."""
 
     def __init__(
         self,
@@ -49,10 +54,25 @@ class Student(nn.Module):
         """The student at noise `z` (b, ...) and noise levels `sigma` (b,); see the subclass."""
         raise NotImplementedError
 
-    def sample(self, z: Tensor, *, steps: int = 1, label: Tensor | None = None) -> Solution:
+    def sample(
+        self,
+        z: Tensor,
+        *,
+        steps: int = 1,
+        label: Tensor | None = None,
+        draws: Draws | None = None,
+    ) -> Solution:
         """Draw samples from the starting noise `z` (b, ...) in `steps` evaluations.
 
-        Raises `PidistillError` when this student cannot take so many.
+        Args:
+            z: Starting noise at `sigma_max`.
+            steps: Evaluations a sample.
+            label: Class labels (b,), int64, or None.
+            draws: The random numbers of these samples, for a student that adds noise between its
+                evaluations; None takes those of seed 0 from sample 0 on.
+
+        Raises:
+            PidistillError: This student cannot take so many steps.
         """
         raise NotImplementedError
 
@@ -94,7 +114,7 @@ class Student(nn.Module):
             count = min(batch_size, num - first)
             z = initial_noise(self, count, seed=seed, first=first)
             part = None if labels is None else labels[first : first + count].to(z.device)
-            x, nfe = self.sample(z, steps=steps, label=part)
+            x, nfe = self.sample(z, steps=steps, label=part, draws=Draws(seed, first, count))
             batches.append(x)
             on_batch(count)
         return Solution(torch.cat(batches), nfe)
@@ -102,6 +122,46 @@ class Student(nn.Module):
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond those of every student, as JSON values."""
         return {}
+
+    @classmethod
+    def from_teacher(
+        cls: type[_Student],
+        teacher: Denoiser,
+        *,
+        network: nn.Module | None = None,
+        **options: Any,
+    ) -> _Student:
+        """Build a student from its teacher, as a copy of the teacher's network.
+
+        Args:
+            teacher: The teacher; its noise levels, shape and labels become the student's.
+            network: A network to use instead of the copy, with EDM's preconditioning. A teacher
+                without a network, such as a closed-form mixture, needs one.
+            options: Constructor arguments beyond those of every student.
+
+        Raises:
+            PidistillError: There is no network to copy and none was given.
+        """
+        precondition: Precondition = EDMPrecondition(
+            sigma_min=teacher.sigma_min,
+            sigma_max=teacher.sigma_max,
+            sigma_data=teacher.sigma_data,
+        )
+        if network is None:
+            parts = teacher.network_to_copy()
+            if parts is None:
+                raise PidistillError(
+                    f"teacher {teacher.source} has no network that a student could copy; give one"
+                )
+            network, precondition = copy.deepcopy(parts[0]), parts[1]
+        return cls(
+            network.requires_grad_(True).eval(),  # published: no dropout in the student
+            precondition,
+            sample_shape=teacher.sample_shape,
+            num_classes=teacher.num_classes,
+            source=f"distilled from {teacher.source}",
+            **options,
+        )
 
 
 def labels_for(
@@ -193,7 +253,14 @@ class TrajectoryStudent(Student):
         """
         return trajectory(z, sigma, self.F(z, sigma, label), self.sigma_max)
 
-    def sample(self, z: Tensor, *, steps: int = 1, label: Tensor | None = None) -> Solution:
+    def sample(
+        self,
+        z: Tensor,
+        *,
+        steps: int = 1,
+        label: Tensor | None = None,
+        draws: Draws | None = None,
+    ) -> Solution:
         """`x(z, sigma_min)`: one evaluation, the only number that this student offers."""
         if steps != 1:
             raise PidistillError(
@@ -205,42 +272,6 @@ class TrajectoryStudent(Student):
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond those of every student, as JSON values."""
         return {"anchored": self.anchored}
-
-    @classmethod
-    def from_teacher(
-        cls, teacher: Denoiser, *, network: nn.Module | None = None, anchored: bool = False
-    ) -> "TrajectoryStudent":
-        """Build a student from its teacher, as a copy of the teacher's network.
-
-        Args:
-            teacher: The teacher; its noise levels, shape and labels become the student's.
-            network: A network to use instead of the copy, with EDM's preconditioning. A teacher
-                without a network, such as a closed-form mixture, needs one.
-            anchored: See the constructor.
-
-        Raises:
-            PidistillError: There is no network to copy and none was given.
-        """
-        precondition: Precondition = EDMPrecondition(
-            sigma_min=teacher.sigma_min,
-            sigma_max=teacher.sigma_max,
-            sigma_data=teacher.sigma_data,
-        )
-        if network is None:
-            parts = teacher.network_to_copy()
-            if parts is None:
-                raise PidistillError(
-                    f"teacher {teacher.source} has no network that a student could copy; give one"
-                )
-            network, precondition = copy.deepcopy(parts[0]), parts[1]
-        return cls(
-            network.requires_grad_(True).eval(),  # published: no dropout in the student
-            precondition,
-            sample_shape=teacher.sample_shape,
-            num_classes=teacher.num_classes,
-            source=f"distilled from {teacher.source}",
-            anchored=anchored,
-        )
 
 
 def load_student(
