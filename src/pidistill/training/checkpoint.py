@@ -127,7 +127,7 @@ def truncate_log(path: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             break
     text = "".join(f"{line}\n" for line in kept)
     write_text(path, text)

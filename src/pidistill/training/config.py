@@ -109,7 +109,7 @@ def parse_config(layers: list[dict[str, Any]], origin: str = "config") -> RunCon
     if not isinstance(table, dict):
         raise PidistillError(f"{origin}: method is {table!r}; expected a table with a name")
     name = table.get("name")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise PidistillError(
             f"{origin}: method.name is {name!r}; expected one of {', '.join(METHODS)}"
         )
