@@ -1,0 +1,141 @@
+"""Checkpoints: whole or absent, and checked when they are read."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pidistill import PidistillError
+from pidistill.storage import read_tensors
+from pidistill.training import checkpoint
+from pidistill.training.checkpoint import (
+    load_optimizer,
+    newest_checkpoint,
+    optimizer_tensors,
+    truncate_log,
+    write_checkpoint,
+)
+
+
+def write(state, step, keep=2):
+    tensors = {"a.safetensors": {"x": torch.full((3,), float(step))}, "b.safetensors": {}}
+    return write_checkpoint(state, step, tensors, {"seconds": 0.1 * step}, keep)
+
+
+def no_warnings(line):
+    raise AssertionError(line)
+
+
+def test_the_newest_checkpoint_is_found_with_its_values(tmp_path):
+    for step in (5, 10, 100):
+        write(tmp_path, step, keep=9)
+    folder, manifest = newest_checkpoint(tmp_path, no_warnings)
+    assert folder == tmp_path / "step-000000100"
+    assert manifest["step"] == 100
+    assert manifest["values"] == {"seconds": 0.1 * 100}
+    assert torch.equal(read_tensors(folder / "a.safetensors")["x"], torch.full((3,), 100.0))
+
+
+@settings(max_examples=10)  # every checkpoint is flushed to the disk
+@given(st.lists(st.integers(0, 10**9 - 1), min_size=1, max_size=6, unique=True), st.integers(1, 4))
+def test_all_but_the_newest_are_dropped(tmp_path_factory, steps, keep):
+    state = tmp_path_factory.mktemp("state")
+    for step in sorted(steps):
+        write(state, step, keep)
+    kept = sorted(int(folder.name.removeprefix("step-")) for folder in state.iterdir())
+    assert kept == sorted(steps)[-keep:]
+
+
+def test_nothing_is_found_where_there_is_nothing(tmp_path):
+    assert newest_checkpoint(tmp_path / "nowhere", no_warnings) is None
+    (tmp_path / ".step-000000005.tmp").mkdir()  # a write that was cut off
+    assert newest_checkpoint(tmp_path, no_warnings) is None
+
+
+def test_a_write_that_fails_leaves_the_checkpoints_that_there_are(tmp_path, monkeypatch):
+    write(tmp_path, 5)
+    files = []
+
+    def failing(path, tensors):
+        files.append(path)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_tensors", failing)
+    with pytest.raises(OSError, match="no space left"):
+        write(tmp_path, 10)
+    assert files
+    monkeypatch.undo()
+    assert newest_checkpoint(tmp_path, no_warnings)[1]["step"] == 5
+    write(tmp_path, 10)
+    assert newest_checkpoint(tmp_path, no_warnings)[1]["step"] == 10
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_damaged_checkpoints_are_passed_over_one_by_one(tmp_path):
+    for step in (1, 2, 3):
+        write(tmp_path, step, keep=3)
+    (tmp_path / "step-000000003/manifest.json").write_text("{}")
+    (tmp_path / "step-000000002/a.safetensors").write_bytes(b"")
+    warnings = []
+    folder, _ = newest_checkpoint(tmp_path, warnings.append)
+    assert folder.name == "step-000000001"
+    assert ["step-000000003" in line for line in warnings] == [True, False]
+    assert "a.safetensors does not match its checksum" in warnings[1]
+    (tmp_path / "step-000000001/b.safetensors").unlink()
+    with pytest.raises(PidistillError, match="are damaged; start anew"):
+        newest_checkpoint(tmp_path, warnings.append)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.RAdam])
+def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path, kind):
+    def build():
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(*[torch.nn.Linear(3, 3) for _ in range(6)])
+        return module, kind(module.parameters(), lr=0.1)
+
+    def step(module, optimizer, scale):
+        optimizer.zero_grad()
+        (scale * module(torch.ones(2, 3)).square().sum()).backward()
+        optimizer.step()
+
+    module, optimizer = build()
+    for scale in (1, 2, 3):
+        step(module, optimizer, scale)
+    tensors = {"optimizer.safetensors": optimizer_tensors(optimizer)}
+    folder = write_checkpoint(tmp_path, 3, tensors, {}, 1)
+    again, restored = build()
+    again.load_state_dict(module.state_dict())
+    for group in restored.param_groups:
+        group["lr"] = 0.05
+    load_optimizer(restored, folder)
+    assert restored.param_groups[0]["lr"] == 0.05
+    for group in restored.param_groups:
+        group["lr"] = 0.1
+    for both in ((module, optimizer), (again, restored)):
+        step(*both, 4)
+    for ours, theirs in zip(again.parameters(), module.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ('{"step": 1}\n{"step": 2}\n{"step": 3}\n', 2),
+        ('{"step": 1}\n{"step": 2}\n{"st', 2),
+        ('{"step": 1}\n{"step": 2}', 2),
+        ('{"step": 1}\n\x00\x00\x00', 1),
+        ('{"step": 1}\n7\n{"step": 2}\n', 1),
+        ('{"step": 9}\n', 0),
+        ("", 0),
+    ],
+)
+def test_a_log_is_cut_after_a_step_and_at_a_line_that_is_not_whole(tmp_path, text, kept):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text)
+    truncate_log(path, 2)
+    assert path.read_text() == "".join(f'{{"step": {i + 1}}}\n' for i in range(kept))
+
+
+def test_a_log_that_is_not_there_is_not_made(tmp_path):
+    truncate_log(tmp_path / "metrics.jsonl", 2)
+    assert not (tmp_path / "metrics.jsonl").exists()

@@ -1,0 +1,287 @@
+"""Run configs: every valid one comes back from its file, every mistake is named in one line."""
+
+import difflib
+import math
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pidistill import PidistillError
+from pidistill.methods import METHODS, method_class
+from pidistill.methods.denoising import DenoisingSettings
+from pidistill.methods.pid import PIDSettings
+from pidistill.training.config import (
+    CHANGEABLE,
+    RunConfig,
+    parse_config,
+    preset_names,
+    read_preset,
+    read_toml,
+    require_same_run,
+    write_config,
+)
+
+counts = st.integers(1, 10**6)
+shares = st.floats(0, 1, exclude_max=True)
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+json_values = st.booleans() | st.integers(-(2**31), 2**31) | st.floats(-1e6, 1e6) | texts
+
+FIELDS = {
+    "teacher": texts,
+    "data": texts,
+    "seed": st.integers(0, 2**63 - 1),
+    "max_train_steps": counts,
+    "batch_size": counts,
+    "gradient_accumulation_steps": counts,
+    "mixed_precision": st.sampled_from(["no", "bf16", "fp16"]),
+    "optimizer": st.sampled_from(["adamw", "radam"]),
+    "learning_rate": st.floats(1e-12, 1e3),
+    "adam_beta1": shares,
+    "adam_beta2": shares,
+    "adam_weight_decay": st.floats(0, 10),
+    "lr_scheduler": st.sampled_from(["constant", "linear", "cosine"]),
+    "lr_warmup_steps": st.integers(0, 10**6),
+    "lr_end": st.floats(0, 1),
+    "max_grad_norm": st.floats(1e-6, 1e6),
+    "ema_rates": st.lists(
+        st.floats(0.01, 0.9999), min_size=1, max_size=3, unique_by=lambda rate: f"{rate:g}"
+    ),
+    "ema_warmup": st.booleans(),
+    "logging_steps": counts,
+    "checkpointing_steps": counts,
+    "checkpoints_total_limit": counts,
+    "preview_steps": st.integers(0, 10**6),
+    "network": st.fixed_dictionaries(
+        {"name": texts}, optional={"config": st.dictionaries(texts, json_values, max_size=3)}
+    ),
+}
+PID_FIELDS = {
+    "derivative": st.sampled_from(["one-sided", "central", "log-odds", "jvp"]),
+    "step": st.floats(1e-6, 2),
+    "num_nodes": st.integers(2, 10**4),
+    "draw": st.sampled_from(["nodes", "rho", "log"]),
+    "residual": st.sampled_from(["data", "velocity"]),
+    "distance": st.sampled_from(["l2", "l1", "pseudo-huber"]),
+    "normalise": st.floats(0, 10),
+    "anchored": st.booleans(),
+}
+DENOISING_FIELDS = {
+    "p_mean": st.floats(-10, 10),
+    "p_std": st.floats(1e-3, 10),
+    "label_dropout": st.floats(0, 1),
+}
+methods = st.fixed_dictionaries({"name": st.just("pid")}, optional=PID_FIELDS) | (
+    st.fixed_dictionaries({"name": st.just("denoising")}, optional=DENOISING_FIELDS)
+)
+configs = st.fixed_dictionaries({"method": methods}, optional=FIELDS)
+
+
+@given(configs)
+def test_a_valid_config_comes_back_from_its_file(tmp_path_factory, values):
+    config = parse_config([values])
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    write_config(path, config)
+    again = parse_config([read_toml(path)])
+    assert again == config
+    for key in values.keys() - {"method", "network"}:
+        assert getattr(again, key) == values[key]
+    for key, value in values["method"].items():
+        assert getattr(again.method, key) == value
+
+
+def test_the_strategies_draw_every_key():
+    assert FIELDS.keys() == RunConfig.model_fields.keys() - {"method"}
+    assert PID_FIELDS.keys() == PIDSettings.model_fields.keys() - {"name"}
+    assert DENOISING_FIELDS.keys() == DenoisingSettings.model_fields.keys() - {"name"}
+
+
+def message_of(*layers):
+    """The one line with which a config is refused."""
+    with pytest.raises(PidistillError) as caught:
+        parse_config(list(layers), "run.toml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("run.toml: ")
+    return message
+
+
+def misspelt(key, data):
+    """`key` with a letter lost, doubled, or swapped with its neighbour."""
+    i = data.draw(st.integers(0, len(key) - 2))
+    how = data.draw(st.sampled_from(["lost", "doubled", "swapped"]))
+    if how == "swapped":
+        return key[:i] + key[i + 1] + key[i] + key[i + 2 :]
+    return key[:i] + key[i] * (0 if how == "lost" else 2) + key[i + 1 :]
+
+
+@given(st.sampled_from(sorted(FIELDS)), st.data())
+def test_an_unknown_key_names_the_nearest_known_one(key, data):
+    typo = misspelt(key, data)
+    if typo in RunConfig.model_fields:
+        return
+    message = message_of({"method": {"name": "pid"}, typo: 1})
+    assert f"unknown key {typo!r}" in message
+    ratios = {k: difflib.SequenceMatcher(None, k, typo).ratio() for k in RunConfig.model_fields}
+    suggested = message.split("did you mean ")[1].strip("?").strip("'")
+    assert ratios[suggested] >= ratios[key] - 1e-9
+    assert suggested == key or ratios[suggested] > 0.8
+
+
+@given(st.sampled_from(sorted(PID_FIELDS)), st.data())
+def test_an_unknown_key_of_the_method_names_the_nearest_known_one(key, data):
+    typo = misspelt(key, data)
+    if typo in PIDSettings.model_fields:
+        return
+    message = message_of({"method": {"name": "pid", typo: 1}})
+    assert f"unknown key 'method.{typo}'" in message
+    assert f"did you mean 'method.{key}'?" in message
+
+
+def test_an_unknown_key_of_the_network_names_the_nearest_known_one():
+    message = message_of({"method": {"name": "pid"}, "network": {"name": "mlp", "confg": {}}})
+    assert "unknown key 'network.confg'; did you mean 'network.config'?" in message
+
+
+WRONG = {
+    "seed": [-1, 1.5, "a", 2**63, [], {}],
+    "max_train_steps": [0, -1, 1.5, "a", [1], {"a": 1}],
+    "learning_rate": [0, -1, "fast", math.nan, [1.0]],
+    "adam_beta1": [1.0, -0.1, "a"],
+    "mixed_precision": ["fp8", 16, True],
+    "optimizer": ["sgd", 1],
+    "lr_scheduler": ["Linear", 1],
+    "lr_end": [1.1, -0.1],
+    "max_grad_norm": [0, -1, "a"],
+    "ema_rates": [[], [0], [1], [0.9, 1.5], 0.9, ["a"], [0.9, 0.9], {"a": 0.9}],
+    "ema_warmup": ["perhaps", 2, []],
+    "teacher": [1, ["digits"], {}],
+    "network": ["mlp", 1, [], {}, {"name": 1}, {"name": "mlp", "config": 3}],
+    "preview_steps": [-1, "a"],
+    "checkpoints_total_limit": [0],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in WRONG.items() for value in values]
+)
+def test_a_wrong_value_is_refused_in_one_line_that_names_the_key(key, value):
+    assert key in message_of({"method": {"name": "pid"}, key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("derivative", "forward"),
+        ("step", 0),
+        ("num_nodes", 1),
+        ("draw", "uniform"),
+        ("residual", 9),
+        ("distance", "l3"),
+        ("normalise", -1),
+        ("anchored", "a bit"),
+    ],
+)
+def test_a_wrong_value_of_the_method_is_refused_by_name(key, value):
+    assert f"method.{key}" in message_of({"method": {"name": "pid", key: value}})
+
+
+@pytest.mark.parametrize(
+    "method", [None, "pid", {}, {"name": "gan"}, {"name": 3}, {"name": ["pid"]}, ["pid"]]
+)
+def test_a_config_without_a_known_method_is_refused(method):
+    message = message_of({"method": method} if method is not None else {})
+    assert "method" in message
+
+
+def test_later_layers_override_earlier_ones_key_by_key():
+    config = parse_config(
+        [
+            {"seed": 1, "batch_size": 8, "method": {"name": "pid", "step": 0.2, "draw": "rho"}},
+            {"seed": 2, "method": {"step": 0.3}},
+            {"method": {"name": "pid", "num_nodes": 9}},
+        ]
+    )
+    assert (config.seed, config.batch_size) == (2, 8)
+    assert config.method == PIDSettings(step=0.3, draw="rho", num_nodes=9)
+
+
+def test_a_method_of_another_name_starts_afresh():
+    config = parse_config(
+        [{"method": {"name": "pid", "step": 0.2}}, {"method": {"name": "denoising"}}]
+    )
+    assert config.method == DenoisingSettings()
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_a_config_that_says_what_it_does(name):
+    config = parse_config([read_preset(name)], name)
+    assert config.method.name in METHODS
+    assert isinstance(config.method, method_class(config.method.name).Settings)
+
+
+def test_the_fast_preset_is_the_default():
+    preset = parse_config([read_preset("fast")])
+    assert preset == parse_config([{"method": {"name": "pid"}}])
+
+
+def test_the_published_preset_is_the_papers():
+    config = parse_config([read_preset("published")])
+    assert config.optimizer == "radam"
+    assert config.learning_rate == 2e-4
+    assert (config.batch_size, config.max_train_steps) == (512, 800_000)
+    assert config.ema_rates == [0.999, 0.9999, 0.99995]
+    assert (config.lr_scheduler, config.lr_warmup_steps) == ("constant", 0)
+    assert config.adam_weight_decay == 0
+    assert config.max_grad_norm is None
+    assert config.method == PIDSettings(
+        derivative="one-sided", num_nodes=250, draw="nodes", normalise=0, anchored=False
+    )
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(PidistillError, match=r"unknown preset 'slow'; expected one of .*fast"):
+        read_preset("slow")
+
+
+def test_a_file_that_is_not_toml_is_refused(tmp_path):
+    with pytest.raises(PidistillError, match="does not exist"):
+        read_toml(tmp_path / "run.toml")
+    for content in (b"seed = ", b"seed = 1\nseed = 2", b"\xff\xfe"):
+        (tmp_path / "run.toml").write_bytes(content)
+        with pytest.raises(PidistillError, match=r"run\.toml is not readable as TOML"):
+            read_toml(tmp_path / "run.toml")
+
+
+def pid(**changes):
+    return parse_config([{"method": {"name": "pid"}, "teacher": "digits"}, changes])
+
+
+@pytest.mark.parametrize("key", CHANGEABLE)
+def test_how_long_and_how_watched_may_change_when_a_run_is_resumed(tmp_path, key):
+    require_same_run(pid(), pid(**{key: 7}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("teacher", "mixture:ring"),
+        ("batch_size", 64),
+        ("learning_rate", 0.5),
+        ("ema_rates", [0.5]),
+        ("method", {"name": "pid", "step": 0.2}),
+        ("method", {"name": "denoising"}),
+        ("network", {"name": "mlp"}),
+    ],
+)
+def test_what_decides_a_run_may_not_change_when_it_is_resumed(tmp_path, key, value):
+    with pytest.raises(PidistillError, match=f"{key}.* was started with") as caught:
+        require_same_run(pid(), pid(**{key: value}), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_cannot_be_changed_once_it_is_made():
+    with pytest.raises(pydantic.ValidationError):
+        pid().seed = 3
