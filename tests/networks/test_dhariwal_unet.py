@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-import unet_reference
-from edm_files import randomized
 from pidistill.networks import build_network, network_name
 from pidistill.networks.dhariwal_unet import DhariwalUNet
+
+import unet_reference
+from edm_files import randomized
 
 SMALL = {
     "img_resolution": 16,

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-import unet_reference
-from edm_files import randomized
 from pidistill.errors import PidistillError
 from pidistill.networks import build_network, network_name, new_network
 from pidistill.networks.song_unet import SongUNet
+
+import unet_reference
+from edm_files import randomized
 
 SMALL = {
     "img_resolution": 16,

@@ -1,8 +1,4 @@
-"""What every teacher promises (`Denoiser`), checked on one teacher of every source.
-
-A new source adds an entry to `SPECS`: a function that makes a teacher below a temporary folder and
-returns its spec.
-"""
+"""What every teacher promises (`Denoiser`), checked on one teacher of every source."""
 
 import math
 
@@ -10,28 +6,14 @@ import pytest
 import torch
 
 from pidistill import load_teacher
-from pidistill.model_folder import write_description
-from pidistill.storage import write_tensors
-from pidistill.teachers.mixture import MIXTURES, MixtureDenoiser
+from pidistill.teachers.mixture import MixtureDenoiser
 
-
-@pytest.fixture
-def native_folder(tmp_path, mlp_teacher):
-    write_description(tmp_path, mlp_teacher, 0)
-    write_tensors(tmp_path / "student.safetensors", dict(mlp_teacher.state_dict()))
-    return tmp_path
-
-
-SPECS = {
-    **{f"mixture:{name}": lambda request, name=name: f"mixture:{name}" for name in MIXTURES},
-    "digits": lambda request: "digits",
-    "native": lambda request: f"native:{request.getfixturevalue('native_folder')}",
-}
+from every_source import SPECS
 
 
 @pytest.fixture(params=SPECS)
-def teacher(request):
-    return load_teacher(SPECS[request.param](request))
+def teacher(request, tmp_path, mlp_teacher):
+    return load_teacher(SPECS[request.param](tmp_path, mlp_teacher))
 
 
 def levels(teacher, num, dtype=torch.float32):

@@ -18,36 +18,9 @@ from pidistill.student import TrajectoryStudent
 from pidistill.teachers import pipeline_folder
 from pidistill.teachers.diffusers import load
 
+from diffusers_pipelines import SCHEDULES, ddim, save
+
 diffusers = pytest.importorskip("diffusers")
-
-UNET = {
-    "sample_size": 8,
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": (8, 16),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "attention_head_dim": 8,
-}
-SCHEDULES = {
-    "linear": {"beta_schedule": "linear"},
-    "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
-    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
-}
-
-
-def ddim(schedule="linear", **options):
-    return diffusers.DDIMScheduler(**SCHEDULES[schedule], clip_sample=False, **options)
-
-
-def save(folder, scheduler, **config):
-    """Save a small pipeline with random weights to `folder`, and return its UNet."""
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DModel(**{**UNET, **config}).eval()
-    diffusers.DDPMPipeline(unet, scheduler).save_pretrained(folder)
-    return unet
 
 
 def draw(num, dtype=torch.float32, channels=3):

@@ -8,14 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import unet_reference
-from edm_files import Persistent, checkpoint, dumps, randomized
 from pidistill import load_teacher
 from pidistill.errors import PidistillError
 from pidistill.networks.dhariwal_unet import DhariwalUNet
 from pidistill.networks.song_unet import SongUNet
 from pidistill.schedule import iddpm_sigmas
 from pidistill.teachers import edm
+
+import unet_reference
+from edm_files import Persistent, checkpoint, dumps, randomized
 
 SONG = {
     "img_resolution": 16,

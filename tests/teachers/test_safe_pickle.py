@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from edm_files import Persistent, checkpoint, dumps, randomized
 from pidistill.errors import PidistillError
 from pidistill.networks.song_unet import SongUNet
 from pidistill.teachers import edm
 from pidistill.teachers.edm_pickle import PickledModule, PickledTensor, read_pickle
 from pidistill.teachers.safe_pickle import MAX_OPCODES
+
+from edm_files import Persistent, checkpoint, dumps, randomized
 
 TINY = {
     "img_resolution": 8,

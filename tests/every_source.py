@@ -1,0 +1,83 @@
+"""One teacher of every source: what all must pass is parametrised over `SPECS`.
+
+A new source adds an entry: a function that makes a teacher below a temporary folder and returns
+its spec.
+"""
+
+from pathlib import Path
+
+import torch
+
+from pidistill.model_folder import write_description
+from pidistill.networks.song_unet import SongUNet
+from pidistill.storage import write_json, write_tensors
+from pidistill.teachers.mixture import MIXTURES
+
+import edm_files
+import score_sde_files
+
+FIXTURES = Path(__file__).parent / "reference" / "data"
+
+
+def native(folder, teacher):
+    write_description(folder, teacher, 0)
+    write_tensors(folder / "student.safetensors", dict(teacher.state_dict()))
+    return f"native:{folder}"
+
+
+def edm(folder, precondition):
+    network = SongUNet(
+        img_resolution=8,
+        in_channels=3,
+        out_channels=6 if precondition == "iDDPMPrecond" else 3,
+        model_channels=16,
+        channel_mult=[1, 2],
+        num_blocks=1,
+        attn_resolutions=[4],
+    )
+    content = edm_files.checkpoint(edm_files.randomized(network), precondition)
+    (folder / "network.pkl").write_bytes(edm_files.dumps(content))
+    return f"edm:{folder / 'network.pkl'}"
+
+
+def score_sde(folder, config):
+    network = score_sde_files.network(config)
+    torch.save(score_sde_files.checkpoint(network), folder / "checkpoint.pth")
+    write_json(folder / "checkpoint.pth.json", score_sde_files.said(config))
+    return f"score-sde:{folder / 'checkpoint.pth'}"
+
+
+def pipeline(folder, more="", **options):
+    import diffusers_pipelines
+
+    diffusers_pipelines.save(folder, diffusers_pipelines.ddim("cosine", **options))
+    return f"diffusers:{folder}{more}"
+
+
+def prompts(folder, more=""):
+    import diffusers_pipelines
+
+    diffusers_pipelines.stable_diffusion(folder)
+    return diffusers_pipelines.spec(folder, more)
+
+
+SPECS = {
+    **{f"mixture:{name}": lambda folder, _, name=name: f"mixture:{name}" for name in MIXTURES},
+    "digits": lambda folder, _: "digits",
+    "native": native,
+    "edm ddpm++": lambda folder, _: f"edm:{FIXTURES / 'edm_ddpmpp_uncond.pkl'}",
+    "edm adm": lambda folder, _: f"edm:{FIXTURES / 'edm_adm_cond.pkl'}",
+    "edm vp": lambda folder, _: edm(folder, "VPPrecond"),
+    "edm ve": lambda folder, _: edm(folder, "VEPrecond"),
+    "edm iddpm": lambda folder, _: edm(folder, "iDDPMPrecond"),
+    "score-sde vp": lambda folder, _: score_sde(
+        folder, {**score_sde_files.NCSNPP, "fourier": False}
+    ),
+    "score-sde ve": lambda folder, _: score_sde(folder, score_sde_files.NCSNPP),
+    "diffusers": lambda folder, _: pipeline(folder, "?sigma_max=80"),
+    "diffusers v": lambda folder, _: pipeline(
+        folder, "?sigma_max=80", prediction_type="v_prediction"
+    ),
+    "diffusers text": lambda folder, _: prompts(folder),
+    "diffusers guided text": lambda folder, _: prompts(folder, "&guidance=3"),
+}
