@@ -1,0 +1,85 @@
+"""The MLP, and the register of networks."""
+
+import json
+
+import pytest
+import torch
+
+from pidistill import PidistillError
+from pidistill.networks import NETWORKS, build_network, network_name, new_network, one_hot_label
+from pidistill.networks.mlp import MLP, linear_in_parts
+
+
+def drawn(network):
+    """`network` without the zeros that training starts from."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    return network
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 4, 4)])
+def test_it_starts_at_zero_whatever_its_input(shape):
+    out = MLP(shape, width=16, num_blocks=2)(torch.randn(5, *shape), torch.randn(5))
+    assert out.shape == (5, *shape)
+    assert (out == 0).all()
+
+
+def test_its_output_depends_on_input_noise_level_and_label():
+    network = drawn(MLP((3,), num_classes=4, width=16, num_blocks=2))
+    u, c_noise, label = torch.randn(1, 3), torch.tensor([0.3]), torch.tensor([2])
+    out = network(u, c_noise, label)
+    for changed in ((u + 1, c_noise, label), (u, c_noise + 0.1, label), (u, c_noise, label - 1)):
+        assert not torch.allclose(network(*changed), out, atol=1e-3)
+
+
+def test_no_label_is_minus_one_or_none():
+    network = drawn(MLP((3,), num_classes=4, width=16, num_blocks=2))
+    u, c_noise = torch.randn(5, 3), torch.randn(5)
+    none = network(u, c_noise)
+    torch.testing.assert_close(network(u, c_noise, torch.full((5,), -1)), none)
+    assert not torch.allclose(network(u, c_noise, torch.zeros(5, dtype=torch.int64)), none)
+
+
+def test_labels_as_ones_and_zeros():
+    like = torch.zeros(3, 7, dtype=torch.float64)
+    hot = one_hot_label(torch.tensor([2, -1, 0]), 3, like)
+    assert hot.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+    assert hot.dtype == torch.float64
+    assert (one_hot_label(None, 3, like) == 0).all()
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 50, 384])
+def test_a_layer_in_parts_is_the_layer(width):
+    layer = torch.nn.Linear(width, 5, dtype=torch.float64)
+    h = torch.randn(4, width, dtype=torch.float64)
+    torch.testing.assert_close(linear_in_parts(layer, h), layer(h))
+
+
+def test_a_layer_in_parts_rounds_less():
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(384, 64)
+    layer.weight.data = torch.randn(64, 384, generator=generator)
+    h = torch.randn(500, 384, generator=generator)
+    exact = torch.nn.functional.linear(h.double(), layer.weight.double(), layer.bias.double())
+    errors = [(out.double() - exact).norm() for out in (linear_in_parts(layer, h), layer(h))]
+    assert errors[0] < errors[1]
+
+
+def test_a_network_is_built_again_from_its_config():
+    network = new_network("mlp", (1, 4, 4), 3, {"width": 24, "num_blocks": 1})
+    config = json.loads(json.dumps(network.config))
+    again = build_network(network_name(network), config)
+    again.load_state_dict(network.state_dict())
+    assert again.config == network.config
+    assert (config["sample_shape"], config["num_classes"], config["width"]) == ([1, 4, 4], 3, 24)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(PidistillError, match="unknown network 'unet'; expected one of mlp"):
+        new_network("unet", (2,), 0, {})
+    with pytest.raises(PidistillError, match=r"'mlp' does not take these arguments: .*depth"):
+        new_network("mlp", (2,), 0, {"depth": 3})
+    with pytest.raises(PidistillError, match=r"Linear is not registered"):
+        network_name(torch.nn.Linear(2, 2))
+    assert "mlp" in NETWORKS
