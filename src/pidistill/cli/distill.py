@@ -13,12 +13,19 @@ from pidistill.methods import NAMES
 @click.command(epilog=f"Presets: {', '.join(preset_names())}.")
 @click.option("--teacher", default=None, metavar="SPEC", help="digits, mixture:NAME, or a path.")
 @click.option("--method", type=click.Choice(NAMES), default=None, help="Default: pid.")
+@click.option(
+    "--data",
+    default=None,
+    metavar="DATA",
+    help="Images, for consistency and progressive: digits, or folder:PATH.",
+)
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @training_options
 @json_option
 def distill(
     teacher: str | None,
     method: str | None,
+    data: str | None,
     folder: Path,
     preset: str | None,
     config: Path | None,
@@ -34,6 +41,7 @@ def distill(
     """
     out = Out(as_json)
     flags["teacher"] = teacher
+    flags["data"] = data
     flags["method"] = None if method is None else {"name": method}
     settings = resolve_config(
         folder,

@@ -71,6 +71,7 @@ def evaluate(
             reference=features,
             num=num,
             seed=seed,
+            steps=student.num_steps,
             batch_size=batch_size,
             on_batch=advance,
         )

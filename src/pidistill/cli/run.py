@@ -1,5 +1,6 @@
 """What the verbs that train share: options, configs and the loop with its progress bar."""
 
+import contextlib
 import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,8 @@ def resolve_config(
     )
 
     given = {key: value for key, value in flags.items() if value is not None}
-    upper = [parse_assignment(text) for text in assignments] + [given, fixed]
+    named = {key: given[key] for key in ("method",) if key in given}  # `--set` refers to it
+    upper = [named, *(parse_assignment(text) for text in assignments), given, fixed]
     saved_file = out_folder / "config.toml"
     if not resume and out_folder.is_dir() and any(out_folder.iterdir()):
         raise PidistillError(
@@ -129,14 +131,31 @@ def parse_assignment(text: str) -> dict[str, Any]:
     return dict(parsed)
 
 
+def prepare(trainer: "Trainer", out: Out, should_stop: Callable[[], bool]) -> None:
+    """Do what comes before the first step under a progress bar of its own, if there is any.
+
+    Raises `KeyboardInterrupt` when it was stopped; what is done stays.
+    """
+    with contextlib.ExitStack() as stack:
+        advance, seen = None, 0
+        for progress in trainer.prepare():
+            if advance is None:
+                bar = out.progress(progress.title, progress.total, progress.unit)
+                advance = stack.enter_context(bar)
+            advance(progress.done - seen)
+            seen = progress.done
+            if should_stop():
+                raise KeyboardInterrupt
+
+
 def train(trainer: "Trainer", out: Out, title: str) -> None:
     """Run a trainer under a progress bar; Ctrl-C saves and stops.
 
     Raises `KeyboardInterrupt` when it was stopped before the end.
     """
     total = trainer.config.max_train_steps
-    interrupted = False
     with stoppable(out) as should_stop:
+        prepare(trainer, out, should_stop)
         with out.progress(title, total * trainer.config.batch_size, "images") as advance:
             seen = 0
             for report in trainer.run(should_stop):

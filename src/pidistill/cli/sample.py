@@ -23,7 +23,7 @@ from pidistill.cli.console import (
     type=click.IntRange(min=1),
     default=None,
     metavar="K",
-    help="Evaluations of a student (default 1), or nodes of a teacher's solver (default 40).",
+    help="Evaluations of a student (default: as trained, 1), or a teacher's nodes (default 40).",
 )
 @click.option(
     "--solver",
@@ -77,7 +77,7 @@ def sample(
             solution = opened.generate(
                 num,
                 seed=seed,
-                steps=steps or 1,
+                steps=steps or opened.num_steps,
                 label=label,
                 batch_size=batch_size,
                 on_batch=advance,

@@ -2,14 +2,18 @@
 
 import abc
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pydantic
+import torch
 from torch import Tensor, nn
 
 from pidistill.data import Dataset
 from pidistill.data.noise import Draws
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
+from pidistill.errors import PidistillError
 from pidistill.student import Student
 
 
@@ -37,6 +41,28 @@ class Losses:
     """More numbers to log, each a detached scalar."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a method may know of the run that it trains in."""
+
+    folder: Path
+    """The run folder."""
+    teacher: str | None
+    """The teacher's spec."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How far the work before the first step has come."""
+
+    title: str
+    """What is being done."""
+    done: int
+    total: int
+    unit: str
+    """What is counted."""
+
+
 class MethodSettings(pydantic.BaseModel):
     """Settings of a method; unknown keys are refused."""
 
@@ -50,9 +76,11 @@ class Method(abc.ABC):
     """A training method; see the package's docstring."""
 
     Settings: ClassVar[type[MethodSettings]]
-    needs: ClassVar[Literal["noise", "images"]]
+    needs: ClassVar[Literal["noise", "images", "pairs"]]
     teacher_evaluations: int
     """Teacher evaluations that one sample of one step costs."""
+    teacher_evaluations_before: int = 0
+    """Teacher evaluations that were spent before the first step, over all."""
     student: Student | PreconditionedDenoiser
 
     @classmethod
@@ -84,3 +112,91 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def preview(self, num: int) -> Tensor:
         """Draw `num` samples (num, *sample_shape) to look at."""
+
+    def to(self, device: torch.device) -> None:
+        """Move every network that the method holds to `device`."""
+        for value in vars(self).values():
+            if isinstance(value, nn.Module):
+                value.to(device)
+
+    def prepare(self, run: Run) -> Iterator[Preparation]:
+        """Do what has to be done before the first step, yielding as it goes on.
+
+        It may be left at any `yield`, and goes on from what is on the disk when it is called again.
+        """
+        return iter(())
+
+    def start_phase(self, step: int, max_train_steps: int) -> bool:
+        """Asked before every step: whether a new phase of training begins with step `step`.
+
+        Then the optimizer and the averages start afresh from the student's weights.
+        """
+        return False
+
+    def phase(self, max_train_steps: int) -> tuple[int, int]:
+        """First step of the phase under way and the step after its last: the learning rate's span.
+
+        Steps are counted from 0.
+        """
+        return 0, max_train_steps
+
+    def after_step(self, step: int) -> None:
+        """Called after optimizer step `step`: move whatever follows the student."""
+        return
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Tensors beside the student's that a checkpoint has to keep."""
+        return {}
+
+    def state_values(self) -> dict[str, Any]:
+        """JSON values that a checkpoint has to keep."""
+        return {}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Take what `state_tensors` and `state_values` gave, after the student's weights."""
+        return
+
+
+class Distillation(Method):
+    """A method that trains a student against a teacher."""
+
+    student: Student
+
+    def __init__(self, settings: Any, student: Student, teacher: Denoiser) -> None:
+        """Train `student` against `teacher`."""
+        self.settings = settings
+        self.student = student
+        self.teacher = teacher
+
+    def preview(self, num: int) -> Tensor:
+        """Samples of the student in the steps that it is trained for."""
+        return self.student.generate(num, seed=0, steps=self.student.num_steps).x
+
+
+def require_teacher(name: str, teacher: Denoiser | None) -> Denoiser:
+    """The teacher of the method `name`.
+
+    Raises `PidistillError` when there is none.
+    """
+    if teacher is None:
+        raise PidistillError(f"{name} distils a teacher; name one with 'teacher'")
+    return teacher
+
+
+def require_images(name: str, teacher: Denoiser, data: Dataset | None) -> None:
+    """Raise `PidistillError` unless `data` are images that `teacher` can judge."""
+    if data is None:
+        raise PidistillError(
+            f"{name} trains on images; name them with --data, such as --data digits"
+        )
+    shape = tuple(data.images.shape[1:])
+    if shape != teacher.sample_shape:
+        raise PidistillError(
+            f"data {data.name} holds images of shape {shape}; the teacher's are of shape "
+            f"{teacher.sample_shape}"
+        )
+    if teacher.num_classes not in (0, data.num_classes):
+        raise PidistillError(
+            f"data {data.name} has {data.num_classes} classes; the teacher has "
+            f"{teacher.num_classes}"
+        )

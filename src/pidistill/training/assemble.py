@@ -18,6 +18,11 @@ def build_trainer(config: RunConfig, folder: Path) -> Trainer:
 
     Raises `PidistillError` when something it names is missing or does not fit.
     """
+    method_type = method_class(config.method.name)
+    if config.data is not None and method_type.needs != "images":
+        raise PidistillError(
+            f"data is {config.data!r}, but {config.method.name} trains without data; leave it out"
+        )
     torch.manual_seed(config.seed)  # initial weights are the only use of the global generator
     teacher = None if config.teacher is None else load_teacher(config.teacher)
     data = None if config.data is None else load_data(config.data)
@@ -32,10 +37,5 @@ def build_trainer(config: RunConfig, folder: Path) -> Trainer:
         network = new_network(config.network.name, shape, num_classes, config.network.config)
     elif teacher is None or teacher.network_to_copy() is None:
         network = new_network("mlp", shape, num_classes, {})
-    method = method_class(config.method.name).build(
-        config.method, teacher=teacher, data=data, network=network
-    )
-    trainer = Trainer(config, method, folder, data=data)
-    if teacher is not None:
-        teacher.to(trainer.accelerator.device)
-    return trainer
+    method = method_type.build(config.method, teacher=teacher, data=data, network=network)
+    return Trainer(config, method, folder, data=data)

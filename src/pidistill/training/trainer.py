@@ -22,8 +22,8 @@ from pidistill import images
 from pidistill.data import Dataset
 from pidistill.data.noise import Draws
 from pidistill.errors import PidistillError
-from pidistill.methods.base import Batch, Losses, Method
-from pidistill.model_folder import weights_name, write_description
+from pidistill.methods.base import Batch, Losses, Method, Preparation, Run
+from pidistill.model_folder import describe, weights_name, write_description
 from pidistill.storage import read_tensors, write_tensors
 from pidistill.training.checkpoint import (
     load_optimizer,
@@ -37,6 +37,10 @@ from pidistill.training.ema import EMA
 from pidistill.training.lock import locked
 
 log = logging.getLogger("pidistill")
+
+CONFIG_FILE = "config.toml"
+METHOD_FILE = "method.safetensors"
+"""In a checkpoint: what a method keeps beside the student."""
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -107,7 +111,8 @@ class Trainer:
                 "processes times gradient_accumulation_steps"
             )
         self.micro_batch = config.batch_size // parts
-        student = method.student.to(self.accelerator.device)
+        method.to(self.accelerator.device)
+        student = method.student
         parameters = [p for p in student.parameters() if p.requires_grad]
         optimizer = OPTIMIZERS[config.optimizer](
             parameters,
@@ -120,23 +125,43 @@ class Trainer:
         self.preview_steps = config.preview_steps
         self.step = 0
         self.seconds = 0.0
+        self.teacher_evaluations = method.teacher_evaluations_before
+        self.prepared = False
         self.sums: dict[str, float] = {}
         self.summed_steps = 0
+
+    def prepare(self) -> Iterator[Preparation]:
+        """Do what the method needs before its first step, yielding as it goes on.
+
+        `run` does it too; this is for those who want to show how far it is.
+        """
+        run = Run(self.folder, self.config.teacher)
+        with locked(self.folder):
+            for progress in self.method.prepare(run):
+                if not (self.folder / CONFIG_FILE).exists():
+                    write_config(self.folder / CONFIG_FILE, self.config)
+                yield progress
+        self.prepared = True
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
         """Train up to `max_train_steps`, yielding after every step.
 
         Resumes from the newest checkpoint where the folder has one. A checkpoint is written every
-        `checkpointing_steps`, at the end, and when `should_stop` turns true.
+        `checkpointing_steps`, at the end, and when `should_stop` turns true. Preparation that is
+        cut goes on in the next run.
 
         Raises:
             PidistillError: The loss is not finite, or another process trains in the folder. What
                 was saved before stays.
         """
+        if not self.prepared:
+            for _ in self.prepare():
+                if should_stop():
+                    return
         with locked(self.folder):
             self._resume()
-            write_config(self.folder / "config.toml", self.config)
-            write_description(self.folder, self.method.student, self.config.ema_rates[0])
+            write_config(self.folder / CONFIG_FILE, self.config)
+            self._write_description()
             if self.step == 0:
                 self._measure_start()
                 self._preview()
@@ -155,10 +180,12 @@ class Trainer:
                     return
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of optimizer step `step`, counted from 0."""
+        """The learning rate of optimizer step `step` of the phase under way, counted from 0."""
         config = self.config
-        warmup = min(1.0, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1.0
-        decay = DECAYS[config.lr_scheduler](step / config.max_train_steps)
+        first, end = self.method.phase(config.max_train_steps)
+        done = step - first
+        warmup = min(1.0, (done + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1.0
+        decay = DECAYS[config.lr_scheduler](min(1.0, done / max(1, end - first)))
         return config.learning_rate * warmup * max(decay, config.lr_end)
 
     def batch(self, first: int) -> Batch:
@@ -171,7 +198,7 @@ class Trainer:
             assert self.data is not None
             index = draws.integers("train image", len(self.data.images))
             labels = self.data.labels
-            label = None if labels is None else labels[index].to(device)
+            label = labels[index].to(device) if labels is not None and num_classes else None
             return Batch(draws, label, self.data.images[index].to(device))
         label = draws.integers("train label", num_classes).to(device) if num_classes else None
         return Batch(draws, label, None)
@@ -190,6 +217,9 @@ class Trainer:
     def _train_step(self) -> StepReport:
         config, accelerator = self.config, self.accelerator
         began = time.perf_counter()
+        if self.method.start_phase(self.step, config.max_train_steps):
+            self.optimizer.state.clear()
+            self.ema = EMA(self.method.student, config.ema_rates, warmup=config.ema_warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         parts = config.gradient_accumulation_steps
@@ -211,8 +241,10 @@ class Trainer:
             accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.update(self.step)
+        self.ema.update(self.step - self.method.phase(config.max_train_steps)[0])
+        self.method.after_step(self.step)
         self.step += 1
+        self.teacher_evaluations += config.batch_size * self.method.teacher_evaluations
         self.sums["loss"] = self.sums.get("loss", 0.0) + total
         self.summed_steps += 1
         self.seconds += time.perf_counter() - began
@@ -238,7 +270,7 @@ class Trainer:
             "loss": means.pop("loss"),
             **means,
             "learning_rate": self.learning_rate(max(0, self.step - 1)),
-            "teacher_evals": images_seen * self.method.teacher_evaluations,
+            "teacher_evals": self.teacher_evaluations,
             "seconds": round(self.seconds, 3),
         }
         if self.accelerator.is_main_process:
@@ -262,20 +294,33 @@ class Trainer:
                     )
         values: dict[str, Any] = {
             "seconds": self.seconds,
+            "teacher_evals": self.teacher_evaluations,
             "sums": self.sums,
             "summed_steps": self.summed_steps,
+            "method": self.method.state_values(),
         }
         if self.accelerator.scaler is not None:
             values["scaler"] = self.accelerator.scaler.state_dict()
-        optimizer = optimizer_tensors(self.optimizer)
+        files = {**weights, "optimizer.safetensors": optimizer_tensors(self.optimizer)}
+        method_tensors = self.method.state_tensors()
+        if method_tensors:
+            files[METHOD_FILE] = method_tensors
         write_checkpoint(
             self.folder / "state",
             self.step,
-            {**weights, "optimizer.safetensors": optimizer},
+            files,
             values,
             self.config.checkpoints_total_limit,
         )
+        if describe(student) != self.description:
+            self._write_description()
         self._write_weights(weights)
+
+    def _write_description(self) -> None:
+        """Write what the weights at the top of the run folder are for."""
+        student = self.method.student
+        self.description = describe(student)
+        write_description(self.folder, student, self.config.ema_rates[0])
 
     def _write_weights(self, weights: dict[str, dict[str, Tensor]]) -> None:
         """Write the weights at the top of the run folder, from where they are loaded."""
@@ -298,6 +343,9 @@ class Trainer:
             self._write_weights(weights)
         load_optimizer(self.optimizer, checkpoint)
         values = manifest["values"]
+        kept = checkpoint / METHOD_FILE
+        self.method.load_state(read_tensors(kept) if kept.exists() else {}, values["method"])
+        self.teacher_evaluations = values["teacher_evals"]
         self.step = manifest["step"]
         self.seconds, self.sums = values["seconds"], values["sums"]
         self.summed_steps = values["summed_steps"]
