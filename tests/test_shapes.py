@@ -165,7 +165,7 @@ def test_solutions(teacher, student, z, label, batch):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("form", RESIDUALS)
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", ["l2", "l1", "pseudo-huber"])
 def test_losses(teacher, student, z, sigma, label, scheme, form, distance):
     @checked
     def loss(z: Samples32, sigma: Levels, label: Labels) -> tuple[Values32, Values64]:
