@@ -169,7 +169,7 @@ class Trainer:
                 report = self._train_step()
                 done = self.step == self.config.max_train_steps
                 stop = should_stop()
-                if self.step % self.config.logging_steps == 0:
+                if self.step % self.config.logging_steps == 0 or done:
                     self._write_log_line()
                 if self.step % self.config.checkpointing_steps == 0 or done or stop:
                     self._save()
