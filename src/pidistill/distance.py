@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,4 +27,41 @@ def pseudo_huber(prediction: Tensor, target: Tensor) -> Tensor:
     return torch.sqrt(difference.square().sum(1) + c**2) - c
 
 
-DISTANCES: dict[str, Distance] = {"l2": l2, "l1": l1, "pseudo-huber": pseudo_huber}
+def lpips(prediction: Tensor, target: Tensor) -> Tensor:
+    """The perceptual distance as PID was published with it; see `pidistill.lpips`."""
+    from pidistill.lpips import lpips
+
+    return lpips(prediction, target)
+
+
+def lpips_standard(prediction: Tensor, target: Tensor) -> Tensor:
+    """The perceptual distance in the form of Zhang et al.; see `pidistill.lpips`."""
+    from pidistill.lpips import lpips_standard
+
+    return lpips_standard(prediction, target)
+
+
+DistanceName = Literal["l2", "l1", "pseudo-huber", "lpips", "lpips-standard"]
+"""A key of `DISTANCES`, for settings."""
+
+DISTANCES: dict[str, Distance] = {
+    "l2": l2,
+    "l1": l1,
+    "pseudo-huber": pseudo_huber,
+    "lpips": lpips,
+    "lpips-standard": lpips_standard,
+}
+
+
+def distance_for(name: DistanceName, sample_shape: tuple[int, ...]) -> Distance:
+    """The distance of that name, for samples of a shape.
+
+    Raises `PidistillError` when it does not suit them, or needs weights that are not there: before
+    a run begins, and not in its first step.
+    """
+    if name in ("lpips", "lpips-standard"):
+        from pidistill.lpips import find_weights, require_images
+
+        require_images(name, sample_shape)
+        find_weights()
+    return DISTANCES[name]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.derivative import Central, DerivativeScheme, ForwardMode, LogOdds, OneSided
-from pidistill.distance import DISTANCES, Distance
+from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Batch, Losses, Method, MethodSettings
 from pidistill.residual import RESIDUALS, Pair, trajectory
@@ -41,8 +41,8 @@ class PIDSettings(MethodSettings):
     sigma^(1/7) or in ln(sigma)."""
     residual: Literal["data", "velocity"] = "data"
     """Form of the residual (`pidistill.residual`); published: data."""
-    distance: Literal["l2", "l1", "pseudo-huber"] = "l2"
-    """Distance between the two sides of the residual (`pidistill.distance`)."""
+    distance: DistanceName = "l2"
+    """Distance between the two sides of the residual (`pidistill.distance`); published: lpips."""
     normalise: float = pydantic.Field(default=1e-3, ge=0)
     """Each loss is divided by sqrt(its detached value + normalise); 0 turns that off, as
     published."""
@@ -136,7 +136,7 @@ class PID(Method):
         self.teacher_evaluations = teacher.evaluations_per_call
         self.derivative = DERIVATIVES[settings.derivative](settings, teacher)
         self.residual = RESIDUALS[settings.residual]
-        self.distance = DISTANCES[settings.distance]
+        self.distance = distance_for(settings.distance, teacher.sample_shape)
 
     @classmethod
     def build(

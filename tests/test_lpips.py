@@ -1,0 +1,471 @@
+"""LPIPS against a second computation, its properties, and the files that its weights come from."""
+
+import collections
+import pickle
+import sys
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as functional
+from safetensors.torch import save_file
+
+from pidistill import PidistillError, lpips
+from pidistill.cli import main
+from pidistill.distance import DISTANCES, DistanceName, distance_for
+
+NARROW = (4, 6, 8, 10, 12)
+FORMS = ("lpips", "lpips-standard")
+CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+POOLINGS = (4, 9, 16, 23)
+TAPS = (3, 8, 15, 22, 29)
+
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def random_vgg(widths=NARROW, bias=0.1, seed=0):
+    """A state dict with torchvision's names, classifier included."""
+    generator = torch.Generator().manual_seed(seed)
+    weights, channels, stage = collections.OrderedDict(), 3, 0
+    for layer in range(30):
+        if layer in POOLINGS:
+            stage += 1
+        if layer in CONVOLUTIONS:
+            shape, size = (widths[stage], channels, 3, 3), (2 / (9 * channels)) ** 0.5
+            weights[f"features.{layer}.weight"] = size * torch.randn(shape, generator=generator)
+            weights[f"features.{layer}.bias"] = bias * torch.randn(shape[:1], generator=generator)
+            channels = widths[stage]
+    weights["classifier.0.weight"] = torch.zeros(5, 7 * 7 * channels)
+    weights["classifier.0.bias"] = torch.zeros(5)
+    return weights
+
+
+def random_heads(widths=NARROW, seed=1):
+    """A state dict with the lpips package's names; the weights are positive, as theirs are."""
+    generator = torch.Generator().manual_seed(seed)
+    return collections.OrderedDict(
+        (f"lin{i}.model.1.weight", torch.rand(1, width, 1, 1, generator=generator))
+        for i, width in enumerate(widths)
+    )
+
+
+VGG, HEADS = random_vgg(), random_heads()
+
+
+def write_weights(folder, vgg=VGG, heads=HEADS):
+    """Write both files as they were published: by `torch.save` of old, before it zipped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, weights in (
+        ("vgg16-397923af.pth", vgg),
+        ("vgg.pth", heads),
+    ):
+        torch.save(weights, folder / name, _use_new_zipfile_serialization=False)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_installed(tmp_path, monkeypatch):
+    """Search only where a test says, and forget networks that were read."""
+    monkeypatch.setattr(lpips, "WIDTHS", NARROW)
+    monkeypatch.delenv("PIDISTILL_LPIPS_WEIGHTS", raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(lpips.importlib.util, "find_spec", lambda name: None)
+    cached = lpips.network_on
+    cached.cache_clear()
+    yield
+    cached.cache_clear()
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """Narrow random weights in files, where they are found."""
+    write_weights(tmp_path / "named")
+    monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", str(tmp_path / "named"))
+    return tmp_path / "named"
+
+
+def pair(shape=(3, 32, 32), num=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, num, *shape, generator=generator) * 2 - 1
+
+
+def enlarging(size, target):
+    """The matrix of bilinear interpolation from `size` to `target` pixels, (target, size)."""
+    matrix = torch.zeros(target, size, dtype=torch.float64)
+    for row in range(target):
+        place = max(0.0, (row + 0.5) * size / target - 0.5)  # pixels are areas; the edge is kept
+        below = int(place)
+        matrix[row, below] += 1 - (place - below)
+        matrix[row, min(below + 1, size - 1)] += place - below
+    return matrix
+
+
+def expected(x, y, vgg, heads, form):
+    """The distance by the book: one torchvision layer after the other, in double precision."""
+    pool = functional.avg_pool2d if form == "lpips" else functional.max_pool2d
+
+    def features(images):
+        h = (images.double() + 1) / 2
+        if form == "lpips" and h.shape[-1] < 256:
+            rows, columns = (enlarging(size, 224) for size in h.shape[2:])
+            h = rows @ h @ columns.T
+        mean, std = torch.tensor(
+            [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64
+        )
+        h = (h - mean[:, None, None]) / std[:, None, None]
+        for layer in range(30):
+            if layer in CONVOLUTIONS:
+                weight, bias = (vgg[f"features.{layer}.{k}"].double() for k in ("weight", "bias"))
+                h = functional.conv2d(h, weight, bias, padding=1)
+            elif layer in POOLINGS:
+                h = pool(h, kernel_size=2, stride=2)
+            else:
+                h = h.clamp(min=0)
+            if layer in TAPS:
+                yield h
+
+    total = 0.0
+    for i, (a, b) in enumerate(zip(features(x), features(y), strict=True)):
+        a, b = (h / ((h**2).sum(1, keepdim=True) ** 0.5 + 1e-10) for h in (a, b))
+        weight = heads[f"lin{i}.model.1.weight"].double().flatten()
+        total += torch.einsum("bchw,c->bhw", (a - b) ** 2, weight).mean((1, 2))
+    return total
+
+
+@every_form
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32), (3, 20, 36), (3, 16, 256)], ids=str)
+def test_it_agrees_with_a_second_computation(weights, form, shape):
+    x, y = pair(shape)
+    actual = DISTANCES[form](x, y)
+    assert (actual.shape, actual.dtype) == ((3,), torch.float32)
+    reference = expected(*(v.expand(-1, 3, -1, -1) for v in (x, y)), VGG, HEADS, form)
+    torch.testing.assert_close(actual.double(), reference, rtol=2e-5, atol=0)
+
+
+def test_the_published_form_takes_images_of_any_size(weights):
+    x, y = pair((1, 8, 8))
+    reference = expected(*(v.expand(-1, 3, -1, -1) for v in (x, y)), VGG, HEADS, "lpips")
+    torch.testing.assert_close(DISTANCES["lpips"](x, y).double(), reference, rtol=2e-5, atol=0)
+
+
+def test_images_of_256_pixels_are_not_resized(weights):
+    x, y = pair((3, 256, 256), num=1)
+    below, above = (DISTANCES["lpips"](x[..., :w], y[..., :w]) for w in (255, 256))
+    reference = expected(x, y, VGG, HEADS, "lpips")
+    torch.testing.assert_close(above.double(), reference, rtol=2e-5, atol=0)
+    assert (below / above - 1).abs().item() > 1e-2
+
+
+@every_form
+def test_it_is_a_symmetric_distance_of_each_sample(weights, form):
+    x, y = pair()
+    distance = DISTANCES[form]
+    together = distance(x, y)
+    assert (together > 0).all()
+    assert (distance(x, x) == 0).all()
+    torch.testing.assert_close(together, distance(y, x))
+    alone = torch.cat([distance(x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=0)
+
+
+@every_form
+def test_a_grey_image_is_a_colour_image_without_colour(weights, form):
+    x, y = pair((1, 32, 32))
+    colour = DISTANCES[form](x.repeat(1, 3, 1, 1), y.repeat(1, 3, 1, 1))
+    torch.testing.assert_close(DISTANCES[form](x, y), colour, rtol=0, atol=0)
+
+
+@every_form
+def test_the_gradient_is_that_of_differences(weights, form):
+    x, y = pair(num=2)
+    network = lpips.load_lpips(weights / "vgg16-397923af.pth", weights / "vgg.pth").double()
+    x, y = x.double().requires_grad_(), y.double()
+    pool = functional.avg_pool2d if form == "lpips" else functional.max_pool2d
+    (gradient,) = torch.autograd.grad(network(x, y, pool).sum(), [x])
+    direction = torch.randn(x.shape, dtype=torch.float64)
+    with torch.no_grad():
+        along = [network(x + step * direction, y, pool).sum().item() for step in (1e-7, -1e-7)]
+    difference = (along[0] - along[1]) / 2e-7
+    assert (gradient * direction).sum().item() == pytest.approx(difference, rel=1e-4)
+
+    (single,) = torch.autograd.grad(DISTANCES[form](x.float(), y.float()).sum(), [x])
+    assert single.isfinite().all()
+    assert single.abs().max() > 0
+
+
+@every_form
+def test_the_network_is_frozen_and_the_target_may_have_a_gradient(weights, form):
+    x, y = pair(num=1)
+    DISTANCES[form](x.requires_grad_(), y.requires_grad_()).sum().backward()
+    assert x.grad.abs().max() > 0
+    assert y.grad.abs().max() > 0
+    network = lpips.network_on(torch.device("cpu"))
+    assert not network.training
+    assert all(not p.requires_grad and p.grad is None for p in network.parameters())
+
+
+@every_form
+def test_the_gradient_is_finite_where_all_features_vanish(weights, form):
+    """A pixel whose features are all 0 has no direction."""
+    dark = random_vgg()
+    dark["features.28.bias"] -= 100
+    write_weights(weights, vgg=dark)
+    x, y = pair()
+    x[0] = y[0]
+    DISTANCES[form](x.requires_grad_(), y).sum().backward()
+    assert x.grad.isfinite().all()
+    assert (x.grad[0] == 0).all()
+
+
+@every_form
+def test_it_is_computed_in_single_precision(weights, form):
+    x, y = pair()
+    expected_value = DISTANCES[form](x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(DISTANCES[form](x, y), expected_value, rtol=0, atol=0)
+    half = DISTANCES[form](x.bfloat16(), y.bfloat16())
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, DISTANCES[form](x.bfloat16().float(), y.bfloat16().float()))
+
+
+def test_the_names_and_shapes_of_the_weights_are_torchvisions():
+    """Facts: the first 26 entries of torchvision's vgg16().state_dict()."""
+    widths = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+    facts = {}
+    for layer, out, channels in zip(CONVOLUTIONS, widths, (3, *widths), strict=False):
+        facts[f"features.{layer}.weight"] = (out, channels, 3, 3)
+        facts[f"features.{layer}.bias"] = (out,)
+    with torch.device("meta"):
+        network = lpips.LPIPS((64, 128, 256, 512, 512))
+    assert {k: tuple(w.shape) for k, w in network.vgg.state_dict().items()} == facts
+    assert sum(p.numel() for p in network.vgg.parameters()) == 14_714_688
+    assert {k: tuple(w.shape) for k, w in network.heads.state_dict().items()} == {
+        f"lin{i}.model.1.weight": (1, width, 1, 1)
+        for i, width in enumerate((64, 128, 256, 512, 512))
+    }
+
+
+def test_the_default_network_is_vgg16(monkeypatch):
+    monkeypatch.undo()
+    assert lpips.WIDTHS == (64, 128, 256, 512, 512)
+
+
+class TestFiles:
+    """Where weights come from, in which formats."""
+
+    def value(self):
+        lpips.network_on.cache_clear()
+        return DISTANCES["lpips-standard"](*pair()).tolist()
+
+    def test_every_format_gives_the_same(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", str(tmp_path))
+        write_weights(tmp_path)
+        published = self.value()
+        torch.save(VGG, tmp_path / "vgg16-397923af.pth")
+        torch.save(HEADS, tmp_path / "vgg.pth")
+        assert self.value() == published
+        for file in tmp_path.glob("*.pth"):
+            file.unlink()
+        save_file(dict(VGG), tmp_path / "vgg16-397923af.safetensors")
+        save_file(dict(HEADS), tmp_path / "vgg.safetensors")
+        assert self.value() == published
+        (tmp_path / "vgg.safetensors").unlink()
+        torch.save(list(HEADS.values()), tmp_path / "lpips_weights.pt")
+        assert self.value() == published
+
+    def test_they_are_read_once(self, weights):
+        DISTANCES["lpips"](*pair(num=1))
+        for file in weights.iterdir():
+            file.unlink()
+        DISTANCES["lpips-standard"](*pair(num=1))
+
+    def test_the_usual_caches_are_searched(self, tmp_path, monkeypatch):
+        package = tmp_path / "site-packages" / "lpips"
+        write_weights(package / "weights" / "v0.1")
+        (package / "__init__.py").write_text("raise RuntimeError('imported')")
+        hub = tmp_path / "hub" / "checkpoints"
+        hub.mkdir(parents=True)
+        (package / "weights" / "v0.1" / "vgg16-397923af.pth").rename(hub / "vgg16-397923af.pth")
+        monkeypatch.undo()
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+        monkeypatch.delenv("PIDISTILL_LPIPS_WEIGHTS", raising=False)
+        monkeypatch.syspath_prepend(tmp_path / "site-packages")
+        sys.modules.pop("lpips", None)
+        found = (hub / "vgg16-397923af.pth", package / "weights" / "v0.1" / "vgg.pth")
+        assert lpips.find_weights() == found
+        assert "lpips" not in sys.modules
+
+        torch.save(list(HEADS.values()), hub / "lpips_weights.pt")  # as piq leaves it
+        assert lpips.find_weights() == found
+        found[1].unlink()
+        assert lpips.find_weights() == (found[0], hub / "lpips_weights.pt")
+
+        write_weights(tmp_path / "named")
+        monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", str(tmp_path / "named"))
+        assert {path.parent for path in lpips.find_weights()} == {tmp_path / "named"}
+        (tmp_path / "named" / "vgg16-397923af.pth").unlink()
+        assert lpips.find_weights() == (found[0], tmp_path / "named" / "vgg.pth")
+
+    @pytest.mark.parametrize("missing", [("vgg16-397923af.pth",), ("vgg.pth",), ()])
+    def test_what_is_missing_is_named(self, weights, missing):
+        for name in missing or ("vgg16-397923af.pth", "vgg.pth"):
+            (weights / name).unlink()
+        with pytest.raises(PidistillError) as caught:
+            DISTANCES["lpips"](*pair(num=1))
+        message = str(caught.value)
+        assert "\n" not in message
+        assert "PIDISTILL_LPIPS_WEIGHTS" in message
+        for name in missing or ("vgg16-397923af.pth", "vgg.pth"):
+            assert f"{name} (" in message
+        assert ("vgg16-397923af.pth (" in message) == (missing != ("vgg.pth",))
+        assert (" vgg.pth (" in message) == (missing != ("vgg16-397923af.pth",))
+
+    def test_a_folder_that_is_none_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", str(tmp_path / "nowhere"))
+        with pytest.raises(PidistillError, match=r"nowhere.* is not a folder"):
+            lpips.find_weights()
+
+    def test_weights_of_another_network_are_refused(self, weights):
+        write_weights(weights, vgg=random_vgg((4, 6, 8, 10, 14)))
+        with pytest.raises(PidistillError, match=r"vgg16-397923af\.pth: weight 'features\.24"):
+            DISTANCES["lpips"](*pair(num=1))
+        write_weights(weights, heads=random_vgg())
+        with pytest.raises(PidistillError, match=r"vgg\.pth lacks the weight 'lin0\.model\.1"):
+            DISTANCES["lpips"](*pair(num=1))
+        write_weights(weights, heads=random_heads((4, 6, 8, 10)))
+        with pytest.raises(PidistillError, match=r"vgg\.pth lacks the weight 'lin4\.model\.1"):
+            DISTANCES["lpips"](*pair(num=1))
+
+    @pytest.mark.parametrize("content", [b"", b"not weights", pickle.dumps(print, 2)])
+    def test_what_is_no_state_dict_is_refused(self, weights, content):
+        (weights / "vgg.pth").write_bytes(content)
+        with pytest.raises(PidistillError, match=r"vgg\.pth"):
+            DISTANCES["lpips"](*pair(num=1))
+        torch.save({"lin0.model.1.weight": 3}, weights / "vgg.pth")
+        with pytest.raises(PidistillError, match=r"vgg\.pth holds no state dict"):
+            DISTANCES["lpips"](*pair(num=1))
+
+
+class TestByName:
+    """`distance_for`: what cannot work is refused before a run begins."""
+
+    def test_every_name_is_a_distance(self, weights):
+        assert get_args(DistanceName) == tuple(DISTANCES)
+        for name in DISTANCES:
+            assert distance_for(name, (3, 32, 32)) is DISTANCES[name]
+
+    @every_form
+    @pytest.mark.parametrize("shape", [(2,), (4, 32, 32), (32, 32)])
+    def test_samples_that_are_no_images_are_refused(self, weights, form, shape):
+        with pytest.raises(PidistillError, match=rf"{form}.* have shape .*such as l2"):
+            distance_for(form, shape)
+        with pytest.raises(PidistillError, match=rf"{form}.* have shape .*such as l2"):
+            DISTANCES[form](torch.zeros(1, *shape), torch.zeros(1, *shape))
+
+    def test_images_too_small_to_pool_are_refused(self, weights):
+        with pytest.raises(PidistillError, match=r"16 pixels.*choose lpips"):
+            distance_for("lpips-standard", (1, 8, 8))
+        assert DISTANCES["lpips-standard"](*pair((1, 16, 16))).shape == (3,)
+
+    def test_missing_weights_are_noticed(self):
+        with pytest.raises(PidistillError, match="vgg16-397923af"):
+            distance_for("lpips", (3, 32, 32))
+
+
+class TestRuns:
+    """From the command line, on the bundled digits."""
+
+    arguments = ("distill", "--teacher", "digits", "--preset", "cifar10-published")
+    small = ("--batch-size", "2", "--max-train-steps", "2")
+
+    def test_a_run_with_the_published_distance(self, weights, tmp_path):
+        assert main([*self.arguments, *self.small, "--out", str(tmp_path / "run")]) == 0
+        assert "vgg" not in (tmp_path / "run" / "network.json").read_text()
+        assert 'distance = "lpips"' in (tmp_path / "run" / "config.toml").read_text()
+
+    def test_without_weights_it_ends_in_one_line_and_leaves_nothing(self, tmp_path, capsys):
+        assert main([*self.arguments, *self.small, "--out", str(tmp_path / "run")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: the distance LPIPS needs vgg16-397923af.pth")
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def genuine():
+    """torchvision's VGG-16 with random weights, and the lpips and piq packages."""
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as error:  # a build that does not match that of torch
+        pytest.skip(f"torchvision cannot be imported: {error}")
+    packages = [pytest.importorskip(name) for name in ("lpips", "piq")]
+    torch.manual_seed(0)
+    network = torchvision.models.vgg16(weights=None).eval()
+    for convolution in network.features:
+        if isinstance(convolution, torch.nn.Conv2d):
+            torch.nn.init.normal_(convolution.bias, std=0.1)
+    return network, *packages
+
+
+@pytest.fixture
+def full_size(genuine):
+    """Our network with torchvision's weights and random heads, and the state dict of these."""
+    network = lpips.LPIPS((64, 128, 256, 512, 512))
+    full_heads = random_heads((64, 128, 256, 512, 512))
+    convolutions = {k: v for k, v in genuine[0].state_dict().items() if k.startswith("features.")}
+    network.vgg.load_state_dict(convolutions)
+    network.heads.load_state_dict(full_heads)
+    return network, full_heads
+
+
+@pytest.mark.metrics
+class TestAgainstThePackages:
+    """Values and gradients of the packages themselves, where they can be imported."""
+
+    def check(self, actual, reference, x):
+        torch.testing.assert_close(actual, reference, rtol=1e-5, atol=0)
+        ours, theirs = (torch.autograd.grad(d.sum(), [x])[0] for d in (actual, reference))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * theirs.abs().max().item())
+
+    def test_the_published_form_is_piqs(self, genuine, full_size, monkeypatch):
+        vgg16, _, piq = genuine
+        monkeypatch.setattr("piq.perceptual.vgg16", lambda **_: vgg16)
+        monkeypatch.setattr(
+            torch.hub, "load_state_dict_from_url", lambda *_, **__: list(full_size[1].values())
+        )
+        monkeypatch.setattr(lpips, "network_on", lambda device: full_size[0])
+        x, y = pair(num=2)
+        x.requires_grad_()
+        large = [functional.interpolate(v, size=224, mode="bilinear") for v in (x, y)]
+        layers = list(vgg16.features._modules.items())
+        reference = piq.LPIPS(replace_pooling=True, reduction="none")(*((v + 1) / 2 for v in large))
+        for name, layer in layers:  # it puts its pooling into the network it is given
+            vgg16.features._modules[name] = layer
+        self.check(DISTANCES["lpips"](x, y), reference, x)
+
+    def test_the_standard_form_is_the_lpips_packages(self, genuine, full_size, monkeypatch):
+        vgg16, package, _ = genuine
+        reference = package.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+        own = {k: v for k, v in vgg16.state_dict().items() if k.startswith("features.")}
+        stages = [(0, 4), (4, 9), (9, 16), (16, 23), (23, 30)]
+        theirs = {
+            f"net.slice{next(i for i, (a, b) in enumerate(stages, 1) if a <= layer < b)}."
+            + key.removeprefix("features."): value
+            for key, value in own.items()
+            for layer in [int(key.split(".")[1])]
+        }
+        result = reference.load_state_dict({**theirs, **full_size[1]}, strict=False)
+        assert not result.unexpected_keys
+        assert all("scaling" in key or key.startswith("lins.") for key in result.missing_keys)
+        monkeypatch.setattr(lpips, "network_on", lambda device: full_size[0])
+        x, y = pair((3, 64, 64), num=2)
+        x.requires_grad_()
+        self.check(DISTANCES["lpips-standard"](x, y), reference(x, y).flatten(), x)
+
+    def test_the_packages_heads_are_found_and_read(self, genuine, tmp_path, monkeypatch):
+        monkeypatch.undo()
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "vgg16-397923af.pth").touch()
+        _, found = lpips.find_weights()
+        assert found.parts[-4:] == ("lpips", "weights", "v0.1", "vgg.pth")
+        shapes = {key: tuple(w.shape) for key, w in lpips.read(found).items()}
+        assert shapes == {k: tuple(w.shape) for k, w in random_heads(lpips.WIDTHS).items()}
