@@ -136,7 +136,7 @@ class Trainer:
         `run` does it too; this is for those who want to show how far it is.
         """
         run = Run(self.folder, self.config.teacher)
-        with locked(self.folder):
+        with self._held():
             for progress in self.method.prepare(run):
                 if not (self.folder / CONFIG_FILE).exists():
                     write_config(self.folder / CONFIG_FILE, self.config)
@@ -158,10 +158,11 @@ class Trainer:
             for _ in self.prepare():
                 if should_stop():
                     return
-        with locked(self.folder):
+        with self._held():
             self._resume()
-            write_config(self.folder / CONFIG_FILE, self.config)
-            self._write_description()
+            if self.accelerator.is_main_process:
+                write_config(self.folder / CONFIG_FILE, self.config)
+                self._write_description()
             if self.step == 0:
                 self._measure_start()
                 self._preview()
@@ -178,6 +179,12 @@ class Trainer:
                 yield report
                 if stop:
                     return
+
+    def _held(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the run folder, which is the first process's business where there are several."""
+        if self.accelerator.is_main_process:
+            return locked(self.folder)
+        return contextlib.nullcontext()
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of optimizer step `step` of the phase under way, counted from 0."""
@@ -330,7 +337,8 @@ class Trainer:
     def _resume(self) -> None:
         """Take everything from the newest checkpoint, if there is one."""
         found = newest_checkpoint(self.folder / "state", log.warning)
-        truncate_log(self.folder / "metrics.jsonl", -1 if found is None else found[1]["step"])
+        if self.accelerator.is_main_process:
+            truncate_log(self.folder / "metrics.jsonl", -1 if found is None else found[1]["step"])
         if found is None:
             return
         checkpoint, manifest = found
