@@ -23,6 +23,8 @@ FORMAT = 1
 KINDS = {
     "denoiser": "pidistill.denoiser:PreconditionedDenoiser",
     "trajectory": "pidistill.student:TrajectoryStudent",
+    "consistency": "pidistill.consistency_student:ConsistencyStudent",
+    "euler": "pidistill.euler_student:EulerStudent",
 }
 
 

@@ -18,10 +18,15 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from pidistill import solve
-from pidistill.denoiser import PreconditionedDenoiser
+from pidistill.consistency_student import ConsistencyStudent
+from pidistill.denoiser import PreconditionedDenoiser, over_sample
 from pidistill.derivative import OneSided
 from pidistill.distance import DISTANCES
+from pidistill.euler_student import EulerStudent
+from pidistill.methods.consistency import consistency_loss
 from pidistill.methods.pid import pid_loss
+from pidistill.methods.progressive import progressive_loss
+from pidistill.ode import SOLVERS
 from pidistill.precondition import EDMPrecondition
 from pidistill.residual import data_form
 from pidistill.schedule import karras_sigmas
@@ -84,11 +89,11 @@ class Case:
         with safe_open(self.file, "pt") as file:
             return json.loads(file.metadata()[f"{self.name}.grads"])
 
-    def teacher(self):
+    def teacher(self, sample_shape):
         return PreconditionedDenoiser(
             self.network("teacher"),
             PRECONDITION,
-            sample_shape=tuple(self.array("z").shape[1:]),
+            sample_shape=tuple(sample_shape),
             source=f"{self.file.name}",
         )
 
@@ -119,9 +124,9 @@ def assert_same_gradients(student, loss, expected):
 
 def check_pid(case):
     """Losses, gradients and one-step samples of the PID authors' program."""
-    teacher = case.teacher()
-    student = TrajectoryStudent.from_teacher(teacher, network=case.network("student"))
     z = case.array("z")
+    teacher = case.teacher(z.shape[1:])
+    student = TrajectoryStudent.from_teacher(teacher, network=case.network("student"))
     nodes = karras_sigmas(case.num_nodes, teacher.sigma_min, teacher.sigma_max)
     loss, sigma = pid_loss(
         student,
@@ -141,16 +146,64 @@ def check_pid(case):
 
 def check_heun(case):
     """Samples of the teacher by Heun's method on the rho-7 grid, with a last step to zero."""
-    solution = solve(case.teacher(), case.array("z"), steps=case.num_nodes, solver="heun")
+    z = case.array("z")
+    solution = solve(case.teacher(z.shape[1:]), z, steps=case.num_nodes, solver="heun")
     assert solution.nfe == 2 * case.num_nodes - 1
     assert_same(solution.x, case.array("sample"))
 
 
-def not_built(case):
-    raise NotImplementedError(f"{case.kind} is not built yet")
+def check_consistency(case):
+    """Losses, gradients and one-step samples of the consistency-models program."""
+    x0, noise, index = case.array("x0"), case.array("noise"), case.array("index")
+    teacher = case.teacher(x0.shape[1:])
+    student, target = (
+        ConsistencyStudent.from_teacher(teacher, network=case.network(which))
+        for which in ("student", "target")
+    )
+    nodes = karras_sigmas(case.num_nodes, teacher.sigma_min, teacher.sigma_max)
+    loss = consistency_loss(
+        student,
+        target,
+        teacher,
+        x0 + over_sample(nodes[index], x0) * noise,
+        nodes[index],
+        nodes[index + 1],
+        None,
+        solver=SOLVERS["heun"],
+        distance=case.distance,
+    )
+    torch.testing.assert_close(loss, case.array("loss"), rtol=TOLERANCE, atol=0)
+    assert_same_gradients(student, loss, case.gradient_norms())
+    assert all(parameter.grad is None for parameter in target.parameters())
+    assert_same(student.sample(teacher.sigma_max * noise).x, case.array("sample"))
 
 
-CHECKS = {"pid": check_pid, "heun": check_heun, "cd": not_built, "pd": not_built}
+def check_progressive(case):
+    """Losses and gradients of progressive distillation in the consistency-models program."""
+    x0 = case.array("x0")
+    teacher = case.teacher(x0.shape[1:])
+    student = EulerStudent.from_teacher(
+        teacher, network=case.network("student"), num_steps=case.num_nodes
+    )
+    loss, _ = progressive_loss(
+        student,
+        teacher,
+        x0,
+        case.array("noise"),
+        case.array("index"),
+        None,
+        distance=case.distance,
+    )
+    torch.testing.assert_close(loss, case.array("loss"), rtol=TOLERANCE, atol=0)
+    assert_same_gradients(student, loss, case.gradient_norms())
+
+
+CHECKS = {
+    "pid": check_pid,
+    "heun": check_heun,
+    "cd": check_consistency,
+    "pd": check_progressive,
+}
 
 
 def check(case):
@@ -159,14 +212,7 @@ def check(case):
     CHECKS[case.kind](case)
 
 
-def parameter(case):
-    missing = CHECKS.get(case.kind) is not_built
-    reason = f"the method of {case.kind}_* cases is not built yet"
-    mark = pytest.mark.xfail(strict=True, raises=NotImplementedError, reason=reason)
-    return pytest.param(case, id=f"{case.file.stem}-{case.name}", marks=mark if missing else ())
-
-
-@pytest.mark.parametrize("case", [parameter(case) for case in cases()])
+@pytest.mark.parametrize("case", [pytest.param(c, id=f"{c.file.stem}-{c.name}") for c in cases()])
 def test_reference_case(case):
     check(case)
 

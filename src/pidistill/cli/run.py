@@ -88,12 +88,14 @@ def resolve_config(
         read_toml,
         require_same_run,
     )
+    from pidistill.training.lock import LOCK_FILE
 
     given = {key: value for key, value in flags.items() if value is not None}
     named = {key: given[key] for key in ("method",) if key in given}  # `--set` refers to it
     upper = [named, *(parse_assignment(text) for text in assignments), given, fixed]
     saved_file = out_folder / "config.toml"
-    if not resume and out_folder.is_dir() and any(out_folder.iterdir()):
+    files = out_folder.iterdir() if out_folder.is_dir() else ()
+    if not resume and any(file.name != LOCK_FILE for file in files):
         raise PidistillError(
             f"{out_folder} is not empty; add --resume to go on with the run in it, "
             "or choose another --out"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pidistill.errors import PidistillError
 
+LOCK_FILE = ".lock"
+
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -18,7 +20,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / LOCK_FILE).open("w")
     except OSError as error:
         raise PidistillError(f"cannot write to the run folder {folder}: {error}") from None
     with file:

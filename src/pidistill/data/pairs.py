@@ -1,0 +1,150 @@
+"""Pairs of noise and the teacher's solution from it, made once and kept in shards on the disk.
+
+A folder of pairs holds `manifest.json`, which says how they were made, and safetensors files
+`shard-00000.safetensors`, ... of `z`, `x` and, for a class-conditional teacher, `label`. Pair i
+depends on the seed and i only, and label i is `i % num_classes`. A shard is written at once or not
+at all, and what is there is kept, so that making pairs goes on where it was cut.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pidistill.data.noise import Draws, device_of
+from pidistill.denoiser import Denoiser
+from pidistill.errors import PidistillError
+from pidistill.ode import solve
+from pidistill.storage import read_json, read_tensors, write_json, write_tensors
+from pidistill.student import labels_for
+
+MANIFEST = "manifest.json"
+SHARD = 1024
+"""Pairs in a full shard."""
+
+
+class Pairs(NamedTuple):
+    """Pairs that fit in memory."""
+
+    z: Tensor
+    """Starting noise at `sigma_max`, shape (n, *sample_shape), float32."""
+    x: Tensor
+    """The teacher's samples from it, of the same shape."""
+    label: Tensor | None
+    """Their labels (n,), int64, or None for an unconditional teacher."""
+
+
+def describe_pairs(
+    teacher: Denoiser, spec: str | None, *, solver: str, steps: int, seed: int
+) -> dict[str, Any]:
+    """How pairs are made, as JSON values: folders of pairs are the same where these are.
+
+    Args:
+        teacher: The teacher.
+        spec: Its spec, or None.
+        solver: Its solver, a key of `ode.SOLVERS`.
+        steps: Nodes of the rho-7 grid (see `ode.solve`).
+        seed: Seed of the noise.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(teacher.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return {
+        "teacher": spec,
+        "source": teacher.source,
+        "teacher_sha256": digest.hexdigest(),
+        "sigma_min": teacher.sigma_min,
+        "sigma_max": teacher.sigma_max,
+        "num_classes": teacher.num_classes,
+        "sample_shape": list(teacher.sample_shape),
+        "solver": solver,
+        "steps": steps,
+        "seed": seed,
+    }
+
+
+def make_pairs(
+    folder: Path, teacher: Denoiser, manifest: dict[str, Any], num: int, *, batch_size: int
+) -> Iterator[int]:
+    """Make the first `num` pairs in `folder`, but for those that are there.
+
+    Args:
+        folder: Where they are kept.
+        teacher: The teacher, on its device.
+        manifest: What `describe_pairs` says of them.
+        num: How many pairs there have to be.
+        batch_size: Pairs that are solved for at once.
+
+    Yields:
+        How many of the pairs are there, after every batch.
+
+    Raises:
+        PidistillError: The folder holds pairs that were made otherwise, or a damaged file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / MANIFEST).exists():
+        _require_same(read_json(folder / MANIFEST), manifest, folder)
+    else:
+        write_json(folder / MANIFEST, manifest)
+    for first in range(0, num, SHARD):
+        needed = min(SHARD, num - first)
+        path = folder / f"shard-{first // SHARD:05d}.safetensors"
+        parts = [read_tensors(path)] if path.exists() else []
+        done = len(parts[0]["x"]) if parts else 0
+        if done >= needed:
+            yield first + needed
+            continue
+        while done < needed:
+            count = min(batch_size, needed - done)
+            parts.append(_solved(teacher, manifest, first + done, count))
+            done += count
+            if done == needed:
+                whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+                write_tensors(path, whole)
+            yield first + done
+
+
+def _solved(
+    teacher: Denoiser, manifest: dict[str, Any], first: int, count: int
+) -> dict[str, Tensor]:
+    """The pairs `first .. first + count - 1`, by name, on the CPU.
+
+    Their noise has a stream of its own: no sample of any seed is a pair that was trained on.
+    """
+    eps = Draws(manifest["seed"], first, count).normal("pair z", teacher.sample_shape)
+    z = (teacher.sigma_max * eps).float()
+    label = labels_for(teacher, count, first=first)
+    device = device_of(teacher)
+    x = solve(
+        teacher,
+        z.to(device),
+        steps=manifest["steps"],
+        solver=manifest["solver"],
+        label=None if label is None else label.to(device),
+    ).x.cpu()
+    return {"z": z, "x": x} if label is None else {"z": z, "x": x, "label": label}
+
+
+def _require_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    for key, value in new.items():
+        if old.get(key) != value:
+            raise PidistillError(
+                f"the pairs in {folder} were made with {key} {old.get(key)!r}, but this run asks "
+                f"for {value!r}; choose another folder of pairs"
+            )
+
+
+def load_pairs(folder: Path, num: int) -> Pairs:
+    """Load the first `num` pairs of `folder`, which `make_pairs` made.
+
+    Raises `PidistillError` when a shard is missing or damaged.
+    """
+    shards = [
+        read_tensors(folder / f"shard-{index:05d}.safetensors") for index in range(-(-num // SHARD))
+    ]
+    whole = {key: torch.cat([shard[key] for shard in shards])[:num] for key in shards[0]}
+    return Pairs(whole["z"], whole["x"], whole.get("label"))

@@ -1,0 +1,146 @@
+r"""BOOT (Gu et al. 2023, arXiv 2306.05544) in EDM coordinates.
+
+The student predicts the signal $y(z, \sigma) = x - \sigma \epsilon$ with $\epsilon = z /
+\sigma_{max}$, in terms of a trajectory student $y = (1 - \frac{\sigma}{\sigma_{max}}) F$. Along the
+ODE $\frac{dy}{d \ln \sigma} = y - D$, and so an Euler step from $t$ to a slightly smaller $s$ is
+
+$$y(s) = y(t) + \delta (D(y(t) + t \epsilon, t) - y(t)), \quad \delta = 1 - \frac{s}{t}$$
+
+The student at $s$ regresses on the right-hand side, all of which is held still, with the weight
+$1 / \delta^2$. A second loss pins the far end: $F(z, \sigma_{max}) = D(z, \sigma_{max})$.
+
+So BOOT differs from PID in where the gradient goes: PID's reaches both ends of the difference.
+"""
+
+from typing import Literal
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from pidistill.data import Dataset
+from pidistill.denoiser import Denoiser, over_sample
+from pidistill.distance import Distance, DistanceName, distance_for
+from pidistill.methods.base import Batch, Distillation, Losses, MethodSettings, require_teacher
+from pidistill.schedule import karras_sigmas
+from pidistill.student import TrajectoryStudent
+
+
+class BOOTSettings(MethodSettings):
+    """Settings of BOOT."""
+
+    name: Literal["boot"] = "boot"
+    num_nodes: int = pydantic.Field(default=250, ge=2)
+    """Nodes N of the rho-7 grid; `t` is a node and `s` the next one below."""
+    boundary_weight: float = pydantic.Field(default=1.0, ge=0)
+    """Weight of the boundary loss."""
+    distance: DistanceName = "l2"
+    """Distance between student and target (`pidistill.distance`), both divided by the step."""
+    anchored: bool = True
+    """Whether F is scaled as the teacher is at sigma_max (`TrajectoryStudent`)."""
+
+
+def signal(student: TrajectoryStudent, z: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    """The student's y(z, sigma), of the shape of `z` (b, ...), at `sigma` (b,), float64.
+
+    A difference of it is divided by a small step: it is never computed in half precision.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        return over_sample(1 - sigma / student.sigma_max, z) * student.F(z, sigma, label)
+
+
+def bootstrap_loss(
+    student: TrajectoryStudent,
+    teacher: Denoiser,
+    z: Tensor,
+    t: Tensor,
+    s: Tensor,
+    label: Tensor | None,
+    *,
+    distance: Distance,
+) -> Tensor:
+    """The distance of the student at `s` from a step that starts at itself at `t`.
+
+    Args:
+        student: The student.
+        teacher: The teacher.
+        z: Starting noise, shape (b, *sample_shape).
+        t: Noise levels, shape (b,), float64 on the CPU.
+        s: Slightly smaller ones.
+        label: Class labels (b,), or None.
+        distance: The distance; both sides are divided by the step `1 - s / t`, which for a squared
+            distance is the weight of one over the squared step.
+
+    Returns:
+        The losses, shape (b,).
+    """
+    step = over_sample(1 - s / t, z)
+    y_s = signal(student, z, s, label)
+    with torch.no_grad():
+        y_t = signal(student, z, t, label)
+        denoised = teacher(y_t + over_sample(t / student.sigma_max, z) * z, t.to(z), label)
+        target = y_t + step * (denoised.to(z.dtype) - y_t)
+    return distance(y_s / step, target / step)
+
+
+def boundary_loss(
+    student: TrajectoryStudent,
+    teacher: Denoiser,
+    z: Tensor,
+    label: Tensor | None,
+    *,
+    distance: Distance,
+) -> Tensor:
+    """The distance of F from D at `sigma_max`, shape (b,); arguments as in `bootstrap_loss`."""
+    sigma = torch.full((len(z),), student.sigma_max, dtype=torch.float64)
+    with torch.autocast(z.device.type, enabled=False):
+        prediction = student.F(z, sigma, label)
+    with torch.no_grad():
+        denoised = teacher(z, sigma.to(z), label)
+    return distance(prediction, denoised.to(z.dtype))
+
+
+class BOOT(Distillation):
+    """The method, with its settings looked up once."""
+
+    Settings = BOOTSettings
+    needs = "noise"
+    student: TrajectoryStudent
+
+    def __init__(
+        self, settings: BOOTSettings, student: TrajectoryStudent, teacher: Denoiser
+    ) -> None:
+        """Train `student` against `teacher`."""
+        super().__init__(settings, student, teacher)
+        self.distance = distance_for(settings.distance, teacher.sample_shape)
+        self.nodes = karras_sigmas(settings.num_nodes, teacher.sigma_min, teacher.sigma_max)
+        self.teacher_evaluations = 2 * teacher.evaluations_per_call  # at t, and at sigma_max
+
+    @classmethod
+    def build(
+        cls,
+        settings: BOOTSettings,
+        *,
+        teacher: Denoiser | None,
+        data: Dataset | None,
+        network: nn.Module | None,
+    ) -> "BOOT":
+        """Make the student from the teacher alone (see `Method.build`); no data are used."""
+        teacher = require_teacher("boot", teacher)
+        student = TrajectoryStudent.from_teacher(
+            teacher, network=network, anchored=settings.anchored
+        )
+        return cls(settings, student, teacher)
+
+    def loss(self, batch: Batch) -> Losses:
+        """Draw noise and nodes for the batch and return the sum of both losses."""
+        z = self.teacher.sigma_max * batch.draws.normal("train z", self.student.sample_shape)
+        z = z.to(next(self.student.parameters()))
+        index = batch.draws.integers("train node", len(self.nodes) - 1)
+        t, s = self.nodes[index], self.nodes[index + 1]
+        bootstrap = bootstrap_loss(
+            self.student, self.teacher, z, t, s, batch.label, distance=self.distance
+        )
+        boundary = boundary_loss(self.student, self.teacher, z, batch.label, distance=self.distance)
+        scalars = {"bootstrap": bootstrap.detach().mean(), "boundary": boundary.detach().mean()}
+        return Losses(bootstrap + self.settings.boundary_weight * boundary, s, scalars)

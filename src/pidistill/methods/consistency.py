@@ -1,0 +1,151 @@
+r"""Consistency distillation (Song et al., ICML 2023, arXiv 2303.01469, algorithm 2).
+
+All points of a trajectory are mapped to its end. From an image with noise, $x_i = x_0 + \sigma_i
+\epsilon$, the teacher takes one step of its solver to $\hat{x}_{i+1}$, the next node of the rho-7
+grid; the student there, as it was lately, is the target:
+
+$$\mathrm{distance}\left(f(x_i, \sigma_i),\; \mathrm{sg}[f^-(\hat{x}_{i+1}, \sigma_{i+1})]\right)$$
+
+$f^-$ has the moving average of the student's weights. At the last node $f(x, \sigma_{min}) = x$ by
+construction (`ConsistencyStudent`), and from there the answer spreads to higher noise.
+"""
+
+import copy
+from typing import Any, Literal
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from pidistill.consistency_student import ConsistencyStudent
+from pidistill.data import Dataset
+from pidistill.denoiser import Denoiser, over_sample
+from pidistill.distance import Distance, DistanceName, distance_for
+from pidistill.methods.base import (
+    Batch,
+    Distillation,
+    Losses,
+    MethodSettings,
+    require_images,
+    require_teacher,
+)
+from pidistill.ode import SOLVERS, Solver
+from pidistill.schedule import karras_sigmas
+from pidistill.storage import load_weights
+
+
+class ConsistencySettings(MethodSettings):
+    """Settings of consistency distillation."""
+
+    name: Literal["consistency"] = "consistency"
+    num_nodes: int = pydantic.Field(default=18, ge=2)
+    """Nodes N of the rho-7 grid; published: 18 for CIFAR-10, 40 for ImageNet 64x64."""
+    mu: float = pydantic.Field(default=0.95, ge=0, lt=1)
+    """Rate of the target's moving average; published: 0.95 for ImageNet 64x64. With 0 the target is
+    the student itself, held still."""
+    solver: Literal["heun", "euler"] = "heun"
+    """The teacher's step from a node to the next; published: heun."""
+    distance: DistanceName = "l2"
+    """Distance between student and target (`pidistill.distance`); published: LPIPS, and l2."""
+
+
+def consistency_loss(
+    student: ConsistencyStudent,
+    target: ConsistencyStudent,
+    teacher: Denoiser,
+    x: Tensor,
+    sigma: Tensor,
+    sigma_next: Tensor,
+    label: Tensor | None,
+    *,
+    solver: Solver,
+    distance: Distance,
+) -> Tensor:
+    """The loss of each sample, shape (b,), all noise levels weighted alike.
+
+    Args:
+        student: The student.
+        target: The student with averaged weights.
+        teacher: The teacher.
+        x: Noisy images, shape (b, *sample_shape).
+        sigma: Their noise levels, nodes of the grid, shape (b,), float64 on the CPU.
+        sigma_next: The next nodes below, of the same shape.
+        label: Class labels (b,), or None.
+        solver: The teacher's solver, of which one step is taken.
+        distance: The distance between the student and its target.
+    """
+    prediction = student(x, sigma, label)
+    with torch.no_grad():
+        x_next = solver.step(teacher, x, sigma, sigma_next, label).x
+        end = target(x_next, sigma_next, label)
+    return distance(prediction, end)
+
+
+class Consistency(Distillation):
+    """The method, with its target network."""
+
+    Settings = ConsistencySettings
+    needs = "images"
+    student: ConsistencyStudent
+
+    def __init__(
+        self, settings: ConsistencySettings, student: ConsistencyStudent, teacher: Denoiser
+    ) -> None:
+        """Train `student` against `teacher`; the target starts as a copy of the student."""
+        super().__init__(settings, student, teacher)
+        self.target = copy.deepcopy(student).requires_grad_(False)
+        self.solver = SOLVERS[settings.solver]
+        self.distance = distance_for(settings.distance, teacher.sample_shape)
+        self.nodes = karras_sigmas(settings.num_nodes, teacher.sigma_min, teacher.sigma_max)
+        # A step of a solver of order k calls the denoiser k times.
+        self.teacher_evaluations = self.solver.order * teacher.evaluations_per_call
+
+    @classmethod
+    def build(
+        cls,
+        settings: ConsistencySettings,
+        *,
+        teacher: Denoiser | None,
+        data: Dataset | None,
+        network: nn.Module | None,
+    ) -> "Consistency":
+        """Make the student from the teacher (see `Method.build`)."""
+        teacher = require_teacher("consistency", teacher)
+        require_images("consistency", teacher, data)
+        student = ConsistencyStudent.from_teacher(teacher, network=network)
+        return cls(settings, student, teacher)
+
+    def loss(self, batch: Batch) -> Losses:
+        """Noise the images of the batch to drawn nodes and return their losses."""
+        if batch.x0 is None:
+            raise ValueError("the batch holds no images; consistency distillation trains on data")
+        index = batch.draws.integers("train node", len(self.nodes) - 1)
+        sigma, sigma_next = self.nodes[index], self.nodes[index + 1]
+        eps = batch.draws.normal("train eps", self.student.sample_shape).to(batch.x0)
+        loss = consistency_loss(
+            self.student,
+            self.target,
+            self.teacher,
+            batch.x0 + over_sample(sigma, batch.x0) * eps,
+            sigma,
+            sigma_next,
+            batch.label,
+            solver=self.solver,
+            distance=self.distance,
+        )
+        return Losses(loss, sigma, {})
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the target towards the student."""
+        torch._foreach_lerp_(
+            list(self.target.parameters()), list(self.student.parameters()), 1 - self.settings.mu
+        )
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The target's weights."""
+        return dict(self.target.state_dict())
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Take the target's weights."""
+        load_weights(self.target, tensors, "the checkpoint's target")

@@ -1,0 +1,138 @@
+r"""Knowledge distillation (Luhman & Luhman 2021, arXiv 2101.02388).
+
+The teacher solves its equation from many $z$ beforehand; the student, a denoiser that takes one
+Euler step, regresses on the samples:
+
+$$\mathrm{distance}\left(x(z, \sigma_{min}),\; x_{teacher}(z)\right)$$
+
+Training needs the pairs only, and no data. All that the teacher costs is spent before the first
+step; the pairs may be shared by several runs.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from pidistill.data import Dataset
+from pidistill.data.pairs import Pairs, describe_pairs, load_pairs, make_pairs
+from pidistill.denoiser import Denoiser
+from pidistill.distance import Distance, DistanceName, distance_for
+from pidistill.euler_student import EulerStudent
+from pidistill.methods.base import (
+    Batch,
+    Distillation,
+    Losses,
+    MethodSettings,
+    Preparation,
+    Run,
+    require_teacher,
+)
+
+
+class KnowledgeSettings(MethodSettings):
+    """Settings of knowledge distillation."""
+
+    name: Literal["knowledge"] = "knowledge"
+    num_pairs: int = pydantic.Field(default=20_000, ge=1)
+    """Pairs to train on; all are kept in memory."""
+    pairs: str | None = None
+    """Folder of pairs, to share them among runs; None is `pairs` in the run folder."""
+    pairs_seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
+    """Seed of the pairs."""
+    pairs_batch_size: int = pydantic.Field(default=256, ge=1)
+    """Pairs that the teacher solves for at once."""
+    steps: int = pydantic.Field(default=40, ge=2)
+    """Nodes of the teacher's solution (`pidistill.solve`)."""
+    solver: Literal["heun", "euler"] = "heun"
+    """The teacher's solver."""
+    distance: DistanceName = "l2"
+    """Distance between student and teacher (`pidistill.distance`); published: l2."""
+
+
+def knowledge_loss(
+    student: EulerStudent, z: Tensor, x: Tensor, label: Tensor | None, *, distance: Distance
+) -> Tensor:
+    """The distance of the student's samples from the teacher's, shape (b,).
+
+    Args:
+        student: The student, of one step.
+        z: Starting noise, shape (b, *sample_shape).
+        x: The teacher's samples from it, of the same shape.
+        label: Their labels (b,), or None.
+        distance: The distance.
+    """
+    return distance(student.sample(z, label=label).x, x)
+
+
+class Knowledge(Distillation):
+    """The method, with its pairs once they are made."""
+
+    Settings = KnowledgeSettings
+    needs = "pairs"
+    teacher_evaluations = 0
+    student: EulerStudent
+    pairs: Pairs
+
+    def __init__(
+        self, settings: KnowledgeSettings, student: EulerStudent, teacher: Denoiser
+    ) -> None:
+        """Train `student` on samples of `teacher`."""
+        super().__init__(settings, student, teacher)
+        self.distance = distance_for(settings.distance, teacher.sample_shape)
+        calls = 2 * settings.steps - 1 if settings.solver == "heun" else settings.steps
+        self.teacher_evaluations_before = settings.num_pairs * calls * teacher.evaluations_per_call
+
+    @classmethod
+    def build(
+        cls,
+        settings: KnowledgeSettings,
+        *,
+        teacher: Denoiser | None,
+        data: Dataset | None,
+        network: nn.Module | None,
+    ) -> "Knowledge":
+        """Make the student from the teacher alone (see `Method.build`); no data are used."""
+        teacher = require_teacher("knowledge", teacher)
+        return cls(settings, EulerStudent.from_teacher(teacher, network=network), teacher)
+
+    def prepare(self, run: Run) -> Iterator[Preparation]:
+        """Make the pairs that are missing, and load them all."""
+        settings = self.settings
+        folder = run.folder / "pairs"
+        if settings.pairs is not None:
+            folder = Path(settings.pairs).expanduser()
+        manifest = describe_pairs(
+            self.teacher,
+            run.teacher,
+            solver=settings.solver,
+            steps=settings.steps,
+            seed=settings.pairs_seed,
+        )
+        for done in make_pairs(
+            folder,
+            self.teacher,
+            manifest,
+            settings.num_pairs,
+            batch_size=settings.pairs_batch_size,
+        ):
+            yield Preparation("solving for pairs", done, settings.num_pairs, "pairs")
+        self.pairs = load_pairs(folder, settings.num_pairs)
+
+    def loss(self, batch: Batch) -> Losses:
+        """The losses of pairs drawn at random; their labels come with them."""
+        index = batch.draws.integers("train pair", len(self.pairs.x))
+        device = next(self.student.parameters()).device
+        label = self.pairs.label
+        loss = knowledge_loss(
+            self.student,
+            self.pairs.z[index].to(device),
+            self.pairs.x[index].to(device),
+            None if label is None else label[index].to(device),
+            distance=self.distance,
+        )
+        sigma = torch.full((len(index),), self.student.sigma_max, dtype=torch.float64)
+        return Losses(loss, sigma, {})

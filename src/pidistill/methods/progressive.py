@@ -1,0 +1,221 @@
+r"""Progressive distillation (Salimans & Ho, ICLR 2022, arXiv 2202.00512) on the rho-7 grid.
+
+In the form of Song et al. 2023. A student of N Euler steps learns from a teacher of 2 N: from an
+image with noise, $x = x_0 + \sigma \epsilon$, the teacher takes two Euler steps of half the length,
+from $\sigma$ by $\sigma'$ to $\sigma''$ (half a node each in the index of the grid). The student,
+a denoiser, regresses on the $\tilde{x}$ with which a single Euler step ends at the same point:
+
+$$\mathrm{distance}\left(D(x, \sigma),\; \mathrm{sg}[\tilde{x}]\right)$$
+
+After each round the student becomes the teacher, and N is halved, down to one.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from pidistill.data import Dataset
+from pidistill.denoiser import Denoiser, over_sample
+from pidistill.distance import Distance, DistanceName, distance_for
+from pidistill.euler_student import EulerStudent, euler_step
+from pidistill.methods.base import (
+    Batch,
+    Distillation,
+    Losses,
+    MethodSettings,
+    require_images,
+    require_teacher,
+)
+from pidistill.schedule import sigma_at
+from pidistill.storage import load_weights
+
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "uniform": torch.ones_like,
+    "truncated-snr": lambda sigma: (sigma**-2).clamp(min=1),
+}
+
+
+class ProgressiveSettings(MethodSettings):
+    """Settings of progressive distillation."""
+
+    name: Literal["progressive"] = "progressive"
+    start_steps: int = pydantic.Field(default=64, ge=2)
+    """Euler steps of the first teacher, a power of two; the first student takes half as many."""
+    weight: Literal["uniform", "truncated-snr"] = "uniform"
+    """Weight of the noise levels: all alike (Song et al. 2023), or max(1, 1 / sigma^2) (Salimans &
+    Ho 2022)."""
+    distance: DistanceName = "l2"
+    """Distance between student and target (`pidistill.distance`)."""
+
+    @pydantic.field_validator("start_steps")
+    @classmethod
+    def _power_of_two(cls, start_steps: int) -> int:
+        if start_steps & (start_steps - 1):
+            raise ValueError(f"{start_steps} is not a power of two")
+        return start_steps
+
+
+def two_step_target(
+    teacher: Denoiser,
+    x: Tensor,
+    sigma: Tensor,
+    sigma_middle: Tensor,
+    sigma_next: Tensor,
+    label: Tensor | None,
+) -> Tensor:
+    r"""Where one Euler step has to aim to end where two steps of the teacher end.
+
+    With the teacher's $D_1$ at $\sigma$ and $D_2$ at $\sigma'$, `x` cancels:
+
+    $$\tilde{x} = \frac{\sigma'' (\sigma - \sigma')}{\sigma' (\sigma - \sigma'')} D_1
+    + \frac{\sigma (\sigma' - \sigma'')}{\sigma' (\sigma - \sigma'')} D_2$$
+
+    whose weights add up to 1.
+
+    Args:
+        teacher: The teacher.
+        x: Noisy images, shape (b, *sample_shape).
+        sigma: Their noise levels, shape (b,), float64 on the CPU.
+        sigma_middle: Where the first step ends, of the same shape.
+        sigma_next: Where the second step ends, of the same shape.
+        label: Class labels (b,), or None.
+
+    Returns:
+        Clean samples, of the shape of `x`.
+    """
+    first = teacher(x, sigma.to(x), label)
+    x_middle = euler_step(x, first, sigma, sigma_middle)
+    second = teacher(x_middle, sigma_middle.to(x), label)
+    share = sigma_next * (sigma - sigma_middle) / (sigma_middle * (sigma - sigma_next))
+    return over_sample(share, x) * first + over_sample(1 - share, x) * second
+
+
+def progressive_loss(
+    student: EulerStudent,
+    teacher: Denoiser,
+    x0: Tensor,
+    eps: Tensor,
+    index: Tensor,
+    label: Tensor | None,
+    *,
+    distance: Distance,
+) -> tuple[Tensor, Tensor]:
+    """The loss of each sample, before any weighting.
+
+    Args:
+        student: The student, of `student.num_steps` steps.
+        teacher: The teacher, which takes two steps for each of the student's.
+        x0: Images, shape (b, *sample_shape).
+        eps: Standard normal noise, of the shape of `x0`.
+        index: Which of the student's steps, in 0 .. num_steps - 1, shape (b,), int64 on the CPU.
+        label: Class labels (b,), or None.
+        distance: The distance between the student and its target.
+
+    Returns:
+        The losses and their noise levels, both of shape (b,).
+    """
+    sigma, sigma_middle, sigma_next = (
+        sigma_at((index.double() + part) / student.num_steps, teacher.sigma_min, teacher.sigma_max)
+        for part in (0, 0.5, 1)
+    )
+    x = x0 + over_sample(sigma, x0) * eps
+    with torch.no_grad():
+        target = two_step_target(teacher, x, sigma, sigma_middle, sigma_next, label)
+    return distance(student(x, sigma, label), target), sigma
+
+
+class Progressive(Distillation):
+    """The method, with the round it is in."""
+
+    Settings = ProgressiveSettings
+    needs = "images"
+    student: EulerStudent
+
+    def __init__(
+        self, settings: ProgressiveSettings, student: EulerStudent, teacher: Denoiser
+    ) -> None:
+        """Train `student` against `teacher`, and then against itself."""
+        super().__init__(settings, student, teacher)
+        self.distance = distance_for(settings.distance, teacher.sample_shape)
+        self.weight = WEIGHTS[settings.weight]
+        self.first_step = 0
+        self.promoted = False
+        self.teacher_evaluations = 2 * teacher.evaluations_per_call
+
+    @classmethod
+    def build(
+        cls,
+        settings: ProgressiveSettings,
+        *,
+        teacher: Denoiser | None,
+        data: Dataset | None,
+        network: nn.Module | None,
+    ) -> "Progressive":
+        """Make the first student from the teacher (see `Method.build`)."""
+        teacher = require_teacher("progressive", teacher)
+        require_images("progressive", teacher, data)
+        student = EulerStudent.from_teacher(
+            teacher, network=network, num_steps=settings.start_steps // 2
+        )
+        return cls(settings, student, teacher)
+
+    def loss(self, batch: Batch) -> Losses:
+        """Noise the images of the batch to drawn nodes of the round's grid."""
+        if batch.x0 is None:
+            raise ValueError("the batch holds no images; progressive distillation trains on data")
+        loss, sigma = progressive_loss(
+            self.student,
+            self.teacher,
+            batch.x0,
+            batch.draws.normal("train eps", self.student.sample_shape).to(batch.x0),
+            batch.draws.integers("train step", self.student.num_steps),
+            batch.label,
+            distance=self.distance,
+        )
+        scalars = {"student_steps": torch.tensor(float(self.student.num_steps))}
+        return Losses(loss * self.weight(sigma).to(loss), sigma, scalars)
+
+    def phase(self, max_train_steps: int) -> tuple[int, int]:
+        """The round: what is left of the run is divided evenly among the rounds that are left."""
+        rounds_left = self.student.num_steps.bit_length()
+        length = (max_train_steps - self.first_step) // rounds_left
+        return self.first_step, self.first_step + length
+
+    def start_phase(self, step: int, max_train_steps: int) -> bool:
+        """At the end of a round, the student becomes the teacher and its steps are halved.
+
+        A round that has no training step, in a run of fewer steps than rounds, is left out.
+        """
+        if self.student.num_steps == 1 or step < self.phase(max_train_steps)[1]:
+            return False
+        if step > self.first_step:
+            self._promote()
+        while self.student.num_steps > 1 and step >= self.phase(max_train_steps)[1]:
+            self.student.num_steps //= 2
+            self.first_step = step
+        return True
+
+    def _promote(self) -> None:
+        """Make a copy of the student the teacher."""
+        self.teacher = copy.deepcopy(self.student).as_denoiser().eval().requires_grad_(False)
+        self.teacher_evaluations = 2
+        self.promoted = True
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The weights of a teacher that was a student."""
+        return dict(self.teacher.state_dict()) if self.promoted else {}
+
+    def state_values(self) -> dict[str, Any]:
+        """Where the rounds are."""
+        return {"num_steps": self.student.num_steps, "first_step": self.first_step}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on in the round that the checkpoint was written in."""
+        self.student.num_steps, self.first_step = values["num_steps"], values["first_step"]
+        if tensors:
+            self._promote()
+            load_weights(self.teacher, tensors, "the checkpoint's teacher")

@@ -1,0 +1,91 @@
+"""Short runs of every distillation method: settings and data that make them small.
+
+A new method adds an entry to `METHODS`.
+"""
+
+import json
+
+import torch
+
+from pidistill import load_teacher
+from pidistill.data import Dataset
+from pidistill.data.noise import Draws
+from pidistill.methods import method_class
+from pidistill.networks import new_network
+from pidistill.student import labels_for
+from pidistill.training.config import parse_config
+from pidistill.training.trainer import Trainer
+
+METHODS = {
+    "pid": {"name": "pid"},
+    "consistency": {"name": "consistency", "mu": 0.7, "num_nodes": 8},
+    "progressive": {"name": "progressive", "start_steps": 8},
+    "boot": {"name": "boot", "num_nodes": 40},
+    "knowledge": {"name": "knowledge", "num_pairs": 40, "pairs_batch_size": 16, "steps": 4},
+}
+NETWORK = {"name": "mlp", "config": {"width": 16, "num_blocks": 1, "embedding_width": 16}}
+SMALL = {
+    "max_train_steps": 10,
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "lr_warmup_steps": 3,
+    "ema_rates": [0.9],
+    "logging_steps": 3,
+    "checkpointing_steps": 4,
+    "preview_steps": 0,
+}
+
+
+def small(name, teacher="mixture:ring", **changes):
+    """The config of a short run of the method `name`, from a mixture unless told otherwise."""
+    return parse_config([SMALL, {"teacher": teacher, "method": METHODS[name]}, changes])
+
+
+def images_of(teacher, num=64):
+    """Smooth made-up images for any teacher: of its shape, with its labels."""
+    draws = Draws(5, 0, num)
+    label = labels_for(teacher, num)
+    images = 0.4 * draws.normal("image", teacher.sample_shape).float()
+    if label is not None:
+        images = images + (label.float() / teacher.num_classes).reshape(
+            -1, *[1] * len(teacher.sample_shape)
+        )
+    return Dataset(images.clamp(-1, 1), label, teacher.num_classes, "made up")
+
+
+def make_trainer(config, folder, network=None, data=None):
+    """`build_trainer` with made-up images for the methods that need some."""
+    teacher = load_teacher(config.teacher)
+    method_type = method_class(config.method.name)
+    if data is None and method_type.needs == "images":
+        data = images_of(teacher)
+    if network is None and teacher.network_to_copy() is None:
+        torch.manual_seed(config.seed)
+        network = new_network(
+            NETWORK["name"], teacher.sample_shape, teacher.num_classes, NETWORK["config"]
+        )
+    method = method_type.build(config.method, teacher=teacher, data=data, network=network)
+    return Trainer(config, method, folder, data=data)
+
+
+def train(config, folder, *, stop_at=None, abandon_at=None, **options):
+    """Run a trainer to its end, to an orderly stop, or to where it is left without a word."""
+    trainer = make_trainer(config, folder, **options)
+    steps = trainer.run(should_stop=lambda: trainer.step == stop_at)
+    for report in steps:
+        if report.step == abandon_at:
+            steps.close()
+    return trainer
+
+
+def log_lines(folder, without=()):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in without} for line in lines]
+
+
+def everything(folder, step):
+    """All that a run leaves behind after `step` and that a resumed one must reproduce."""
+    files = [*folder.glob("*.safetensors"), *folder.glob(f"state/step-{step:09d}/*.safetensors")]
+    contents = {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    texts = {name: (folder / name).read_text() for name in ("config.toml", "network.json")}
+    return {**contents, **texts, "metrics.jsonl": log_lines(folder, without=("seconds",))}

@@ -1,0 +1,268 @@
+"""Knowledge distillation: pairs that are made once, kept and shared, and the loss on them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from pidistill import PidistillError, initial_noise, load_student, load_teacher, solve
+from pidistill.cli import main
+from pidistill.data import pairs as pairs_module
+from pidistill.data.pairs import describe_pairs, load_pairs, make_pairs
+from pidistill.distance import l2
+from pidistill.euler_student import EulerStudent
+from pidistill.methods.knowledge import knowledge_loss
+from pidistill.teachers.mixture import MixtureDenoiser
+
+from method_runs import log_lines, make_trainer, small, train
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch):
+    monkeypatch.setattr(pairs_module, "SHARD", 16)
+
+
+@pytest.fixture
+def ring():
+    return load_teacher("mixture:ring")
+
+
+def described(teacher, **changes):
+    return describe_pairs(
+        teacher, **{"spec": "a spec", "solver": "heun", "steps": 4, "seed": 0, **changes}
+    )
+
+
+def made(folder, teacher, num, batch_size=8, **changes):
+    """Make pairs and load them; returns them and how many were there after every batch."""
+    done = list(
+        make_pairs(folder, teacher, described(teacher, **changes), num, batch_size=batch_size)
+    )
+    return load_pairs(folder, num), done
+
+
+# The pairs
+
+
+def test_a_pair_is_noise_and_the_teachers_solution_of_it(tmp_path, ring):
+    pairs, done = made(tmp_path, ring, 40)
+    assert done == [8, 16, 24, 32, 40]
+    assert pairs.z.shape == pairs.x.shape == (40, 2)
+    assert pairs.z.dtype == pairs.x.dtype == torch.float32
+    assert torch.equal(pairs.label, torch.arange(40) % 8)
+    expected = solve(ring, pairs.z, steps=4, label=pairs.label)
+    torch.testing.assert_close(pairs.x, expected.x, rtol=1e-5, atol=1e-5)
+    assert 0.8 * 80 < pairs.z.std() < 1.2 * 80
+
+
+def test_pair_i_depends_on_the_seed_and_i_only(tmp_path, ring):
+    whole, _ = made(tmp_path / "whole", ring, 40)
+    part, _ = made(tmp_path / "part", ring, 21, batch_size=5)
+    other, _ = made(tmp_path / "other", ring, 40, seed=1)
+    assert torch.equal(part.z, whole.z[:21])
+    torch.testing.assert_close(part.x, whole.x[:21], rtol=1e-5, atol=1e-5)
+    assert not torch.isclose(other.z, whole.z).any()
+
+
+def test_no_sample_of_a_student_is_a_pair_that_it_was_trained_on(tmp_path, ring):
+    pairs, _ = made(tmp_path, ring, 40)
+    assert not torch.isclose(initial_noise(ring, 40, seed=0), pairs.z).any()
+
+
+def test_an_unconditional_teacher_has_pairs_without_labels(tmp_path, gaussian):
+    pairs, _ = made(tmp_path, gaussian, 20)
+    assert pairs.label is None
+
+
+def stamps(folder):
+    return {file.name: file.stat().st_mtime_ns for file in folder.glob("shard-*")}
+
+
+def test_shards_that_are_there_are_kept(tmp_path, ring):
+    manifest = described(ring)
+    for done in make_pairs(tmp_path, ring, manifest, 40, batch_size=8):
+        if done == 24:  # in the middle of the second shard, which is lost
+            break
+    first = stamps(tmp_path)
+    assert list(first) == ["shard-00000.safetensors"]
+    cut, done = made(tmp_path, ring, 40)
+    assert done == [16, 24, 32, 40]
+    assert stamps(tmp_path).items() >= first.items()
+    straight, _ = made(tmp_path / "straight", ring, 40)
+    assert all(torch.equal(a, b) for a, b in zip(cut, straight, strict=True))
+    assert made(tmp_path, ring, 40)[1] == [16, 32, 40]
+
+
+def test_more_pairs_are_added_and_fewer_are_taken(tmp_path, ring):
+    made(tmp_path, ring, 20)
+    more, done = made(tmp_path, ring, 45)
+    assert done == [16, 28, 32, 40, 45]
+    straight, _ = made(tmp_path / "straight", ring, 45)
+    assert torch.equal(more.z, straight.z)
+    assert torch.equal(more.label, straight.label)
+    torch.testing.assert_close(more.x, straight.x, rtol=1e-5, atol=1e-5)
+    fewer, done = made(tmp_path, ring, 10)
+    assert done == [10]
+    assert torch.equal(fewer.x, more.x[:10])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("steps", 5), ("solver", "euler"), ("seed", 3), ("spec", "another spec")],
+)
+def test_pairs_that_were_made_otherwise_are_refused(tmp_path, ring, key, value):
+    made(tmp_path, ring, 20)
+    named = "teacher" if key == "spec" else key
+    with pytest.raises(PidistillError, match=f"made with {named} .*; choose another folder"):
+        made(tmp_path, ring, 20, **{key: value})
+
+
+def test_pairs_of_another_teacher_under_the_same_name_are_refused(tmp_path, ring):
+    made(tmp_path, ring, 20)
+    ring.means[0, 0] += 1e-6
+    with pytest.raises(PidistillError, match="made with teacher_sha256"):
+        made(tmp_path, ring, 20)
+
+
+def test_a_damaged_shard_is_refused_in_one_line(tmp_path, ring):
+    made(tmp_path, ring, 20)
+    file = tmp_path / "shard-00001.safetensors"
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(PidistillError, match=r"shard-00001\.safetensors is not a readable"):
+        made(tmp_path, ring, 20)
+
+
+# The loss
+
+
+def test_the_exact_answer_has_no_loss(tmp_path, gaussian):
+    """For a Gaussian the solver is an affine map, so that an affine network can be the answer."""
+
+    class Affine(torch.nn.Module):
+        def __init__(self, slope, offset):
+            super().__init__()
+            self.slope, self.offset = torch.nn.Parameter(slope), torch.nn.Parameter(offset)
+
+        def forward(self, u, c_noise, label=None):
+            return u @ self.slope + self.offset
+
+    zero = torch.zeros(2, dtype=torch.float64)
+    student = EulerStudent.from_teacher(gaussian, network=Affine(torch.eye(2).double(), zero))
+    z = initial_noise(gaussian, 30, seed=5).double()
+    x = solve(gaussian, z, steps=6).x
+
+    def sample(slope, offset):
+        student.network.slope.data, student.network.offset.data = slope, offset
+        return student.sample(z).x.detach()
+
+    # The sample is affine in the network's parameters: solve for them.
+    flat_zero = sample(torch.zeros(2, 2).double(), zero)
+    columns = []
+    for i in range(6):
+        unit = torch.eye(6).double()[i]
+        columns.append((sample(unit[:4].reshape(2, 2), unit[4:]) - flat_zero).flatten())
+    best = torch.linalg.lstsq(torch.stack(columns, 1), (x - flat_zero).flatten()).solution
+    sample(best[:4].reshape(2, 2), best[4:])
+    assert knowledge_loss(student, z, x, None, distance=l2).max() < 1e-20
+    other = initial_noise(gaussian, 30, seed=6).double()
+    solved = solve(gaussian, other, steps=6).x
+    assert knowledge_loss(student, other, solved, None, distance=l2).max() < 1e-20
+
+
+def test_a_short_run_comes_near_the_teachers_solution(tmp_path):
+    config = small(
+        "knowledge",
+        "mixture:gaussian",
+        max_train_steps=300,
+        batch_size=64,
+        method={"num_pairs": 500, "pairs_batch_size": 250, "steps": 10},
+    )
+    train(config, tmp_path)
+    gaussian = load_teacher("mixture:gaussian")
+    z = initial_noise(gaussian, 256, seed=1)
+    solved = solve(gaussian, z, steps=10).x
+    gap = load_student(tmp_path).sample(z).x - solved
+    assert gap.square().mean().sqrt() < 0.3 * solved.std()
+
+
+# Runs
+
+
+def test_the_pairs_lie_in_the_run_folder(tmp_path):
+    train(small("knowledge"), tmp_path)
+    manifest = json.loads((tmp_path / "pairs/manifest.json").read_text())
+    assert manifest["teacher"] == "mixture:ring"
+    assert (manifest["solver"], manifest["steps"], manifest["seed"]) == ("heun", 4, 0)
+    assert len(list((tmp_path / "pairs").glob("shard-*"))) == 3
+    assert {line["teacher_evals"] for line in log_lines(tmp_path)} == {40 * 7}
+
+
+def test_two_runs_may_share_their_pairs(tmp_path, monkeypatch):
+    shared = {"pairs": str(tmp_path / "shared")}
+    train(small("knowledge", method=shared), tmp_path / "first")
+    before = stamps(tmp_path / "shared")
+    assert len(before) == 3
+
+    def forbidden(self, x, sigma, label=None):
+        raise AssertionError("the teacher was asked")
+
+    monkeypatch.setattr(MixtureDenoiser, "forward", forbidden)
+    train(small("knowledge", method=shared, seed=7), tmp_path / "second")
+    assert stamps(tmp_path / "shared") == before
+    assert not (tmp_path / "second/pairs").exists()
+    with pytest.raises(PidistillError, match="made with steps 4, but this run asks for 9"):
+        train(small("knowledge", method={**shared, "steps": 9}), tmp_path / "third")
+
+
+def test_a_run_stopped_while_it_makes_pairs_goes_on(tmp_path):
+    trainer = make_trainer(small("knowledge"), tmp_path)
+    asked = iter([False, True])
+    assert list(trainer.run(should_stop=lambda: next(asked))) == []
+    assert len(list((tmp_path / "pairs").glob("shard-*"))) == 2
+    assert (tmp_path / "config.toml").exists()
+    assert not (tmp_path / "state").exists()
+    assert train(small("knowledge"), tmp_path).step == 10
+
+
+def test_ctrl_c_while_pairs_are_made(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "pidistill", "distill", "--teacher", "mixture:grid"]
+    options = ["--method", "knowledge", "--set", "method.num_pairs=1000000", "--out", str(folder)]
+    process = subprocess.Popen(
+        [*command, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("pairs/shard-00001*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in printed
+    assert "num_pairs = 1000000" in (folder / "config.toml").read_text()
+    shards = stamps(folder / "pairs")
+    assert len(shards) >= 2
+    assert not list(folder.glob("pairs/.*"))
+
+
+def test_the_command_line_shares_pairs(tmp_path, capsys):
+    arguments = ["distill", "--teacher", "digits", "--method", "knowledge", "--batch-size", "8"]
+    few = ["--max-train-steps", "3", "--set", "method.num_pairs=24", "--set", "method.steps=3"]
+    where = ["--set", f"method.pairs={tmp_path / 'pairs'}"]
+    for name in ("first", "second"):
+        assert main([*arguments, *few, *where, "--out", str(tmp_path / name)]) == 0
+    assert "solving for pairs 24/24" in capsys.readouterr().err
+    third = ["--out", str(tmp_path / "third")]
+    assert main([*arguments, *few, *where, "--set", "method.steps=4", *third]) == 2
+    assert "error: the pairs in" in capsys.readouterr().err
+    assert main([*arguments, *few, *where, *third]) == 0
+    assert load_student(tmp_path / "second").generate(2, seed=0).x.shape == (2, 1, 8, 8)
