@@ -103,7 +103,10 @@ class Trainer:
         self.config, self.method, self.folder, self.data = config, method, folder, data
         if method.needs == "images" and data is None:
             raise PidistillError("this method trains on images; name a data set with 'data'")
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            cpu=not torch.accelerator.is_available(),  # torchrun's processes find each other there
+        )
         parts = config.gradient_accumulation_steps * self.accelerator.num_processes
         if config.batch_size % parts:
             raise PidistillError(
@@ -133,10 +136,11 @@ class Trainer:
     def prepare(self) -> Iterator[Preparation]:
         """Do what the method needs before its first step, yielding as it goes on.
 
-        `run` does it too; this is for those who want to show how far it is.
+        `run` does it too; this is for those who want to show how far it is. With several processes,
+        the first one does the work, and then the others find it done.
         """
         run = Run(self.folder, self.config.teacher)
-        with self._held():
+        with self.accelerator.main_process_first(), self._held():
             for progress in self.method.prepare(run):
                 if not (self.folder / CONFIG_FILE).exists():
                     write_config(self.folder / CONFIG_FILE, self.config)
