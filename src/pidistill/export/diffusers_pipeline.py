@@ -1,0 +1,141 @@
+"""The pipeline of an exported student.
+
+This file is cut to pieces and bundled into exports (`pidistill.export.bundle`), so that the library
+is imported where an export is opened, not where it is written.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import (  # type: ignore[import-not-found, unused-ignore]
+    DiffusionPipeline,
+    ImagePipelineOutput,
+)
+from diffusers.utils.torch_utils import (  # type: ignore[import-not-found, unused-ignore]
+    randn_tensor,
+)
+from torch import Tensor, nn
+
+from pidistill.data.noise import initial_noise
+
+OUTPUT_TYPES = ("pil", "np", "pt", "raw")
+
+
+class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
+    """Images from noise in one evaluation of a student distilled by pidistill."""
+
+    model_cpu_offload_seq = "student->vae"
+    _optional_components = ["vae"]  # noqa: RUF012 (the library's own form)
+
+    def __init__(self, student: nn.Module, vae: nn.Module | None = None) -> None:
+        """Make the pipeline.
+
+        Args:
+            student: The exported student.
+            vae: The decoder of its latents, where its samples are latents.
+        """
+        super().__init__()
+        student.network.to(next(student.parameters()).dtype)  # buffers too, which loading leaves
+        self.register_modules(student=student, vae=vae)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        class_labels: int | list[int] | Tensor | None = None,
+        num_inference_steps: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        z: Tensor | None = None,
+        seed: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> "ImagePipelineOutput | tuple[Any]":
+        """Draw samples.
+
+        Args:
+            batch_size: Number of samples; where noise is given, it is that of the noise.
+            class_labels: One label for all, or one each; -1 is "no label". None: sample i has the
+                label `i % num_classes`, as from `pidistill sample`.
+            num_inference_steps: 1; the student knows no other number.
+            generator: Source of the noise, as in other pipelines.
+            latents: Standard normal noise (b, ...), as in other pipelines.
+            z: The starting noise itself (b, ...), from N(0, sigma_max^2 I).
+            seed: Noise as `pidistill sample --seed` draws it: sample i depends on the seed and i.
+            output_type: `pil`, `np` (b, h, w, c) or `pt` (b, c, h, w), both in [0, 1], or `raw`:
+                what the student returns, about [-1, 1], or latents; neither decoded nor clipped.
+            return_dict: Whether to wrap the images in an `ImagePipelineOutput`.
+
+        Raises:
+            ValueError: An argument is not what it should be.
+        """
+        if num_inference_steps != 1:
+            raise ValueError(f"num_inference_steps is {num_inference_steps}; expected 1")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}; expected one of {OUTPUT_TYPES}")
+        z = self.prepare_noise(batch_size, generator, latents, z, seed)
+        label = self.prepare_labels(class_labels, len(z))
+        images = self.postprocess(self.student(z, label), output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def prepare_noise(
+        self,
+        batch_size: int,
+        generator: "torch.Generator | list[torch.Generator] | None",
+        latents: Tensor | None,
+        z: Tensor | None,
+        seed: int | None,
+    ) -> Tensor:
+        """The starting noise, from the one argument that decides it."""
+        device = self._execution_device
+        sources = {"generator": generator, "latents": latents, "z": z, "seed": seed}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given; the noise comes from one of them")
+        shape = (batch_size, *self.student.sample_shape)
+        if seed is not None:
+            z = initial_noise(self.student, batch_size, seed=seed)
+        elif z is None:
+            if latents is None:
+                latents = randn_tensor(shape, generator=generator, device=device)
+            z = self.student.sigma_max * latents
+        if tuple(z.shape[1:]) != shape[1:]:
+            raise ValueError(f"the noise has shape {tuple(z.shape)}; expected (b, {shape[1:]})")
+        return z.to(device, torch.float32)
+
+    def prepare_labels(
+        self, class_labels: "int | list[int] | Tensor | None", num: int
+    ) -> Tensor | None:
+        """Labels (num,), or None where the student is unconditional."""
+        num_classes = self.student.num_classes
+        if num_classes == 0:
+            if class_labels is not None:
+                raise ValueError(f"class_labels is {class_labels}; the student is unconditional")
+            return None
+        if class_labels is None:
+            label = torch.arange(num) % num_classes
+        else:
+            label = torch.as_tensor(class_labels, dtype=torch.int64).cpu().expand(num)
+        if (label < -1).any() or (label >= num_classes).any():
+            raise ValueError(
+                f"class_labels is {class_labels}; expected 0 .. {num_classes - 1}, or -1"
+            )
+        return label.to(self._execution_device)
+
+    def postprocess(self, x: Tensor, output_type: str) -> Any:
+        """Samples as the output type asks for them."""
+        if output_type == "raw":
+            return x
+        if self.vae is not None:
+            x = self.vae.decode(x / self.vae.config.scaling_factor, return_dict=False)[0]
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise ValueError(
+                f"samples of shape {tuple(x.shape[1:])} are not images of 1 or 3 channels; "
+                "ask for output_type='raw'"
+            )
+        images = (x.float() / 2 + 0.5).clamp(0, 1)
+        if output_type == "pt":
+            return images
+        array = images.permute(0, 2, 3, 1).cpu().numpy()
+        return self.numpy_to_pil(array) if output_type == "pil" else array

@@ -1,0 +1,100 @@
+r"""A student that samples in one evaluation, as one formula with a handful of numbers.
+
+$$x = s z + (1 - s) (c_{skip} z + c_{out} F(c_{in} z, c_{noise}))$$
+
+For a trajectory student $s = \sigma_{min} / \sigma_{max}$ and $c_{noise}$ is that of `sigma_min`;
+for an Euler student $s$ is the same and the others are the preconditioning at `sigma_max`; for a
+consistency student $s = 0$. So no preconditioning and no table of noise levels has to travel with
+an exported student.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from pidistill import precondition
+from pidistill.consistency_student import ConsistencyStudent
+from pidistill.denoiser import call_network
+from pidistill.errors import PidistillError
+from pidistill.euler_student import EulerStudent
+from pidistill.student import Student, TrajectoryStudent
+
+
+@dataclasses.dataclass(frozen=True)
+class Scales:
+    """The constants of the formula."""
+
+    c_in: float
+    c_noise: float
+    c_skip: float
+    c_out: float
+    noise_share: float
+    """The share s of `z` that a sample keeps."""
+
+
+def one_step_sample(
+    network: nn.Module,
+    z: Tensor,
+    label: Tensor | None,
+    *,
+    c_in: float,
+    c_noise: float,
+    c_skip: float,
+    c_out: float,
+    noise_share: float,
+) -> Tensor:
+    """Samples of the shape and dtype of the starting noise `z` (b, ...), in one evaluation.
+
+    Args:
+        network: The raw network, called as `network(u, c_noise, label)`.
+        z: Starting noise, from N(0, sigma_max^2 I).
+        label: Class labels (b,), int64; -1, or None for all, is "no label".
+        c_in: Scale of the network's input.
+        c_noise: The network's noise conditioning.
+        c_skip: Factor of `z` beside the network's output.
+        c_out: Scale of the network's output.
+        noise_share: The share s of `z` that a sample keeps.
+    """
+    raw = call_network(network, c_in * z, z.new_full(z.shape[:1], c_noise), label)
+    out = c_skip * z + c_out * raw
+    return noise_share * z + (1 - noise_share) * out
+
+
+def scales_of(student: Student) -> Scales:
+    """The constants of a student's formula.
+
+    Raises `PidistillError` when it is of a kind that is no such formula.
+    """
+    if student.num_steps != 1:
+        raise PidistillError(
+            f"the student was trained for {student.num_steps} evaluations a sample; only students "
+            "that sample in one can be exported"
+        )
+    match student:
+        case TrajectoryStudent():
+            sigma_min = torch.tensor([student.sigma_min], dtype=torch.float64)
+            c_noise = student.precondition.smooth_c_noise(sigma_min)
+            return Scales(
+                c_in=student.c_in,
+                c_noise=c_noise.item(),
+                c_skip=student.c_skip,
+                c_out=student.c_out,
+                noise_share=student.sigma_min / student.sigma_max,
+            )
+        case EulerStudent():
+            sigma_max = torch.tensor([student.sigma_max])  # its steps are taken in float32
+            share = student.sigma_min / student.sigma_max
+            return _with_noise_share(student.precondition.scales(sigma_max), share)
+        case ConsistencyStudent():
+            sigma_max = torch.tensor([student.sigma_max], dtype=torch.float64)
+            return _with_noise_share(student.scales(sigma_max), 0.0)
+    raise PidistillError(
+        f"the student is a {type(student).__name__}; expected one of the kinds trajectory, euler "
+        "and consistency"
+    )
+
+
+def _with_noise_share(scales: precondition.Scales, noise_share: float) -> Scales:
+    factors = {name: value.item() for name, value in scales._asdict().items()}
+    return Scales(**factors, noise_share=noise_share)

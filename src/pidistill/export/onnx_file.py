@@ -1,0 +1,177 @@
+"""A student as one ONNX file: inputs `z` and, where it has labels, `label`; output `samples`.
+
+The batch size is free. The file's metadata say what the noise has to be.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pidistill.data.noise import initial_noise
+from pidistill.errors import PidistillError
+from pidistill.export.one_step import Scales, one_step_sample, scales_of
+from pidistill.storage import replacing
+from pidistill.student import Student, labels_for
+
+OPSET = 18
+"""The operator set that torch's exporter is written in; any other is converted from it."""
+
+MOST_BYTES = 2**31 - 2**20
+"""A protobuf file holds at most 2 GiB."""
+
+WORST_DIFFERENCE = 1 / 255
+"""Beyond this share of the largest value, half a step of 8 bits, the file is refused."""
+
+CHECKED_SAMPLES = 5
+"""Samples of the check, another batch size than the one that the file is made with."""
+
+
+class OneStepModule(nn.Module):
+    """The formula of `one_step_sample` as a module of tensors in and out."""
+
+    def __init__(self, network: nn.Module, scales: Scales) -> None:
+        """Wrap the raw network of a student and its constants."""
+        super().__init__()
+        self.network = network
+        self.scales = scales
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Samples of the starting noise `z` (b, ...), with labels (b,), int64."""
+        return one_step_sample(self.network, z, label, **vars(self.scales))
+
+
+def write_onnx(path: Path, student: Student, metadata: dict[str, Any]) -> float | None:
+    """Write a student to the ONNX file `path`, at once or not at all, and check it.
+
+    Args:
+        path: The file.
+        student: The student, on the CPU.
+        metadata: What else to say in the file, as JSON values.
+
+    Returns:
+        The largest difference of a sample's value between onnxruntime and torch, over
+        `CHECKED_SAMPLES` samples; None where onnxruntime is not installed.
+
+    Raises:
+        PidistillError: A library is missing, the student is too large or of a kind that cannot be
+            exported, an operation of its network is not known to ONNX, or the check fails.
+    """
+    require("onnx")
+    require("onnxscript")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
+    if size > MOST_BYTES:
+        raise PidistillError(
+            f"the student's weights take {size / 2**30:.1f} GiB; one ONNX file holds at most "
+            "2 GiB: export to diffusers instead"
+        )
+    module = OneStepModule(student.network, scales_of(student)).eval()
+    program = _program(module, student)
+    facts = {
+        "sigma_max": student.sigma_max,
+        "sample_shape": list(student.sample_shape),
+        "num_classes": student.num_classes,
+        "nfe": 1,
+        **metadata,
+    }
+    program.model.metadata_props.update(
+        {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in facts.items()
+        }
+    )
+    with replacing(path) as temporary:
+        program.save(str(temporary), external_data=False)
+        return checked_difference(temporary, module, student)
+
+
+def _program(module: OneStepModule, student: Student) -> Any:
+    """The student as an ONNX program, traced with a batch of 2."""
+    inputs = example_inputs(student, 2)
+    free = {name: {0: torch.export.Dim("batch")} for name in inputs}
+    try:
+        with _quiet():
+            return torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                input_names=list(inputs),
+                output_names=["samples"],
+                dynamic_shapes=free,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        name = type(student.network).__name__
+        raise PidistillError(f"the network {name} cannot be turned into ONNX: {reason}") from error
+
+
+def checked_difference(path: Path, module: OneStepModule, student: Student) -> float | None:
+    """The largest difference between onnxruntime's samples and torch's; None without the library.
+
+    Raises `PidistillError` when it is beyond rounding.
+    """
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError:
+        return None
+    inputs = example_inputs(student, CHECKED_SAMPLES)
+    with torch.no_grad():
+        expected = module(*inputs.values())
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+    samples = torch.from_numpy(session.run(["samples"], arrays)[0])
+    difference = (samples - expected).abs().max().item()
+    largest = max(1.0, expected.abs().max().item())
+    if not difference <= WORST_DIFFERENCE * largest:
+        raise PidistillError(
+            f"onnxruntime's samples differ from torch's by up to {difference:.2g} at values up to "
+            f"{largest:.2g}, which is more than rounding: the file is not written"
+        )
+    return difference
+
+
+def example_inputs(student: Student, num: int) -> dict[str, Tensor]:
+    """Inputs of the file by name, for the first `num` samples of seed 0."""
+    inputs = {"z": initial_noise(student, num, seed=0)}
+    label = labels_for(student, num)
+    if label is not None:
+        inputs["label"] = label
+    return inputs
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the exporter prints and its many warnings out of sight."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def require(library: str) -> ModuleType:
+    """The module `library`; raises `PidistillError` when it is not installed."""
+    try:
+        return importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        raise PidistillError(
+            f"ONNX needs the library {error.name}, which is not installed; "
+            'run: pip install "pidistill[onnx]"'
+        ) from error

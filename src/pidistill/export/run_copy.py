@@ -1,0 +1,29 @@
+"""The part of a run folder that others need: what samples, and what it was trained with.
+
+The state for resuming and the previews stay behind, and local folders are cut from its texts.
+"""
+
+import shutil
+from pathlib import Path
+
+import tomli_w
+
+from pidistill.export.card import Provenance, without_folders_in
+from pidistill.model_folder import MODEL_FILE, read_description
+from pidistill.storage import write_json, write_text
+
+
+def write_run(folder: Path, run: Path, provenance: Provenance) -> None:
+    """Write into `folder` what `pidistill sample` needs of the run folder `run`, and its records.
+
+    The weights that `provenance` names are the only ones, and the default.
+    """
+    description = without_folders_in(read_description(run))
+    write_json(folder / MODEL_FILE, {**description, "weights": provenance.weights})
+    shutil.copyfile(run / provenance.weights, folder / provenance.weights)
+    if provenance.config:
+        write_text(folder / "config.toml", tomli_w.dumps(provenance.config))
+    if (run / "metrics.jsonl").is_file():
+        shutil.copyfile(run / "metrics.jsonl", folder / "metrics.jsonl")
+    if provenance.metrics and provenance.weights == provenance.default_weights:
+        write_json(folder / "metrics.json", provenance.metrics)

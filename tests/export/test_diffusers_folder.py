@@ -1,0 +1,252 @@
+"""Exported pipelines, opened by the diffusers library."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pidistill import PidistillError, initial_noise
+from pidistill.export.export import export_student
+from pidistill.images import to_uint8
+from pidistill.student import labels_for
+
+diffusers = pytest.importorskip("diffusers")
+
+NAMES = [
+    "mlp",
+    "points",
+    "song_unet",
+    "dhariwal_unet",
+    "diffusers_unet",
+    "labelled_diffusers_unet",
+    "text_unet",
+]
+
+WITHOUT_PIDISTILL = """
+import sys
+sys.modules["pidistill"] = None  # importing it is an error from here on
+import numpy, torch
+from diffusers import DiffusionPipeline
+
+torch.set_num_threads(1)
+folder, names = sys.argv[1], sys.argv[2:]
+options = {"trust_remote_code": True, "local_files_only": True}
+pipelines = {n: DiffusionPipeline.from_pretrained(f"{folder}/{n}", **options) for n in names}
+samples = {}
+for name, pipeline in pipelines.items():
+    z = torch.from_numpy(numpy.load(f"{folder}/z-{name}.npy"))
+    samples[f"{name}-z"] = pipeline(z=z, output_type="raw").images.numpy()
+    samples[f"{name}-seed"] = pipeline(len(z), seed=7, output_type="raw").images.numpy()
+numpy.savez(f"{folder}/samples.npz", **samples)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_of_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def opened(folder, **options):
+    """The pipeline in a folder."""
+    return diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, **options)
+
+
+def test_all_architectures_draw_the_same_samples_where_pidistill_is_not_installed(
+    tmp_path, student_named, run_of
+):
+    for name in NAMES:
+        student = student_named(name)
+        run = run_of(tmp_path / f"run-{name}", student)
+        export_student(run, tmp_path / name, to="diffusers")
+        z = student.sigma_max * torch.randn(3, *student.sample_shape)
+        np.save(tmp_path / f"z-{name}.npy", z.numpy())
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PIDISTILL, str(tmp_path), *NAMES],
+        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    samples = np.load(tmp_path / "samples.npz")
+    for name in NAMES:
+        student = student_named(name)
+        z = torch.from_numpy(np.load(tmp_path / f"z-{name}.npy"))
+        expected = {
+            f"{name}-z": student.sample(z, label=labels_for(student, 3)).x,
+            f"{name}-seed": student.generate(3, seed=7).x,
+        }
+        for key, x in expected.items():
+            torch.testing.assert_close(torch.from_numpy(samples[key]), x, rtol=1e-5, atol=1e-5)
+
+
+def test_the_folder_names_its_parts_and_holds_no_pickle(tmp_path, mlp_run):
+    export_student(mlp_run, tmp_path / "out", to="diffusers")
+    files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
+    index = json.loads((tmp_path / "out" / "model_index.json").read_text())
+    pipeline, student = index["_class_name"][0], index["student"][0]
+    assert files == sorted(
+        [
+            "README.md",
+            "model_index.json",
+            f"{pipeline}.py",
+            "student/config.json",
+            "student/diffusion_pytorch_model.safetensors",
+            f"student/{student}.py",
+        ]
+    )
+
+
+def test_noise_comes_from_one_source(tmp_path, mlp_run, student_named):
+    export_student(mlp_run, tmp_path / "out", to="diffusers", ema=0)
+    pipeline, student = opened(tmp_path / "out"), student_named("mlp")
+    z = initial_noise(student, 2, seed=5)
+    given = pipeline(z=z, output_type="raw").images
+    latents = z / student.sigma_max
+    torch.testing.assert_close(pipeline(latents=latents, output_type="raw").images, given)
+    assert torch.equal(pipeline(2, seed=5, output_type="raw").images, given)
+    first, second = (
+        pipeline(2, generator=torch.Generator().manual_seed(1), output_type="raw").images
+        for _ in range(2)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, given)
+    with pytest.raises(ValueError, match="z and seed are given"):
+        pipeline(z=z, seed=1)
+    with pytest.raises(ValueError, match=r"shape \(2, 5\)"):
+        pipeline(z=torch.zeros(2, 5))
+
+
+def test_labels_go_round_the_classes_unless_they_are_given(tmp_path, mlp_run, student_named):
+    export_student(mlp_run, tmp_path / "out", to="diffusers")
+    pipeline, student = opened(tmp_path / "out"), student_named("mlp")
+    z = initial_noise(student, 4, seed=0)
+
+    def drawn(labels):
+        return pipeline(z=z, class_labels=labels, output_type="raw").images
+
+    assert torch.equal(drawn(None), drawn([0, 1, 2, 0]))
+    assert torch.equal(drawn(2), drawn(torch.tensor([2, 2, 2, 2])))
+    torch.testing.assert_close(drawn(-1), student.sample(z).x)
+    assert not torch.allclose(drawn(-1), drawn(0))
+    with pytest.raises(ValueError, match=r"class_labels is 3; expected 0 .. 2, or -1"):
+        drawn(3)
+
+
+def test_output_types(tmp_path, student_named, run_of):
+    student = student_named("song_unet")
+    export_student(run_of(tmp_path / "run", student), tmp_path / "out", to="diffusers")
+    pipeline = opened(tmp_path / "out")
+    x = pipeline(2, seed=0, output_type="raw").images
+    pt = pipeline(2, seed=0, output_type="pt").images
+    torch.testing.assert_close(pt, (x / 2 + 0.5).clamp(0, 1))
+    array = pipeline(2, seed=0, output_type="np", return_dict=False)[0]
+    assert array.shape == (2, 8, 8, 3)
+    picture = pipeline(2, seed=0).images[0]
+    assert isinstance(picture, Image.Image)
+    expected = to_uint8(x)[0].permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
+    with pytest.raises(ValueError, match="output_type is 'jpg'"):
+        pipeline(output_type="jpg")
+    with pytest.raises(ValueError, match="num_inference_steps is 4; expected 1"):
+        pipeline(num_inference_steps=4)
+
+
+def test_the_card_s_code_runs(tmp_path, mlp_run, monkeypatch):
+    export_student(mlp_run, tmp_path / "small", to="diffusers")
+    card = (tmp_path / "small" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)  # noqa: S102
+    assert isinstance(names["sample"], Image.Image)
+
+
+def test_half_precision(tmp_path, mlp_run):
+    export_student(mlp_run, tmp_path / "out", to="diffusers")
+    full = opened(tmp_path / "out")(8, seed=0, output_type="raw").images
+    half = opened(tmp_path / "out", torch_dtype=torch.bfloat16)
+    assert half.student.dtype == torch.bfloat16
+    samples = half(8, seed=0, output_type="raw").images
+    assert samples.dtype == torch.float32
+    assert 0 < (samples - full).abs().max() < 0.1
+
+
+def test_samples_that_are_no_images_are_raw(tmp_path, student_named, run_of):
+    student = student_named("points")
+    exported = export_student(run_of(tmp_path / "run", student), tmp_path / "out", to="diffusers")
+    assert "samples have the shape (2,)" in exported.not_included[0]
+    pipeline = opened(tmp_path / "out")
+    assert pipeline(5, seed=0, output_type="raw").images.shape == (5, 2)
+    with pytest.raises(ValueError, match=r"shape \(2,\) are not images"):
+        pipeline(5, seed=0)
+    with pytest.raises(ValueError, match="the student is unconditional"):
+        pipeline(class_labels=0)
+
+
+def latent_pipeline(folder):
+    """Save what matters of a latent pipeline: its decoder."""
+    torch.manual_seed(0)
+    autoencoder = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).eval()
+    autoencoder.save_pretrained(folder / "vae")
+    index = {"_class_name": "LDMPipeline", "vae": ["diffusers", "AutoencoderKL"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return autoencoder
+
+
+def test_the_decoder_of_a_latent_teacher_comes_along(tmp_path, student_named, run_of):
+    autoencoder = latent_pipeline(tmp_path)
+    config = f'teacher = "diffusers:{tmp_path}?prompts=x"\n\n[method]\nname = "pid"\n'
+    student = student_named("text_unet")
+    run = run_of(tmp_path / "run", student, config)
+    exported = export_student(run, tmp_path / "out", to="diffusers")
+    assert exported.not_included == []
+    pipeline = opened(tmp_path / "out")
+    assert type(pipeline.vae) is diffusers.AutoencoderKL
+    x = student.generate(2, seed=0).x
+    with torch.no_grad():
+        images = autoencoder.decode(x / autoencoder.config.scaling_factor).sample
+    decoded = pipeline(2, seed=0, output_type="pt").images
+    torch.testing.assert_close(decoded, (images / 2 + 0.5).clamp(0, 1))
+    torch.testing.assert_close(pipeline(2, seed=0, output_type="raw").images, x)
+
+
+def test_a_decoder_that_is_gone_is_said(tmp_path, student_named, run_of):
+    config = f'teacher = "diffusers:{tmp_path}/gone"\n\n[method]\nname = "pid"\n'
+    run = run_of(tmp_path / "run", student_named("text_unet"), config)
+    exported = export_student(run, tmp_path / "out", to="diffusers")
+    assert "A decoder of latents, if the teacher has one" in exported.not_included[0]
+    assert "samples have the shape (4, 8, 8)" in exported.not_included[1]
+    assert str(tmp_path) not in Path(tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_unknown_form_is_refused(tmp_path, mlp_run):
+    with pytest.raises(PidistillError, match="unknown export 'tflite'; expected one of diffusers"):
+        export_student(mlp_run, tmp_path / "out", to="tflite")
+
+
+def test_nothing_is_left_behind_by_an_export_that_fails(tmp_path, mlp_run, monkeypatch):
+    def fail(*arguments, **options):
+        raise PidistillError("the disk is full")
+
+    monkeypatch.setattr("pidistill.export.diffusers_folder.write_tensors", fail)
+    with pytest.raises(PidistillError, match="the disk is full"):
+        export_student(mlp_run, tmp_path / "out", to="diffusers")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
