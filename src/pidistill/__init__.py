@@ -9,7 +9,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ConsistencyStudent": "pidistill.consistency_student",
     "Denoiser": "pidistill.denoiser",
+    "EulerStudent": "pidistill.euler_student",
     "PidistillError": "pidistill.errors",
     "Solution": "pidistill.ode",
     "Student": "pidistill.student",
