@@ -9,6 +9,7 @@ Training needs the pairs only, and no data. All that the teacher costs is spent 
 step; the pairs may be shared by several runs.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -112,6 +113,8 @@ class Knowledge(Distillation):
             steps=settings.steps,
             seed=settings.pairs_seed,
         )
+        progress = Preparation("solving for pairs", 0, settings.num_pairs, "pairs")
+        yield progress
         for done in make_pairs(
             folder,
             self.teacher,
@@ -119,7 +122,7 @@ class Knowledge(Distillation):
             settings.num_pairs,
             batch_size=settings.pairs_batch_size,
         ):
-            yield Preparation("solving for pairs", done, settings.num_pairs, "pairs")
+            yield dataclasses.replace(progress, done=done)
         self.pairs = load_pairs(folder, settings.num_pairs)
 
     def loss(self, batch: Batch) -> Losses:
