@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from every_source import SPECS
 from pidistill import load_student
 from pidistill.data.noise import Draws
 from pidistill.methods.base import Batch
 from pidistill.student import labels_for
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config, read_preset
+
+from every_source import SPECS
 
 
 @pytest.fixture(params=SPECS)

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from pidistill import load_teacher, solve
+from pidistill import load_student, load_teacher, solve
+from pidistill.cli import main
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
 from pidistill.model_folder import build_model, describe
@@ -118,3 +120,15 @@ def test_networks_that_want_more_than_a_text_are_refused(tmp_path):
     stable_diffusion(tmp_path, class_embed_type="timestep")
     with pytest.raises(PidistillError, match="the UNet's class_embed_type is 'timestep'"):
         load_teacher(spec(tmp_path))
+
+
+def test_sampling_a_student_of_latents_draws_images(tmp_path):
+    stable_diffusion(tmp_path)
+    run, images, solved = tmp_path / "run", tmp_path / "x.npz", tmp_path / "teacher.npz"
+    options = ["--max-train-steps", "2", "--batch-size", "2", "--set", "preview_steps=0"]
+    assert main(["distill", "--teacher", spec(tmp_path), "--out", str(run), *options]) == 0
+    assert main(["sample", str(run), "-n", "3", "--out", str(images)]) == 0
+    expected = load_teacher(spec(tmp_path)).decoder(load_student(run).generate(3, seed=0).x)
+    torch.testing.assert_close(torch.from_numpy(np.load(images)["samples"]), expected)
+    assert main(["sample", spec(tmp_path), "-n", "2", "--steps", "2", "--out", str(solved)]) == 0
+    assert np.load(solved)["samples"].shape == (2, *expected.shape[1:])

@@ -13,6 +13,9 @@ from pidistill.cli.console import (
     json_option,
 )
 
+DECODED_AT_ONCE = 8
+"""Latents turned into images at a time."""
+
 
 @click.command()
 @click.argument("model", metavar="DIR")
@@ -59,14 +62,19 @@ def sample(
 ) -> None:
     """Draw samples from the run folder DIR, or from a teacher named by its spec.
 
-    Sample i depends on the seed and i only. Without --label, labels go round all classes.
+    Sample i depends on the seed and i only. Without --label, labels go round all classes. Where
+    samples are latents of a diffusers pipeline, its decoder makes images of them.
     """
     out = Out(as_json)
+    from torch import nn
+
     from pidistill.cli.models import open_model
     from pidistill.errors import PidistillError
     from pidistill.evaluation.evaluate import TEACHER_STEPS, teacher_samples
+    from pidistill.evaluation.features import in_batches
     from pidistill.sample_files import require_writable, write_samples
     from pidistill.student import Student
+    from pidistill.training.run_folder import decoder_of_run
 
     require_writable(file)
     opened = open_model(model, ema).to(best_device(device))
@@ -93,6 +101,14 @@ def sample(
                 batch_size=batch_size,
                 on_batch=advance,
             )
-    write_samples(file, solution.x)
+    decoder: nn.Module | None
+    if isinstance(opened, Student):
+        decoder = decoder_of_run(Path(model), out.say)
+    else:
+        decoder = opened.decoder
+    x = solution.x
+    if decoder is not None:
+        x = in_batches(decoder.cpu(), x, DECODED_AT_ONCE)
+    write_samples(file, x)
     out.say(f"{file}: {num} samples, {solution.nfe} network evaluation(s) each, seed {seed}")
     out.result({"out": str(file), "num_samples": num, "nfe": solution.nfe, "seed": seed})

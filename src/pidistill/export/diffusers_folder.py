@@ -13,15 +13,12 @@ torch, numpy and diffusers to be opened, and this package neither there nor ever
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 import pidistill
-from pidistill.errors import PidistillError
 from pidistill.export.bundle import bundle, with_checksum
 from pidistill.export.card import without_folders
 from pidistill.export.one_step import scales_of
@@ -29,8 +26,6 @@ from pidistill.networks import NETWORKS, network_name
 from pidistill.networks.diffusers_unet import plain_config
 from pidistill.storage import write_json, write_tensors, write_text
 from pidistill.student import Student
-from pidistill.teachers import split_spec
-from pidistill.training.config import read_toml
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -108,28 +103,3 @@ def _library_version() -> dict[str, str]:
         return {"_diffusers_version": importlib.metadata.version("diffusers")}
     except importlib.metadata.PackageNotFoundError:
         return {}
-
-
-def decoder_of_run(folder: Path, say: Callable[[str], None]) -> Any:
-    """The autoencoder of the pipeline that was the run's teacher; None where it has none.
-
-    A run folder holds no decoder. Where its teacher cannot be opened, `say` is called with a line.
-    """
-    try:
-        spec = read_toml(folder / "config.toml").get("teacher")
-        kind, locator = split_spec(str(spec))
-    except PidistillError:
-        return None
-    if kind != "diffusers":
-        return None
-    from pidistill.teachers.diffusers import parse_locator
-    from pidistill.teachers.latent import load_decoder
-    from pidistill.teachers.pipeline_folder import open_pipeline
-
-    try:
-        name, options = parse_locator(locator)
-        decoder = load_decoder(open_pipeline(name, revision=options.get("revision")))
-    except PidistillError as error:
-        say(f"A decoder of latents, if the teacher has one: {without_folders(str(error))}")
-        return None
-    return None if decoder is None else decoder.autoencoder.to(torch.float32)

@@ -6,13 +6,14 @@ from pathlib import Path
 from pidistill.consistency_student import ConsistencyStudent
 from pidistill.errors import PidistillError
 from pidistill.export.card import model_card, provenance_of, without_folders
-from pidistill.export.diffusers_folder import decoder_of_run, write_pipeline
+from pidistill.export.diffusers_folder import write_pipeline
 from pidistill.export.folders import building, require_free
 from pidistill.export.one_step import scales_of
 from pidistill.export.onnx_file import write_onnx
 from pidistill.export.run_copy import write_run
 from pidistill.storage import write_text
 from pidistill.student import Student, load_student
+from pidistill.training.run_folder import decoder_of_run
 
 FORMS = ("diffusers", "onnx", "run")
 
@@ -63,7 +64,8 @@ def export_student(
     decoder = None
     if to == "diffusers":
         scales_of(student)  # says what cannot be exported, before a decoder is looked for
-        decoder = decoder_of_run(folder, notes.append)
+        latent_decoder = decoder_of_run(folder, lambda line: notes.append(without_folders(line)))
+        decoder = None if latent_decoder is None else latent_decoder.autoencoder.float()
     if to != "run" and isinstance(student, ConsistencyStudent):
         notes.append(
             "More evaluations a sample than one, which this student can take in `pidistill`."

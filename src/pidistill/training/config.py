@@ -23,6 +23,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+CONFIG_FILE = "config.toml"
+"""Name of the config in a run folder."""
+
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 CHANGEABLE = (

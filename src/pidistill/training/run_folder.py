@@ -3,12 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.teachers import load_teacher
-from pidistill.training.config import RunConfig, parse_config, read_toml
+from pidistill.teachers import load_teacher, split_spec
+from pidistill.training.config import CONFIG_FILE, RunConfig, parse_config, read_toml
+
+if TYPE_CHECKING:
+    from pidistill.teachers.latent import LatentDecoder
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -16,7 +19,7 @@ def read_config(folder: Path) -> RunConfig:
 
     Raises `PidistillError` when it is missing or does not parse.
     """
-    path = folder / "config.toml"
+    path = folder / CONFIG_FILE
     return parse_config([read_toml(path)], origin=str(path))
 
 
@@ -43,4 +46,27 @@ def teacher_of_run(folder: Path, say: Callable[[str], None]) -> Denoiser | None:
         return None if spec is None else load_teacher(spec)
     except PidistillError as error:
         say(f"without the teacher: {error}")
+        return None
+
+
+def decoder_of_run(folder: Path, say: Callable[[str], None]) -> "LatentDecoder | None":
+    """The decoder of the pipeline that was the run's teacher; None where it has none.
+
+    A run folder holds no decoder. Where its teacher cannot be opened, `say` is called with a line.
+    """
+    try:
+        kind, locator = split_spec(str(read_toml(folder / CONFIG_FILE).get("teacher")))
+    except PidistillError:
+        return None
+    if kind != "diffusers":
+        return None
+    from pidistill.teachers.diffusers import parse_locator
+    from pidistill.teachers.latent import load_decoder
+    from pidistill.teachers.pipeline_folder import open_pipeline
+
+    try:
+        name, options = parse_locator(locator)
+        return load_decoder(open_pipeline(name, revision=options.get("revision")))
+    except PidistillError as error:
+        say(f"without the decoder of latents, if the teacher has one: {error}")
         return None

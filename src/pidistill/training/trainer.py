@@ -32,13 +32,12 @@ from pidistill.training.checkpoint import (
     truncate_log,
     write_checkpoint,
 )
-from pidistill.training.config import RunConfig, write_config
+from pidistill.training.config import CONFIG_FILE, RunConfig, write_config
 from pidistill.training.ema import EMA
 from pidistill.training.lock import locked
 
 log = logging.getLogger("pidistill")
 
-CONFIG_FILE = "config.toml"
 METHOD_FILE = "method.safetensors"
 """In a checkpoint: what a method keeps beside the student."""
 
