@@ -13,7 +13,7 @@ import torch
 from pidistill import PidistillError, initial_noise, load_student, load_teacher, solve
 from pidistill.cli import main
 from pidistill.data import pairs as pairs_module
-from pidistill.data.pairs import describe_pairs, load_pairs, make_pairs
+from pidistill.data.pairs import describe_pairs, load_pairs, make_pairs, open_pairs
 from pidistill.distance import l2
 from pidistill.euler_student import EulerStudent
 from pidistill.methods.knowledge import knowledge_loss
@@ -40,9 +40,9 @@ def described(teacher, **changes):
 
 def made(folder, teacher, num, batch_size=8, **changes):
     """Make pairs and load them; returns them and how many were there after every batch."""
-    done = list(
-        make_pairs(folder, teacher, described(teacher, **changes), num, batch_size=batch_size)
-    )
+    manifest = described(teacher, **changes)
+    open_pairs(folder, manifest)
+    done = list(make_pairs(folder, teacher, manifest, num, batch_size=batch_size))
     return load_pairs(folder, num), done
 
 
@@ -85,6 +85,7 @@ def stamps(folder):
 
 def test_shards_that_are_there_are_kept(tmp_path, ring):
     manifest = described(ring)
+    open_pairs(tmp_path, manifest)
     for done in make_pairs(tmp_path, ring, manifest, 40, batch_size=8):
         if done == 24:  # in the middle of the second shard, which is lost
             break

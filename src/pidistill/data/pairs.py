@@ -67,13 +67,30 @@ def describe_pairs(
     }
 
 
+def open_pairs(folder: Path, manifest: dict[str, Any]) -> None:
+    """Begin a folder of pairs, or go on with one.
+
+    Raises `PidistillError` when it holds pairs that were made otherwise than `manifest` says.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / MANIFEST).exists():
+        write_json(folder / MANIFEST, manifest)
+    old = read_json(folder / MANIFEST)
+    for key, value in manifest.items():
+        if old.get(key) != value:
+            raise PidistillError(
+                f"the pairs in {folder} were made with {key} {old.get(key)!r}, but this run asks "
+                f"for {value!r}; choose another folder of pairs"
+            )
+
+
 def make_pairs(
     folder: Path, teacher: Denoiser, manifest: dict[str, Any], num: int, *, batch_size: int
 ) -> Iterator[int]:
     """Make the first `num` pairs in `folder`, but for those that are there.
 
     Args:
-        folder: Where they are kept.
+        folder: Where they are kept, from `open_pairs`.
         teacher: The teacher, on its device.
         manifest: What `describe_pairs` says of them.
         num: How many pairs there have to be.
@@ -83,13 +100,8 @@ def make_pairs(
         How many of the pairs are there, after every batch.
 
     Raises:
-        PidistillError: The folder holds pairs that were made otherwise, or a damaged file.
+        PidistillError: The folder holds a damaged file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / MANIFEST).exists():
-        _require_same(read_json(folder / MANIFEST), manifest, folder)
-    else:
-        write_json(folder / MANIFEST, manifest)
     for first in range(0, num, SHARD):
         needed = min(SHARD, num - first)
         path = folder / f"shard-{first // SHARD:05d}.safetensors"
@@ -127,15 +139,6 @@ def _solved(
         label=None if label is None else label.to(device),
     ).x.cpu()
     return {"z": z, "x": x} if label is None else {"z": z, "x": x, "label": label}
-
-
-def _require_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    for key, value in new.items():
-        if old.get(key) != value:
-            raise PidistillError(
-                f"the pairs in {folder} were made with {key} {old.get(key)!r}, but this run asks "
-                f"for {value!r}; choose another folder of pairs"
-            )
 
 
 def load_pairs(folder: Path, num: int) -> Pairs:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.data import Dataset
-from pidistill.data.pairs import Pairs, describe_pairs, load_pairs, make_pairs
+from pidistill.data.pairs import Pairs, describe_pairs, load_pairs, make_pairs, open_pairs
 from pidistill.denoiser import Denoiser
 from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.euler_student import EulerStudent
@@ -113,6 +113,7 @@ class Knowledge(Distillation):
             steps=settings.steps,
             seed=settings.pairs_seed,
         )
+        open_pairs(folder, manifest)
         progress = Preparation("solving for pairs", 0, settings.num_pairs, "pairs")
         yield progress
         for done in make_pairs(
