@@ -12,6 +12,11 @@ from pidistill.errors import PidistillError
 from pidistill.storage import replacing
 
 
+def is_image(sample_shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape are images of 1 or 3 channels."""
+    return len(sample_shape) == 3 and sample_shape[0] in (1, 3)
+
+
 def to_uint8(x: Tensor) -> Tensor:
     """Round samples in [-1, 1] to 8 bits, as published metrics do; what is outside is clipped."""
     return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -31,7 +36,7 @@ def grid(x: Tensor, *, columns: int | None = None, zoom: int | None = None) -> n
     Raises:
         PidistillError: The samples are not images.
     """
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
+    if not is_image(tuple(x.shape[1:])):
         raise PidistillError(
             f"samples of shape {tuple(x.shape[1:])} are not images of 1 or 3 channels; "
             "write them to an .npz file"

@@ -147,6 +147,8 @@ def load_model(folder: Path, ema: float | None = None) -> "Student | Preconditio
     description = read_description(folder)
     model = build_model(description, str(folder / MODEL_FILE))
     name = str(description.get("weights", "")) if ema is None else weights_name(ema)
+    if not name:
+        raise PidistillError(f"{folder / MODEL_FILE} does not name its weights")
     path = folder / Path(name).name
     if not path.is_file():
         there = sorted(file.name for file in folder.glob("*.safetensors"))

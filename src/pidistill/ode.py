@@ -126,7 +126,7 @@ def solve(
     *,
     steps: int | None = None,
     solver: str = "heun",
-    label: Tensor | None = None,
+    label: int | Tensor | None = None,
     sigmas: Tensor | None = None,
 ) -> Solution:
     """Draw samples by integrating the probability-flow ODE from `z`.
@@ -138,7 +138,7 @@ def solve(
         steps: Number of nodes of the rho-7 grid; a last step goes to sigma 0, so Heun takes
             `2 * steps - 1` evaluations and Euler `steps`.
         solver: `"heun"` or `"euler"`.
-        label: Class labels (b,), int64; None is the unconditional mode.
+        label: Class labels (b,), int64, or one for all; None is the unconditional mode.
         sigmas: The decreasing noise levels to step through, instead of the grid of `steps` nodes.
 
     Raises:
@@ -154,5 +154,7 @@ def solve(
             f"steps is {steps}, but sigmas holds {len(sigmas)} levels, which is "
             f"{len(sigmas) - 1} steps; leave one of the two out"
         )
+    if label is not None:
+        label = torch.as_tensor(label, device=z.device).expand(len(z))
     *_, last = path(denoiser, z, sigmas, solver=solver, label=label)
     return Solution(last.x, last.nfe)

@@ -12,6 +12,7 @@ from pidistill.errors import PidistillError
 from pidistill.storage import replacing
 
 SUFFIXES = (".png", ".npz")
+MIN_SAMPLES = 4
 
 
 def require_writable(file: Path) -> None:
@@ -29,6 +30,15 @@ def require_writable(file: Path) -> None:
         (file.parent / f".{file.name}.probe").unlink()
     except OSError as error:
         raise PidistillError(f"--out {file} cannot be written: {error.strerror}") from None
+
+
+def require_drawable(file: Path, sample_shape: tuple[int, ...]) -> None:
+    """Raise `PidistillError` when `file` is a picture and samples of this shape are not."""
+    if file.suffix.lower() == ".png" and not images.is_image(sample_shape):
+        raise PidistillError(
+            f"samples of shape {tuple(sample_shape)} are not images of 1 or 3 channels; "
+            "write them to an .npz file"
+        )
 
 
 def write_samples(file: Path, x: Tensor) -> None:
@@ -50,7 +60,10 @@ def read_samples(file: Path) -> Tensor:
     is executed: pickled arrays are refused.
     """
     try:
-        with np.load(file, allow_pickle=False) as content:
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise PidistillError(f"{file} holds one bare array; expected an .npz with 'samples'")
+        with loaded as content:
             if "samples" not in content:
                 raise PidistillError(
                     f"{file} holds {', '.join(content.files) or 'nothing'}; expected an array "
@@ -67,5 +80,10 @@ def read_samples(file: Path) -> Tensor:
         raise PidistillError(
             f"{file}: samples is {samples.dtype} of shape {samples.shape}; expected floating "
             "point numbers of shape (n, ...) in [-1, 1]"
+        )
+    if len(samples) < MIN_SAMPLES:
+        raise PidistillError(
+            f"{file} holds {len(samples)} sample(s); expected at least {MIN_SAMPLES}, two for each "
+            "half of them"
         )
     return torch.from_numpy(samples).float()

@@ -12,6 +12,7 @@ from pidistill.data.noise import Draws, initial_noise
 from pidistill.denoiser import Denoiser, call_network
 from pidistill.errors import PidistillError
 from pidistill.model_folder import load_model
+from pidistill.numerics import set_numerics
 from pidistill.ode import Solution
 from pidistill.precondition import EDMPrecondition, Precondition
 from pidistill.residual import trajectory
@@ -106,7 +107,9 @@ class Student(nn.Module):
         """
         if num < 1:
             raise PidistillError(f"num is {num}; expected at least 1 sample")
-        torch.set_flush_denormal(True)  # subnormals make CPU kernels 20 times slower
+        if batch_size < 1:
+            raise PidistillError(f"batch_size is {batch_size}; expected at least 1")
+        set_numerics()
         labels = labels_for(self, num, label)
         batches = []
         nfe = 0

@@ -247,9 +247,7 @@ class TestErrors:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         arguments = ["distill", "--teacher", "digits", "--set", "method.residul=velocity"]
-        fails(
-            [*arguments, "--out", str(tmp_path / "run")], capsys, "residul", "'method.residual'"
-        )
+        fails([*arguments, "--out", str(tmp_path / "run")], capsys, "residul", "'method.residual'")
 
     def test_wrong_type(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         config = tmp_path / "run.toml"
@@ -388,3 +386,87 @@ def test_help_comes_without_torch(verb: str) -> None:
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Usage: pidistill" in done.stdout
+
+
+def test_without_arguments_comes_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "Usage: pidistill" in capsys.readouterr().out
+
+
+def test_a_config_file_need_not_name_the_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("max_train_stepz = 3\n")
+    arguments = ["distill", "--teacher", "digits", "--config", str(config)]
+    fails([*arguments, "--out", str(tmp_path / "run")], capsys, "stepz", "'max_train_steps'")
+    config.write_text("max_train_steps = 1\nbatch_size = 4\n")
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+
+
+def test_a_relative_teacher_is_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train-teacher", "digits", "--out", "teacher", *TINY, *SMALL_NETWORK]) == 0
+    assert main(["distill", "--teacher", "native:teacher", "--out", "student", *TINY]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["evaluate", "../student", "--reference", "digits", "--num", "8"]) == 0
+    metrics = json.loads((tmp_path / "student" / "metrics.json").read_text())
+    assert "rms_error" in metrics
+    assert metrics["weights"] == "ema-0.999.safetensors"
+    assert metrics["step"] == 4
+
+
+class TestOddInput:
+    def test_fewer_steps_than_done(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = tmp_path / "run"
+        arguments = ["distill", "--teacher", "mixture:ring", "--out", str(folder)]
+        assert main([*arguments, *TINY, *SMALL_NETWORK]) == 0
+        saved = (folder / "config.toml").read_text()
+        fails(
+            ["distill", "--out", str(folder), "--resume", "--max-train-steps", "2"],
+            capsys,
+            "max_train_steps is 2",
+            "4 steps",
+        )
+        assert (folder / "config.toml").read_text() == saved
+
+    def test_a_quickstart_in_a_folder_in_use(
+        self, run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        fails(["quickstart", "--out", str(run)], capsys, "not empty")
+
+    @pytest.mark.parametrize("count", [0, 1, 3])
+    def test_too_few_reference_samples(
+        self, count: int, digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = tmp_path / "x.npz"
+        np.savez(file, samples=np.zeros((count, 1, 8, 8), dtype=np.float32))
+        fails(["evaluate", str(digits_run), "--reference", str(file)], capsys, str(file), "4")
+
+    def test_a_bare_array(
+        self, digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = tmp_path / "x.npz"
+        with file.open("wb") as stream:
+            np.save(stream, np.zeros((8, 1, 8, 8), dtype=np.float32))
+        fails(["evaluate", str(digits_run), "--reference", str(file)], capsys, str(file))
+
+    def test_nothing_is_created_for_a_model_that_is_not_there(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        fails(["sample", "missing", "--out", str(tmp_path / "deep" / "x.png")], capsys, "missing")
+        assert not (tmp_path / "deep").exists()
+
+    @pytest.mark.parametrize("line", ["[1]", '{"a": 1}', "{"])
+    def test_a_damaged_log(self, line: str, run: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "copy"
+        folder.mkdir()
+        for name in ("network.json", "ema-0.999.safetensors", "config.toml"):
+            (folder / name).write_bytes((run / name).read_bytes())
+        (folder / "metrics.jsonl").write_text(line + "\n")
+        assert main(["inspect", str(folder)]) == 0

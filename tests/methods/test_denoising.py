@@ -34,7 +34,7 @@ def test_the_student_is_a_denoiser_of_the_data(digits):
     assert isinstance(student, PreconditionedDenoiser)
     assert student.sample_shape == (1, 8, 8)
     assert student.num_classes == 10
-    assert student.source == "trained on digits"
+    assert student.source == "a denoiser of digits"
 
 
 def test_losses_depend_on_the_samples_alone_not_on_their_batch(digits):

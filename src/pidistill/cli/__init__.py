@@ -6,6 +6,7 @@ comes at once.
 
 import importlib
 import os
+import signal
 
 import click
 
@@ -58,8 +59,19 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # A spinning OpenMP team is 10 to 50 times slower wherever something else needs the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, interrupt)
     try:
         code = pidistill.main(arguments, prog_name="pidistill", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        return 0
     except click.ClickException as error:
         return _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
@@ -67,12 +79,17 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
-    except ValueError as error:
+    except Exception as error:
+        if interrupted:  # a library that was being imported made another error of it
+            click.echo("interrupted", err=True)
+            return EXIT_INTERRUPTED
         from pidistill.errors import PidistillError
 
         if not isinstance(error, PidistillError):
             raise
         return _fail(str(error))
+    finally:
+        signal.signal(signal.SIGINT, previous)
     return code if isinstance(code, int) else 0
 
 

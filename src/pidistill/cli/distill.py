@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from pidistill.cli.console import Out, json_option
-from pidistill.cli.run import preset_names, resolve_config, train, training_options
+from pidistill.cli.run import resolve_config, train, training_options
 from pidistill.methods import NAMES
+from pidistill.presets import preset_names
 
 
 @click.command(epilog=f"Presets: {', '.join(preset_names())}.")

@@ -52,7 +52,7 @@ def evaluate(
     from pidistill.sample_files import read_samples
     from pidistill.storage import write_json
     from pidistill.student import load_student
-    from pidistill.training.run_folder import teacher_of_run
+    from pidistill.training.run_folder import teacher_of_run, what_is_measured
 
     place = best_device(device)
     student = load_student(folder, ema, place)
@@ -75,6 +75,7 @@ def evaluate(
             batch_size=batch_size,
             on_batch=advance,
         )
+    metrics.update(what_is_measured(folder, ema, reference))
     write_json(folder / "metrics.json", metrics)
     print_metrics(out, metrics)
     out.result(metrics)

@@ -42,6 +42,8 @@ def quickstart(
     the run, metrics.json and report.html.
     """
     out = Out(as_json)
+    if folder is not None and folder.is_dir() and any(folder.iterdir()):
+        raise click.ClickException(f"--out {folder} is not empty; choose another folder")
     began = time.monotonic()
     folder = folder or _free_folder()
     from pidistill.cli.metrics_table import COLUMNS, metrics_rows, number, print_context
@@ -55,6 +57,7 @@ def quickstart(
     from pidistill.student import TrajectoryStudent, load_student
     from pidistill.teachers import load_teacher
     from pidistill.training.assemble import build_trainer
+    from pidistill.training.run_folder import what_is_measured
 
     config = resolve_config(
         folder,
@@ -110,6 +113,7 @@ def quickstart(
             solved=fine,
             on_batch=advance,
         )
+    metrics.update(what_is_measured(folder, None, "digits"))
     write_json(folder / "metrics.json", metrics)
     rows = metrics_rows(metrics)
     rows.insert(

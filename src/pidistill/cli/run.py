@@ -1,7 +1,6 @@
 """What the verbs that train share: options, configs and the loop with its progress bar."""
 
 import contextlib
-import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,12 +47,6 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def preset_names() -> list[str]:
-    """Names of the bundled presets, found without importing torch."""
-    folder = importlib.resources.files("pidistill") / "presets"
-    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
-
-
 def resolve_config(
     out_folder: Path,
     *,
@@ -69,7 +62,7 @@ def resolve_config(
 
     Args:
         out_folder: The run folder.
-        default_preset: The preset when none is named and no file is given.
+        default_preset: The preset when none is named.
         fixed: What the verb itself decides.
         preset: `--preset`.
         config: `--config`.
@@ -104,14 +97,12 @@ def resolve_config(
         saved = read_toml(saved_file)
         below = [saved]
         if preset is not None or config is not None:
-            below = [read_preset(preset)] if preset is not None else []
+            below = [read_preset(preset or default_preset)]
             below += [read_toml(config)] if config is not None else []
         resolved = parse_config([*below, *upper], origin=str(config or saved_file))
         require_same_run(parse_config([saved], origin=str(saved_file)), resolved, out_folder)
         return resolved
-    if preset is None and config is None:
-        preset = default_preset
-    below = [read_preset(preset)] if preset is not None else []
+    below = [read_preset(preset or default_preset)]
     below += [read_toml(config)] if config is not None else []
     return parse_config([*below, *upper], origin=str(config or "settings"))
 

@@ -72,12 +72,19 @@ def sample(
     from pidistill.errors import PidistillError
     from pidistill.evaluation.evaluate import TEACHER_STEPS, teacher_samples
     from pidistill.evaluation.features import in_batches
-    from pidistill.sample_files import require_writable, write_samples
+    from pidistill.sample_files import require_drawable, require_writable, write_samples
     from pidistill.student import Student
     from pidistill.training.run_folder import decoder_of_run
 
-    require_writable(file)
     opened = open_model(model, ema).to(best_device(device))
+    decoder: nn.Module | None
+    if isinstance(opened, Student):
+        decoder = decoder_of_run(Path(model), out.say)
+    else:
+        decoder = opened.decoder
+    if decoder is None:
+        require_drawable(file, opened.sample_shape)
+    require_writable(file)
     with out.progress("sampling", num, "samples") as advance:
         if isinstance(opened, Student):
             if solver is not None:
@@ -101,11 +108,6 @@ def sample(
                 batch_size=batch_size,
                 on_batch=advance,
             )
-    decoder: nn.Module | None
-    if isinstance(opened, Student):
-        decoder = decoder_of_run(Path(model), out.say)
-    else:
-        decoder = opened.decoder
     x = solution.x
     if decoder is not None:
         x = in_batches(decoder.cpu(), x, DECODED_AT_ONCE)

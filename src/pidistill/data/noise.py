@@ -13,6 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pidistill.errors import PidistillError
+
+SEEDS = 2**63
+"""Number of seeds."""
+
 _WORDS_PER_COUNT = 4  # one step of Philox-4x64 yields four 64-bit words
 
 
@@ -35,6 +40,10 @@ class Draws:
     first: int
     num: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < SEEDS:
+            raise PidistillError(f"seed is {self.seed}; expected 0 <= seed < 2**63")
+
     def normal(self, stream: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers, shape (num, *shape), float64, by the Box-Muller transform."""
         size = math.prod(shape)
@@ -56,7 +65,7 @@ class Draws:
     def _words(self, stream: str, num_words: int) -> np.ndarray:
         """Raw 64-bit words, shape (num, num_words)."""
         counts = -(-num_words // _WORDS_PER_COUNT)
-        key = np.array([self.seed % 2**64, zlib.crc32(stream.encode())], dtype=np.uint64)
+        key = np.array([self.seed, zlib.crc32(stream.encode())], dtype=np.uint64)
         counter = np.array([self.first * counts, 0, 0, 0], dtype=np.uint64)
         raw = np.random.Philox(key=key, counter=counter).random_raw(
             self.num * counts * _WORDS_PER_COUNT

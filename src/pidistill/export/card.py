@@ -68,7 +68,7 @@ class Provenance:
 
     weights: str
     """File name of the weights."""
-    default_weights: str
+    measured_weights: str
     """File name of those that the metrics are of."""
     config: dict[str, Any]
     """The run's config; empty where the folder has none."""
@@ -93,7 +93,7 @@ def provenance_of(folder: Path, ema: float | None) -> Provenance:
     metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
     return Provenance(
         weights=default if ema is None else weights_name(ema),
-        default_weights=default,
+        measured_weights=str(metrics.get("weights", default)),
         config=without_folders_in(config),
         last_step=(read_log(folder) or [{}])[-1],
         metrics=metrics,
@@ -269,8 +269,11 @@ def _metrics(provenance: Provenance) -> str:
     if not rows:
         return "Not evaluated; `pidistill evaluate` does."
     table = _table(["metric", "value"], rows)
-    if provenance.weights != provenance.default_weights:
-        return f"{table}\n\nOf `{provenance.default_weights}`, not of the weights here."
+    if provenance.weights != provenance.measured_weights:
+        return f"{table}\n\nOf `{provenance.measured_weights}`, not of the weights here."
+    measured, last = provenance.metrics.get("step"), provenance.last_step.get("step")
+    if measured is not None and measured != last:
+        return f"{table}\n\nOf step {measured}, not of step {last}, which the weights here are of."
     return table
 
 

@@ -11,6 +11,7 @@ from pidistill.export.folders import building, require_free
 from pidistill.export.one_step import scales_of
 from pidistill.export.onnx_file import write_onnx
 from pidistill.export.run_copy import write_run
+from pidistill.images import is_image
 from pidistill.storage import write_text
 from pidistill.student import Student, load_student
 from pidistill.training.run_folder import decoder_of_run
@@ -96,8 +97,3 @@ def export_student(
             write_run(temporary, folder, provenance)
         write_text(temporary / CARD, card)
     return Export(student, card, notes)
-
-
-def is_image(sample_shape: tuple[int, ...]) -> bool:
-    """Whether samples of this shape are images of 1 or 3 channels."""
-    return len(sample_shape) == 3 and sample_shape[0] in (1, 3)

@@ -25,5 +25,5 @@ def write_run(folder: Path, run: Path, provenance: Provenance) -> None:
         write_text(folder / "config.toml", tomli_w.dumps(provenance.config))
     if (run / "metrics.jsonl").is_file():
         shutil.copyfile(run / "metrics.jsonl", folder / "metrics.jsonl")
-    if provenance.metrics and provenance.weights == provenance.default_weights:
+    if provenance.metrics and provenance.weights == provenance.measured_weights:
         write_json(folder / "metrics.json", provenance.metrics)

@@ -63,7 +63,7 @@ class Denoising(Method):
             EDMPrecondition(),
             sample_shape=tuple(data.images.shape[1:]),
             num_classes=data.num_classes,
-            source=f"trained on {data.name}",
+            source=f"a denoiser of {data.name}",
         )
         return cls(settings, student)
 

@@ -55,13 +55,27 @@ def split_spec(spec: str) -> tuple[str, str]:
             if recognises is not None and recognises(path):
                 return kind, str(path)
         raise PidistillError(
-            f"cannot tell what kind of teacher {spec!r} is; name it as KIND:PATH with KIND one of "
-            f"{', '.join(SOURCES)}"
+            f"{spec!r} is neither a run folder nor a teacher of a kind that shows; name a teacher "
+            f"as KIND:PATH with KIND one of {', '.join(SOURCES)}"
         )
     raise PidistillError(
         f"teacher {spec!r} is neither an existing path nor KIND:NAME with KIND one of "
         f"{', '.join(SOURCES)}"
     )
+
+
+def absolute_spec(spec: str) -> str:
+    """The spec with an absolute path where it names an existing one; otherwise as it is.
+
+    What a run folder says of its teacher then holds in every current folder.
+    """
+    kind, _, locator = spec.partition(":")
+    prefix, name = (f"{kind}:", locator) if kind in SOURCES else ("", spec)
+    name, mark, options = name.partition("?")
+    path = Path(name).expanduser()
+    if not name or not path.exists():
+        return spec
+    return f"{prefix}{path.resolve()}{mark}{options}"
 
 
 def source_module(kind: str) -> ModuleType:

@@ -16,7 +16,9 @@ import tomli_w
 from pidistill.errors import PidistillError
 from pidistill.methods import METHODS, method_class
 from pidistill.methods.base import MethodSettings
+from pidistill.presets import preset_names
 from pidistill.storage import write_text
+from pidistill.teachers import absolute_spec
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -87,6 +89,11 @@ class RunConfig(_Table):
     """The network to train; None copies the teacher's."""
     method: pydantic.SerializeAsAny[MethodSettings]
     """The settings of the method, whose `name` chooses among `pidistill.methods.METHODS`."""
+
+    @pydantic.field_validator("teacher")
+    @classmethod
+    def _absolute_teacher(cls, teacher: str | None) -> str | None:
+        return None if teacher is None else absolute_spec(teacher)
 
     @pydantic.field_validator("ema_rates")
     @classmethod
@@ -173,14 +180,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise PidistillError(f"config file {path} does not exist") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PidistillError(f"config file {path} is not readable as TOML: {error}") from None
-
-
-def preset_names() -> list[str]:
-    """Names of the presets that come with the package."""
-    folder = importlib.resources.files("pidistill") / "presets"
-    return sorted(
-        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
-    )
 
 
 def read_preset(name: str) -> dict[str, Any]:

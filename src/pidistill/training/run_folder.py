@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
+from pidistill.model_folder import read_description, weights_name
 from pidistill.teachers import load_teacher, split_spec
 from pidistill.training.config import CONFIG_FILE, RunConfig, parse_config, read_toml
 
@@ -30,20 +31,39 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     entries = []
     for line in lines:
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except ValueError:
             break
+        if not isinstance(entry, dict) or "step" not in entry:
+            break
+        entries.append(entry)
     return entries
+
+
+def what_is_measured(folder: Path, ema: float | None, reference: str) -> dict[str, Any]:
+    """What metrics of a run are metrics of: the weights' file, the training step, the reference."""
+    weights = read_description(folder).get("weights") if ema is None else weights_name(ema)
+    log = read_log(folder)
+    return {
+        "weights": weights,
+        **({"step": log[-1]["step"]} if log else {}),
+        "reference": reference,
+    }
 
 
 def teacher_of_run(folder: Path, say: Callable[[str], None]) -> Denoiser | None:
     """The teacher that the run's config names, or None, with a word to `say`, if it is not there.
 
     A run samples and is measured without its teacher; only comparisons with it are lost.
+
+    Raises `PidistillError` when the config is damaged.
     """
+    spec = read_config(folder).teacher if (folder / CONFIG_FILE).is_file() else None
+    if spec is None:
+        say("without the teacher: the run's config names none")
+        return None
     try:
-        spec = read_config(folder).teacher
-        return None if spec is None else load_teacher(spec)
+        return load_teacher(spec)
     except PidistillError as error:
         say(f"without the teacher: {error}")
         return None

@@ -24,6 +24,7 @@ from pidistill.data.noise import Draws
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Batch, Losses, Method, Preparation, Run
 from pidistill.model_folder import describe, weights_name, write_description
+from pidistill.numerics import set_numerics
 from pidistill.storage import read_tensors, write_tensors
 from pidistill.training.checkpoint import (
     load_optimizer,
@@ -97,8 +98,7 @@ class Trainer:
         Raises:
             PidistillError: The batch cannot be divided as the config says, or data are missing.
         """
-        torch.set_flush_denormal(True)  # subnormal moments make CPU kernels 20 times slower
-        torch.backends.cudnn.allow_tf32 = False  # differences multiply its rounding errors
+        set_numerics()
         self.config, self.method, self.folder, self.data = config, method, folder, data
         if method.needs == "images" and data is None:
             raise PidistillError("this method trains on images; name a data set with 'data'")
@@ -163,6 +163,7 @@ class Trainer:
                     return
         with self._held():
             self._resume()
+            self._require_steps_left()
             if self.accelerator.is_main_process:
                 write_config(self.folder / CONFIG_FILE, self.config)
                 self._write_description()
@@ -182,6 +183,13 @@ class Trainer:
                 yield report
                 if stop:
                     return
+
+    def _require_steps_left(self) -> None:
+        if self.step > self.config.max_train_steps:
+            raise PidistillError(
+                f"max_train_steps is {self.config.max_train_steps}, but the run in {self.folder} "
+                f"has done {self.step} steps; expected at least as many"
+            )
 
     def _held(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder, which is the first process's business where there are several."""
@@ -368,8 +376,7 @@ class Trainer:
     def _preview(self) -> None:
         """Draw a grid of samples, where samples are images."""
         shape = self.method.student.sample_shape
-        is_image = len(shape) == 3 and shape[0] in (1, 3)
-        if not (self.preview_steps and self.accelerator.is_main_process and is_image):
+        if not (self.preview_steps and self.accelerator.is_main_process and images.is_image(shape)):
             return
         folder = self.folder / "previews"
         folder.mkdir(exist_ok=True)
