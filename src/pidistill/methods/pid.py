@@ -19,8 +19,7 @@ from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.derivative import Central, DerivativeScheme, ForwardMode, LogOdds, OneSided
 from pidistill.distance import Distance, DistanceName, distance_for
-from pidistill.errors import PidistillError
-from pidistill.methods.base import Batch, Losses, Method, MethodSettings
+from pidistill.methods.base import Batch, Distillation, Losses, MethodSettings, require_teacher
 from pidistill.residual import RESIDUALS, Pair, trajectory
 from pidistill.schedule import karras_sigmas, sigma_at
 from pidistill.student import TrajectoryStudent
@@ -119,7 +118,7 @@ DERIVATIVES: dict[str, Callable[[PIDSettings, Denoiser], DerivativeScheme]] = {
 }
 
 
-class PID(Method):
+class PID(Distillation):
     """The method, with its settings looked up once."""
 
     Settings = PIDSettings
@@ -130,9 +129,7 @@ class PID(Method):
         self, settings: PIDSettings, student: TrajectoryStudent, teacher: Denoiser
     ) -> None:
         """Train `student` against `teacher`."""
-        self.settings = settings
-        self.student = student
-        self.teacher = teacher
+        super().__init__(settings, student, teacher)
         self.teacher_evaluations = teacher.evaluations_per_call
         self.derivative = DERIVATIVES[settings.derivative](settings, teacher)
         self.residual = RESIDUALS[settings.residual]
@@ -148,8 +145,7 @@ class PID(Method):
         network: nn.Module | None,
     ) -> "PID":
         """Make the student from the teacher alone (see `Method.build`); no data are used."""
-        if teacher is None:
-            raise PidistillError("pid distils a teacher; name one with 'teacher'")
+        teacher = require_teacher("pid", teacher)
         student = TrajectoryStudent.from_teacher(
             teacher, network=network, anchored=settings.anchored
         )
@@ -177,7 +173,3 @@ class PID(Method):
         if self.settings.normalise > 0:
             loss = loss / (loss.detach() + self.settings.normalise).sqrt()
         return Losses(loss, sigma, scalars)
-
-    def preview(self, num: int) -> Tensor:
-        """One-step samples of the student."""
-        return self.student.generate(num, seed=0).x
