@@ -1,5 +1,9 @@
 """What most tests share: one thread, hypothesis without a clock, and small models."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, too
+
 import hypothesis
 import pytest
 import torch

@@ -19,6 +19,10 @@ Two kinds of file are read.
   constructor arguments; `precondition.name` is a key of `PRECONDITIONS` (or EDM's `EDMPrecond`,
   `VPPrecond`, `VEPrecond`, `iDDPMPrecond`) with its arguments. The last two lines may be left out.
 
+The state dict may also be one of OpenAI's `UNetModel` (see `openai_unet`): then `network.name` is
+`dhariwal_unet`, `precondition.name` is `edm_timestep` for the networks of consistency-models, and
+`"qkv_order"` is `three-major` (as if left out) or `legacy`.
+
 The augmentation embedding is dropped: without augmentation labels it adds nothing. Dropout, of
 activations and of labels, is set to 0, so that a student that copies the network has none.
 """
@@ -40,6 +44,7 @@ from pidistill.teachers.edm_module import (
     weights_of,
 )
 from pidistill.teachers.edm_pickle import PickledModule, read_pickle
+from pidistill.teachers.openai_unet import NETWORK, is_openai_unet, renamed_weights
 from pidistill.teachers.weights import (
     SUFFIXES,
     json_beside,
@@ -97,13 +102,17 @@ def load_state_dict(path: Path) -> PreconditionedDenoiser:
                 "the entries 'name' and 'config'"
             )
     weights = read_weights(path)
-    if any(key.startswith("input_blocks.") for key in weights):
-        raise PidistillError(
-            f"{path} holds the weights of a guided-diffusion UNetModel, which is not supported; "
-            "use the EDM checkpoint of the same network, edm-imagenet-64x64-cond-adm.pkl"
-        )
-    weights.pop("map_augment.weight", None)
     config = config | UNUSED
+    if is_openai_unet(weights):
+        if name != NETWORK or precondition_name == "edm":
+            raise PidistillError(
+                f"{path} holds the weights of a guided-diffusion UNetModel, which is not {name!r} "
+                f"with the precondition {precondition_name!r}; expected {NETWORK!r} with "
+                "'edm_timestep' (consistency-models) or 'iddpm'"
+            )
+        order = description.get("qkv_order", "three-major")
+        weights = renamed_weights(weights, config, order, str(path))
+    weights.pop("map_augment.weight", None)
     network: Any = network_with_weights(name, config, weights, str(path))
     try:
         shape = [config["in_channels"], config["img_resolution"], config["img_resolution"]]

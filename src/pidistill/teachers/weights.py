@@ -32,19 +32,34 @@ def network_with_weights(
         PidistillError: The network cannot be built, or a weight is missing, unexpected, misshapen
             or not a number.
     """
-    try:
-        with torch.device("meta"):
-            network = build_network(name, config)
-    except (ValueError, ArithmeticError, LookupError, RuntimeError) as error:
-        raise PidistillError(f"{source}: its network cannot be built: {one_line(error)}") from error
+    network = meta_network(name, config, source)
     require_weights(network, {key: tuple(w.shape) for key, w in weights.items()}, source)
     network.load_state_dict({key: w.float() for key, w in weights.items()}, assign=True)
     return network
 
 
+def meta_network(name: str, config: dict[str, Any], source: str) -> nn.Module:
+    """Build a registered network on the device "meta", without memory for its weights.
+
+    Raises `PidistillError` when it cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            return build_network(name, config)
+    except (ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise PidistillError(f"{source}: its network cannot be built: {one_line(error)}") from error
+
+
 def require_weights(network: nn.Module, shapes: dict[str, tuple[int, ...]], source: str) -> None:
     """Raise `PidistillError` unless `network` has exactly the weights of these `shapes`."""
     wanted = {key: tuple(weight.shape) for key, weight in network.state_dict().items()}
+    require_shapes(wanted, shapes, source)
+
+
+def require_shapes(
+    wanted: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]], source: str
+) -> None:
+    """Raise `PidistillError` unless the weights of these `shapes` are the `wanted` ones."""
     for problem, keys in (
         ("lacks the weight", [key for key in wanted if key not in shapes]),
         ("holds the unexpected weight", [key for key in shapes if key not in wanted]),
