@@ -352,7 +352,7 @@ class TestStateDicts:
         with pytest.raises(PidistillError, match=r"no JSON file beside it; expected a\.json"):
             edm.load(str(tmp_path / "a.pt"))
 
-    def test_guided_diffusion_names_are_refused(self, tmp_path):
+    def test_guided_diffusion_names_are_refused_for_another_network(self, tmp_path):
         network = randomized(SongUNet(**SONG))
         torch.save({"input_blocks.0.0.weight": torch.zeros(1)}, tmp_path / "a.pt")
         (tmp_path / "a.json").write_text(json.dumps(self.describe(network)))
