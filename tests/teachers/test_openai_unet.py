@@ -1,0 +1,246 @@
+"""OpenAI's UNetModel: its names and layouts, against a second implementation of the network."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as functional
+from torch import nn
+
+from pidistill import load_teacher
+from pidistill.errors import PidistillError
+
+CONFIG = {
+    "img_resolution": 8,
+    "in_channels": 3,
+    "out_channels": 3,
+    "label_dim": 4,
+    "model_channels": 128,
+    "channel_mult": [1, 2],
+    "num_blocks": 2,
+    "attn_resolutions": [4],
+}
+SIGMAS = [80.0, 20.0, 5.0, 1.0, 0.3, 0.05, 0.01, 0.0025]
+LABELS = torch.tensor([0, 1, 2, 3, 3, 1, 0, 2])
+
+
+class Res(nn.Module):
+    def __init__(self, width_in, width_out, resample=None):
+        super().__init__()
+        self.resample = resample
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(32, width_in), nn.SiLU(), nn.Conv2d(width_in, width_out, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(512, 2 * width_out))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(32, width_out),
+            nn.SiLU(),
+            nn.Dropout(0.1),
+            nn.Conv2d(width_out, width_out, 3, padding=1),
+        )
+        self.skip_connection = (
+            nn.Identity() if width_in == width_out else nn.Conv2d(width_in, width_out, 1)
+        )
+
+    def forward(self, x, embedding):
+        h = self.in_layers[1](self.in_layers[0](x))
+        if self.resample == "down":
+            h, x = functional.avg_pool2d(h, 2), functional.avg_pool2d(x, 2)
+        if self.resample == "up":
+            h, x = (t.repeat_interleave(2, 2).repeat_interleave(2, 3) for t in (h, x))
+        h = self.out_layers[0](self.in_layers[2](h))
+        scale, shift = self.emb_layers(embedding)[..., None, None].tensor_split(2, dim=1)
+        return self.skip_connection(x) + self.out_layers[1:](h + h * scale + shift)
+
+
+class Attention(nn.Module):
+    def __init__(self, width, order):
+        super().__init__()
+        self.order = order
+        self.norm = nn.GroupNorm(32, width)
+        self.qkv = nn.Conv1d(width, 3 * width, 1)
+        self.proj_out = nn.Conv1d(width, width, 1)
+
+    def forward(self, x, embedding):
+        flat = x.flatten(2)
+        rows = self.qkv(self.norm(flat))
+        heads = []
+        count = flat.shape[1] // 64
+        for head in range(count):
+            if self.order == "three-major":
+                starts = [64 * (count * which + head) for which in range(3)]
+            else:
+                starts = [64 * (3 * head + which) for which in range(3)]
+            q, k, v = (rows[:, start : start + 64] for start in starts)
+            share = torch.einsum("bct,bcs->bts", q, k).div(8).softmax(dim=2)
+            heads.append(torch.einsum("bts,bcs->bct", share, v))
+        return x + self.proj_out(torch.cat(heads, dim=1)).reshape(x.shape)
+
+
+class UNetModel(nn.Module):
+    """The structure of the original for the levels 8x8 with 128 and 4x4 with 256 channels."""
+
+    def __init__(self, order, classes):
+        super().__init__()
+
+        def low(width_in, *more):
+            return nn.ModuleList([Res(width_in, 256), Attention(256, order), *more])
+
+        def high(width_in):
+            return nn.ModuleList([Res(width_in, 128)])
+
+        self.time_embed = nn.Sequential(nn.Linear(128, 512), nn.SiLU(), nn.Linear(512, 512))
+        if classes:
+            self.label_emb = nn.Embedding(classes, 512)
+        self.input_blocks = nn.ModuleList(
+            [
+                nn.ModuleList([nn.Conv2d(3, 128, 3, padding=1)]),
+                high(128),
+                high(128),
+                nn.ModuleList([Res(128, 128, "down")]),
+                low(128),
+                low(256),
+            ]
+        )
+        self.middle_block = nn.ModuleList([Res(256, 256), Attention(256, order), Res(256, 256)])
+        self.output_blocks = nn.ModuleList(
+            [
+                low(256 + 256),
+                low(256 + 256),
+                low(256 + 128, Res(256, 256, "up")),
+                high(256 + 128),
+                high(128 + 128),
+                high(128 + 128),
+            ]
+        )
+        self.out = nn.Sequential(nn.GroupNorm(32, 128), nn.SiLU(), nn.Conv2d(128, 3, 3, padding=1))
+
+    def forward(self, x, timestep, label):
+        k = torch.arange(64, dtype=x.dtype)
+        angle = timestep[:, None] * torch.exp(-math.log(10000) * k / 64)
+        embedding = self.time_embed(torch.cat([angle.cos(), angle.sin()], dim=1))
+        if label is not None:
+            embedding = embedding + self.label_emb(label)
+        skips = []
+        for block in self.input_blocks:
+            for layer in block:
+                x = layer(x) if isinstance(layer, nn.Conv2d) else layer(x, embedding)
+            skips.append(x)
+        for layer in self.middle_block:
+            x = layer(x, embedding)
+        for block in self.output_blocks:
+            x = torch.cat([x, skips.pop()], dim=1)
+            for layer in block:
+                x = layer(x, embedding)
+        return self.out(x)
+
+
+def build(order="three-major", classes=4):
+    torch.manual_seed(0)
+    network = UNetModel(order, classes).eval()
+    with torch.no_grad():
+        for weight in network.parameters():  # biases and normalisations are random as well
+            weight.add_(0.02 * torch.randn(weight.shape))
+    return network
+
+
+def write(tmp_path, weights, config=None, precondition="edm_timestep", name="dhariwal_unet", **top):
+    torch.save(weights, tmp_path / "a.pt")
+    description = {
+        "network": {"name": name, "config": CONFIG | (config or {})},
+        "precondition": {"name": precondition, "config": {}},
+    }
+    (tmp_path / "a.json").write_text(json.dumps(description | top))
+    return f"edm:{tmp_path / 'a.pt'}"
+
+
+@pytest.mark.parametrize(
+    ("order", "classes", "top"),
+    [
+        ("three-major", 4, {}),
+        ("three-major", 0, {"qkv_order": "three-major"}),
+        ("legacy", 4, {"qkv_order": "legacy"}),
+    ],
+)
+def test_agrees_with_a_second_computation(order, classes, top, tmp_path):
+    network = build(order, classes)
+    locator = write(tmp_path, network.state_dict(), {"label_dim": classes}, **top)
+    teacher = load_teacher(locator)
+    assert (teacher.sample_shape, teacher.num_classes) == ((3, 8, 8), classes)
+    assert (teacher.sigma_min, teacher.sigma_max, teacher.sigma_data) == (0.002, 80.0, 0.5)
+
+    sigma = torch.tensor(SIGMAS)
+    x = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = x * (0.5 + sigma[:, None, None, None])
+    label = LABELS if classes else None
+    s = sigma.double()[:, None, None, None]
+    root = (s**2 + 0.25).sqrt()
+    with torch.no_grad():
+        answer = teacher(x, sigma, label).double()
+        raw = network.double()(x.double() / root, 250 * sigma.double().log(), label)
+    skipped = 0.25 / root**2 * x.double()
+    expected = skipped + s * 0.5 / root * raw
+    for i in range(8):
+        assert (answer[i] - expected[i]).norm() < 1e-5 * expected[i].norm()
+
+
+def test_the_wrong_order_is_another_function(tmp_path):
+    """The comparison above would see it."""
+    weights = build().state_dict()
+    x, sigma = torch.randn(1, 3, 8, 8), torch.ones(1)
+    with torch.no_grad():
+        one = load_teacher(write(tmp_path, weights))(x, sigma, LABELS[:1])
+        other = load_teacher(write(tmp_path, weights, qkv_order="legacy"))(x, sigma, LABELS[:1])
+    assert (one - other).norm() > 1e-3 * one.norm()
+
+
+def test_attention_of_two_dimensional_convolutions_is_the_same(tmp_path):
+    """They are so in consistency-models."""
+    flat = build().state_dict()
+    image = {key: w[..., None] if w.ndim == 3 else w for key, w in flat.items()}
+    one = load_teacher(write(tmp_path, flat)).network.state_dict()
+    other = load_teacher(write(tmp_path, image)).network.state_dict()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_prefix_and_half_precision_are_read(tmp_path):
+    weights = {f"module.{key}": w.half() for key, w in build().state_dict().items()}
+    network = load_teacher(write(tmp_path, weights)).network
+    assert {weight.dtype for weight in network.state_dict().values()} == {torch.float32}
+
+
+KEY = "output_blocks.2.2.in_layers.2.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "match"),
+    [
+        ({KEY: None}, {}, f"lacks the weight '{KEY}'"),
+        ({"input_blocks.0.0.weight": None}, {}, r"lacks the weight 'input_blocks.0.0.weight'"),
+        ({"middle_block.1.encoder_kv.bias": 3}, {}, "unexpected weight 'middle_block.1.encoder_kv"),
+        ({"middle_block.1.qkv.bias": 3}, {}, r"'middle_block.1.qkv.bias' has shape \(3,\)"),
+        ({}, {"config": {"label_dim": 0}}, "unexpected weight 'label_emb.weight'"),
+        ({}, {"config": {"label_dim": 5}}, r"'label_emb.weight' has shape \(4, 512\); expected"),
+        ({}, {"config": {"model_channels": 64}}, "norm0 has 16 groups of its 64 channels"),
+        (
+            {},
+            {"config": {"model_channels": 160, "channel_mult": [1, 1]}},
+            "attends with 160 channels",
+        ),
+        ({}, {"config": {"model_channels": 136}}, "network cannot be built"),
+        ({}, {"qkv_order": "other"}, "qkv_order is 'other'; expected one of three-major, legacy"),
+        ({}, {"qkv_order": [1]}, r"qkv_order is \[1\]"),
+        ({}, {"precondition": "edm"}, "expected 'dhariwal_unet' with 'edm_timestep'"),
+        ({}, {"name": "song_unet"}, "a guided-diffusion UNetModel, which is not 'song_unet'"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, options, match, tmp_path):
+    weights = dict(build().state_dict())
+    for key, size in change.items():
+        weights.pop(key, None)
+        if size:
+            weights[key] = torch.zeros(size)
+    with pytest.raises(PidistillError, match=match) as caught:
+        load_teacher(write(tmp_path, weights, **options))
+    assert "\n" not in str(caught.value)
