@@ -192,7 +192,7 @@ def test_a_file_is_recognised_by_its_content(tmp_path):
     path = write(tmp_path / "a", randomized(SongUNet(**SONG)))
     assert load_teacher(path).sample_shape == (3, 16, 16)
     (tmp_path / "b").write_bytes(b"\x80\x04N.")
-    with pytest.raises(PidistillError, match="cannot tell what kind of teacher"):
+    with pytest.raises(PidistillError, match="neither a run folder nor a teacher"):
         load_teacher(str(tmp_path / "b"))
 
 

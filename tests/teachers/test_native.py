@@ -50,7 +50,7 @@ def test_a_spec_that_names_nothing_is_refused(tmp_path):
 def test_a_path_of_no_known_kind_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(PidistillError, match="cannot tell what kind of teacher"):
+        with pytest.raises(PidistillError, match="neither a run folder nor a teacher"):
             load_teacher(str(path))
 
 
