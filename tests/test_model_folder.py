@@ -91,9 +91,7 @@ def test_weights_cannot_be_taken_from_outside_the_folder(folder, mlp_student, na
     outside = folder.parent / "secret.safetensors"
     write_tensors(outside, dict(mlp_student.state_dict()))
     edit(folder, lambda d: d.update(weights=name.format(absolute=outside)))
-    with pytest.raises(
-        PidistillError, match=r"does not (exist|name its weights)"
-    ):
+    with pytest.raises(PidistillError, match=r"does not (exist|name its weights)"):
         load_student(folder)
 
 
