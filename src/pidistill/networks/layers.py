@@ -53,6 +53,7 @@ class Conv2d(nn.Module):
         """
         super().__init__()
         self.up, self.down, self.filter_last = up, down, filter_last
+        self.box = len(resample_filter) == 2 and resample_filter[0] == resample_filter[1]
         self.weight: nn.Parameter | None = None
         self.bias: nn.Parameter | None = None
         if kernel > 0:
@@ -66,6 +67,10 @@ class Conv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.filter_last:
             return self.convolve_then_halve(x)
+        if self.up and self.box and self.weight is not None and self.weight.shape[-1] == 1:
+            # copying pixels and mixing their channels commute: mix a quarter of the pixels
+            x = functional.conv2d(x, self.weight, self.bias)
+            return functional.interpolate(x, scale_factor=2.0, mode="nearest")
         if self.resample_filter is not None:
             x = self.resample(x, self.resample_filter)
         if self.weight is None:
@@ -73,7 +78,14 @@ class Conv2d(nn.Module):
         return functional.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
 
     def resample(self, x: Tensor, f: Tensor) -> Tensor:
-        """Halve or double the resolution of `x` with the filter `f` (1, 1, k, k)."""
+        """Halve or double the resolution of `x` with the filter `f` (1, 1, k, k).
+
+        With the box filter that is copying pixels, or their mean, which have faster kernels.
+        """
+        if self.box and self.up:
+            return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        if self.box:
+            return functional.avg_pool2d(x, 2)
         channels = x.shape[1]
         f = f.to(x.dtype).expand(channels, -1, -1, -1)
         padding = (f.shape[-1] - 1) // 2
