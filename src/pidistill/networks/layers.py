@@ -195,10 +195,13 @@ class UNetBlock(nn.Module):
         else:
             h = self.norm1(h + modulation)
         h = functional.dropout(functional.silu(h), self.dropout, self.training)
-        out: Tensor = self.conv1(h) + (x if self.skip is None else self.skip(x))
-        if self.skip_scale != 1:
-            out = out * self.skip_scale
+        out = self.add_skip(self.conv1(h), x if self.skip is None else self.skip(x))
         return self.attend(out) if self.num_heads else out
+
+    def add_skip(self, h: Tensor, skip: Tensor) -> Tensor:
+        """`(h + skip) * skip_scale`, with one new tensor."""
+        out = skip + h
+        return out.mul_(self.skip_scale) if self.skip_scale != 1 else out
 
     def attend(self, x: Tensor) -> Tensor:
         """Self-attention over pixels, added to `x`; `qkv` interleaves the three in its output."""
@@ -207,8 +210,7 @@ class UNetBlock(nn.Module):
         qkv = qkv.reshape(b, self.num_heads, channels // self.num_heads, 3, height * width)
         q, k, v = qkv.permute(3, 0, 1, 4, 2).unbind()
         attended = attention(q, k, v).mT.reshape(b, channels, height, width)
-        out: Tensor = x + self.proj(attended)
-        return out * self.skip_scale if self.skip_scale != 1 else out
+        return self.add_skip(self.proj(attended), x)
 
 
 class PositionalEmbedding(nn.Module):
