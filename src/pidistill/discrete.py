@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pidistill.errors import PidistillError
-from pidistill.precondition import PRECONDITIONS, Scales
+from pidistill.precondition import PRECONDITIONS, EDMPrecondition, Scales
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -138,25 +138,11 @@ class FlowPrecondition:
 
 
 @dataclasses.dataclass(frozen=True)
-class TimestepEDMPrecondition:
+class TimestepEDMPrecondition(EDMPrecondition):
     """EDM's preconditioning for a network that is told `250 ln(sigma)` instead of `ln(sigma) / 4`.
 
     So do the networks of the consistency-models program (Song et al. 2023).
     """
-
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
-
-    def scales(self, sigma: Tensor) -> Scales:
-        """The four factors at `sigma` (b,)."""
-        total = sigma**2 + self.sigma_data**2
-        return Scales(
-            c_skip=self.sigma_data**2 / total,
-            c_out=sigma * self.sigma_data * total.rsqrt(),
-            c_in=total.rsqrt(),
-            c_noise=self.smooth_c_noise(sigma),
-        )
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
         """`250 ln(sigma)`."""

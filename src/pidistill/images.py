@@ -17,6 +17,15 @@ def is_image(sample_shape: tuple[int, ...]) -> bool:
     return len(sample_shape) == 3 and sample_shape[0] in (1, 3)
 
 
+def require_image(sample_shape: tuple[int, ...]) -> None:
+    """Raise `PidistillError` unless samples of this shape are images."""
+    if not is_image(sample_shape):
+        raise PidistillError(
+            f"samples of shape {tuple(sample_shape)} are not images of 1 or 3 channels; "
+            "write them to an .npz file"
+        )
+
+
 def to_uint8(x: Tensor) -> Tensor:
     """Round samples in [-1, 1] to 8 bits, as published metrics do; what is outside is clipped."""
     return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -36,11 +45,7 @@ def grid(x: Tensor, *, columns: int | None = None, zoom: int | None = None) -> n
     Raises:
         PidistillError: The samples are not images.
     """
-    if not is_image(tuple(x.shape[1:])):
-        raise PidistillError(
-            f"samples of shape {tuple(x.shape[1:])} are not images of 1 or 3 channels; "
-            "write them to an .npz file"
-        )
+    require_image(tuple(x.shape[1:]))
     num, _, height, _ = x.shape
     columns = columns or math.ceil(math.sqrt(num))
     zoom = zoom or max(1, round(48 / height))

@@ -34,11 +34,8 @@ def require_writable(file: Path) -> None:
 
 def require_drawable(file: Path, sample_shape: tuple[int, ...]) -> None:
     """Raise `PidistillError` when `file` is a picture and samples of this shape are not."""
-    if file.suffix.lower() == ".png" and not images.is_image(sample_shape):
-        raise PidistillError(
-            f"samples of shape {tuple(sample_shape)} are not images of 1 or 3 channels; "
-            "write them to an .npz file"
-        )
+    if file.suffix.lower() == ".png":
+        images.require_image(sample_shape)
 
 
 def write_samples(file: Path, x: Tensor) -> None:

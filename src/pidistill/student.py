@@ -105,22 +105,15 @@ class Student(nn.Module):
         Raises:
             PidistillError: `num` is not positive, or the labels do not fit.
         """
-        if num < 1:
-            raise PidistillError(f"num is {num}; expected at least 1 sample")
-        if batch_size < 1:
-            raise PidistillError(f"batch_size is {batch_size}; expected at least 1")
-        set_numerics()
-        labels = labels_for(self, num, label)
-        batches = []
-        nfe = 0
-        for first in range(0, num, batch_size):
-            count = min(batch_size, num - first)
-            z = initial_noise(self, count, seed=seed, first=first)
-            part = None if labels is None else labels[first : first + count].to(z.device)
-            x, nfe = self.sample(z, steps=steps, label=part, draws=Draws(seed, first, count))
-            batches.append(x)
-            on_batch(count)
-        return Solution(torch.cat(batches), nfe)
+        return sample_in_batches(
+            self,
+            lambda z, part, draws: self.sample(z, steps=steps, label=part, draws=draws),
+            num,
+            seed=seed,
+            label=label,
+            batch_size=batch_size,
+            on_batch=on_batch,
+        )
 
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond those of every student, as JSON values."""
@@ -165,6 +158,48 @@ class Student(nn.Module):
             source=f"distilled from {teacher.source}",
             **options,
         )
+
+
+def sample_in_batches(
+    model: Denoiser | Student,
+    sample: Callable[[Tensor, Tensor | None, Draws], Solution],
+    num: int,
+    *,
+    seed: int,
+    label: int | Tensor | None,
+    batch_size: int,
+    on_batch: Callable[[int], None],
+) -> Solution:
+    """Draw `num` samples of `model`, the one loop of students and of solved teachers.
+
+    Args:
+        model: Says the noise and the labels.
+        sample: Makes samples of the noise z, the labels and the random numbers of one batch.
+        num: Number of samples.
+        seed: The seed.
+        label: As in `Student.generate`.
+        batch_size: Samples at once.
+        on_batch: Called after every batch with its size.
+
+    Raises:
+        PidistillError: `num` or `batch_size` is not positive, or the labels do not fit.
+    """
+    if num < 1:
+        raise PidistillError(f"num is {num}; expected at least 1 sample")
+    if batch_size < 1:
+        raise PidistillError(f"batch_size is {batch_size}; expected at least 1")
+    set_numerics()
+    labels = labels_for(model, num, label)
+    batches = []
+    nfe = 0
+    for first in range(0, num, batch_size):
+        count = min(batch_size, num - first)
+        z = initial_noise(model, count, seed=seed, first=first)
+        part = None if labels is None else labels[first : first + count].to(z.device)
+        x, nfe = sample(z, part, Draws(seed, first, count))
+        batches.append(x)
+        on_batch(count)
+    return Solution(torch.cat(batches), nfe)
 
 
 def labels_for(

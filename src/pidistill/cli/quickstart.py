@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pidistill.cli.console import Out, json_option, stoppable
+from pidistill.cli.console import Out, json_option
 
 MEASURES = 12
 """Points of the error curve."""
@@ -47,7 +47,7 @@ def quickstart(
     began = time.monotonic()
     folder = folder or _free_folder()
     from pidistill.cli.metrics_table import COLUMNS, metrics_rows, number, print_context
-    from pidistill.cli.run import resolve_config
+    from pidistill.cli.run import resolve_config, train
     from pidistill.data import load_data
     from pidistill.evaluation import evaluate as measures
     from pidistill.evaluation.report import write_report
@@ -58,6 +58,7 @@ def quickstart(
     from pidistill.teachers import load_teacher
     from pidistill.training.assemble import build_trainer
     from pidistill.training.run_folder import what_is_measured
+    from pidistill.training.trainer import StepReport
 
     config = resolve_config(
         folder,
@@ -82,19 +83,13 @@ def quickstart(
     error_curve: dict[int, float] = {}
     every = max(1, max_train_steps // MEASURES)
     out.say(f"1/3  distilling the bundled digits teacher for {max_train_steps} steps into {folder}")
-    with (
-        stoppable(out) as should_stop,
-        out.progress("distilling", max_train_steps * config.batch_size, "images") as advance,
-    ):
-        seen = 0
-        for report in trainer.run(should_stop):
-            advance(report.images - seen, f"step {report.step} loss {report.loss:.4g}")
-            seen = report.images
-            if report.step % every == 0 or report.step == max_train_steps:
-                x = learner.generate(256, seed=seed + 1).x
-                error_curve[report.step] = rms(per_sample_rms(x, target))
-        if should_stop():
-            raise KeyboardInterrupt
+
+    def measure_error(report: StepReport) -> None:
+        if report.step % every == 0 or report.step == max_train_steps:
+            x = learner.generate(256, seed=seed + 1).x
+            error_curve[report.step] = rms(per_sample_rms(x, target))
+
+    train(trainer, out, "distilling", on_step=measure_error)
 
     out.say(f"2/3  measuring with {num} samples")
     student = load_student(folder, device=device)

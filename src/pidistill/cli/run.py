@@ -11,7 +11,7 @@ from pidistill.cli.console import Out, stoppable
 
 if TYPE_CHECKING:
     from pidistill.training.config import RunConfig
-    from pidistill.training.trainer import Trainer
+    from pidistill.training.trainer import StepReport, Trainer
 
 FLAGS = (
     click.option("--preset", default=None, metavar="NAME", help="Settings to start from."),
@@ -141,8 +141,13 @@ def prepare(trainer: "Trainer", out: Out, should_stop: Callable[[], bool]) -> No
                 raise KeyboardInterrupt
 
 
-def train(trainer: "Trainer", out: Out, title: str) -> None:
-    """Run a trainer under a progress bar; Ctrl-C saves and stops.
+def train(
+    trainer: "Trainer",
+    out: Out,
+    title: str,
+    on_step: "Callable[[StepReport], None]" = lambda report: None,
+) -> None:
+    """Run a trainer under a progress bar, calling `on_step` after every step; Ctrl-C saves.
 
     Raises `KeyboardInterrupt` when it was stopped before the end.
     """
@@ -154,6 +159,7 @@ def train(trainer: "Trainer", out: Out, title: str) -> None:
             for report in trainer.run(should_stop):
                 advance(report.images - seen, f"step {report.step} loss {report.loss:.4g}")
                 seen = report.images
+                on_step(report)
         interrupted = should_stop()
     if interrupted:
         raise KeyboardInterrupt

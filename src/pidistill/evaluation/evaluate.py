@@ -14,9 +14,8 @@ from pidistill.denoiser import Denoiser
 from pidistill.evaluation.features import features_for, in_batches
 from pidistill.evaluation.frechet import Statistics, frechet_distance, statistics
 from pidistill.evaluation.trajectory import per_sample_rms, rms
-from pidistill.numerics import set_numerics
 from pidistill.ode import Solution, solve
-from pidistill.student import Student, labels_for
+from pidistill.student import Student, labels_for, sample_in_batches
 
 TEACHER_STEPS = 40
 """Nodes of Heun's method that stand for the teacher's solution."""
@@ -69,18 +68,15 @@ def teacher_samples(
 
     Arguments as in `Student.generate`, with the solver's steps; the cost is that of the solver.
     """
-    set_numerics()
-    labels = labels_for(teacher, num, label)
-    batches = []
-    nfe = 0
-    for first in range(0, num, batch_size):
-        count = min(batch_size, num - first)
-        z = initial_noise(teacher, count, seed=seed, first=first)
-        part = None if labels is None else labels[first : first + count].to(z.device)
-        x, nfe = solve(teacher, z, steps=steps, solver=solver, label=part)
-        batches.append(x)
-        on_batch(count)
-    return Solution(torch.cat(batches), nfe)
+    return sample_in_batches(
+        teacher,
+        lambda z, part, _: solve(teacher, z, steps=steps, solver=solver, label=part),
+        num,
+        seed=seed,
+        label=label,
+        batch_size=batch_size,
+        on_batch=on_batch,
+    )
 
 
 def evaluate(
