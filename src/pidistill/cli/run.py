@@ -113,15 +113,12 @@ def parse_assignment(text: str) -> dict[str, Any]:
     Raises `PidistillError` when there is no key or no value.
     """
     from pidistill.errors import PidistillError
-    from pidistill.training.config import parse_toml_value
+    from pidistill.training.config import nested, parse_toml_value
 
     key, equals, value = text.partition("=")
     if not key.strip() or not equals:
         raise PidistillError(f"--set {text!r} is not KEY=VALUE, such as method.residual=velocity")
-    parsed = parse_toml_value(value)
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    return dict(parsed)
+    return nested(key, parse_toml_value(value))
 
 
 def prepare(trainer: "Trainer", out: Out, should_stop: Callable[[], bool]) -> None:

@@ -114,7 +114,7 @@ def parse_config(layers: list[dict[str, Any]], origin: str = "config") -> RunCon
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged = _merge(merged, layer)
+        merged = merge(merged, layer)
     table = merged.get("method", {})
     if not isinstance(table, dict):
         raise PidistillError(f"{origin}: method is {table!r}; expected a table with a name")
@@ -146,7 +146,8 @@ def _validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: 
     )
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, table by table; a table of another `name` takes the place of the old."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -155,10 +156,17 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             and isinstance(old, dict)
             and value.get("name", old.get("name")) == old.get("name")
         ):
-            merged[key] = _merge(old, value)
+            merged[key] = merge(old, value)
         else:
             merged[key] = value
     return merged
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """The tables that a dotted key stands for: `method.step` is `{"method": {"step": value}}`."""
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return dict(value)
 
 
 def parse_toml_value(text: str) -> Any:
