@@ -147,7 +147,7 @@ def _validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: 
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, table by table; a table of another `name` takes the place of the old."""
+    """`above` over `below`, table by table; one of another `name` replaces the old."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
