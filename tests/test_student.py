@@ -136,3 +136,11 @@ def test_an_unconditional_model_takes_no_label():
     assert labels_for(UNCONDITIONAL, 3) is None
     with pytest.raises(PidistillError, match="label is 0, but a model is not class-conditional"):
         labels_for(UNCONDITIONAL, 3, 0)
+
+
+@function_fixtures_are_fine
+@given(first=st.integers(0, 15), num=st.integers(1, 5))
+def test_a_part_of_a_longer_list_has_its_samples_and_labels(mlp_student, first, num):
+    whole = mlp_student.generate(20, seed=3)
+    part = mlp_student.generate(num, seed=3, first=first, batch_size=2)
+    torch.testing.assert_close(part.x, whole.x[first : first + num], rtol=0, atol=1e-5)

@@ -85,6 +85,7 @@ class Student(nn.Module):
         seed: int,
         steps: int = 1,
         label: int | Tensor | None = None,
+        first: int = 0,
         batch_size: int = 256,
         on_batch: Callable[[int], None] = lambda done: None,
     ) -> Solution:
@@ -94,6 +95,7 @@ class Student(nn.Module):
             num: Number of samples.
             seed: The seed.
             steps: Evaluations a sample.
+            first: Index i of the first sample, to draw a part of a longer list.
             label: One label for all, labels (num,), or None: sample i then has label
                 `i % num_classes`.
             batch_size: Samples evaluated at once; it changes memory and speed, not the samples.
@@ -111,6 +113,7 @@ class Student(nn.Module):
             num,
             seed=seed,
             label=label,
+            first=first,
             batch_size=batch_size,
             on_batch=on_batch,
         )
@@ -167,6 +170,7 @@ def sample_in_batches(
     *,
     seed: int,
     label: int | Tensor | None,
+    first: int,
     batch_size: int,
     on_batch: Callable[[int], None],
 ) -> Solution:
@@ -178,6 +182,7 @@ def sample_in_batches(
         num: Number of samples.
         seed: The seed.
         label: As in `Student.generate`.
+        first: Index of the first sample.
         batch_size: Samples at once.
         on_batch: Called after every batch with its size.
 
@@ -189,14 +194,14 @@ def sample_in_batches(
     if batch_size < 1:
         raise PidistillError(f"batch_size is {batch_size}; expected at least 1")
     set_numerics()
-    labels = labels_for(model, num, label)
+    labels = labels_for(model, num, label, first)
     batches = []
     nfe = 0
-    for first in range(0, num, batch_size):
-        count = min(batch_size, num - first)
-        z = initial_noise(model, count, seed=seed, first=first)
-        part = None if labels is None else labels[first : first + count].to(z.device)
-        x, nfe = sample(z, part, Draws(seed, first, count))
+    for done in range(0, num, batch_size):
+        count = min(batch_size, num - done)
+        z = initial_noise(model, count, seed=seed, first=first + done)
+        part = None if labels is None else labels[done : done + count].to(z.device)
+        x, nfe = sample(z, part, Draws(seed, first + done, count))
         batches.append(x)
         on_batch(count)
     return Solution(torch.cat(batches), nfe)
