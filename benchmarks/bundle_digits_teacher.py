@@ -14,7 +14,8 @@ import torch
 
 from pidistill import load_teacher
 from pidistill.data import load_data
-from pidistill.evaluation.evaluate import TEACHER_STEPS, reference_statistics, teacher_samples
+from pidistill.evaluation.evaluate import reference_statistics
+from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
 from pidistill.model_folder import MODEL_FILE
 from pidistill.storage import read_json, read_tensors, write_json, write_tensors
 

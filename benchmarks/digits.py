@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pidistill import load_student, load_teacher
-from pidistill.evaluation.evaluate import TEACHER_STEPS, teacher_samples
+from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
 from pidistill.images import grid, save_png
 from pidistill.machine import machine
 from pidistill.storage import read_json, write_json

@@ -1,6 +1,7 @@
 """Files that are either whole or absent: text, JSON, and tensors in safetensors."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -101,3 +102,12 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], name: str) -> No
             )
     with torch.no_grad():
         module.load_state_dict(weights)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Content hash of a module's weights and buffers: their names and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

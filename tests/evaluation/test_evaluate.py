@@ -7,14 +7,9 @@ import torch
 
 from pidistill import load_teacher, solve
 from pidistill.data import load_data
-from pidistill.evaluation.evaluate import (
-    TEACHER_STEPS,
-    error_metrics,
-    evaluate,
-    reference_statistics,
-    teacher_samples,
-)
+from pidistill.evaluation.evaluate import error_metrics, evaluate, reference_statistics
 from pidistill.evaluation.features import DigitsClassifier, features_for, load_digits_classifier
+from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
 from pidistill.student import TrajectoryStudent
 
 ALWAYS = {"nfe", "num_samples", "seed", "ms_per_sample"}

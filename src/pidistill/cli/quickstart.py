@@ -51,6 +51,7 @@ def quickstart(
     from pidistill.data import load_data
     from pidistill.evaluation import evaluate as measures
     from pidistill.evaluation.report import write_report
+    from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
     from pidistill.evaluation.trajectory import per_sample_rms, rms
     from pidistill.machine import machine
     from pidistill.storage import write_json
@@ -79,7 +80,7 @@ def quickstart(
     learner = trainer.method.student
     assert isinstance(learner, TrajectoryStudent)
     teacher = load_teacher("digits", device)
-    target = measures.teacher_samples(teacher, 256, seed=seed + 1).x
+    target = teacher_samples(teacher, 256, seed=seed + 1).x
     error_curve: dict[int, float] = {}
     every = max(1, max_train_steps // MEASURES)
     out.say(f"1/3  distilling the bundled digits teacher for {max_train_steps} steps into {folder}")
@@ -97,8 +98,8 @@ def quickstart(
     reference = measures.reference_statistics(load_data("digits").images)
     assert reference is not None
     with out.progress("sampling", 3 * num, "samples") as advance:
-        fine = measures.teacher_samples(teacher, num, seed=seed, on_batch=advance)
-        coarse = measures.teacher_samples(teacher, num, seed=seed, steps=18, on_batch=advance)
+        fine = teacher_samples(teacher, num, seed=seed, on_batch=advance)
+        coarse = teacher_samples(teacher, num, seed=seed, steps=18, on_batch=advance)
         metrics = measures.evaluate(
             student,
             teacher=teacher,
@@ -148,7 +149,7 @@ def quickstart(
             **machine(),
         },
         seed=seed,
-        steps=measures.TEACHER_STEPS,
+        steps=TEACHER_STEPS,
     )
     out.table(f"{num} samples, seed {seed}", COLUMNS, rows)
     print_context(out, metrics)

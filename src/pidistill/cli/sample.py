@@ -70,8 +70,8 @@ def sample(
 
     from pidistill.cli.models import open_model
     from pidistill.errors import PidistillError
-    from pidistill.evaluation.evaluate import TEACHER_STEPS, teacher_samples
     from pidistill.evaluation.features import in_batches
+    from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
     from pidistill.sample_files import require_drawable, require_writable, write_samples
     from pidistill.student import Student
     from pidistill.training.run_folder import decoder_of_run

@@ -6,7 +6,6 @@ depends on the seed and i only, and label i is `i % num_classes`. A shard is wri
 at all, and what is there is kept, so that making pairs goes on where it was cut.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,13 @@ from pidistill.data.noise import Draws, device_of
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.ode import solve
-from pidistill.storage import read_json, read_tensors, write_json, write_tensors
+from pidistill.storage import (
+    read_json,
+    read_tensors,
+    weights_sha256,
+    write_json,
+    write_tensors,
+)
 from pidistill.student import labels_for
 
 MANIFEST = "manifest.json"
@@ -49,14 +54,10 @@ def describe_pairs(
         steps: Nodes of the rho-7 grid (see `ode.solve`).
         seed: Seed of the noise.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(teacher.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return {
         "teacher": spec,
         "source": teacher.source,
-        "teacher_sha256": digest.hexdigest(),
+        "teacher_sha256": weights_sha256(teacher),
         "sigma_min": teacher.sigma_min,
         "sigma_max": teacher.sigma_max,
         "num_classes": teacher.num_classes,

@@ -13,12 +13,10 @@ from pidistill.data.noise import Draws, initial_noise
 from pidistill.denoiser import Denoiser
 from pidistill.evaluation.features import features_for, in_batches
 from pidistill.evaluation.frechet import Statistics, frechet_distance, statistics
+from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
 from pidistill.evaluation.trajectory import per_sample_rms, rms
 from pidistill.ode import Solution, solve
-from pidistill.student import Student, labels_for, sample_in_batches
-
-TEACHER_STEPS = 40
-"""Nodes of Heun's method that stand for the teacher's solution."""
+from pidistill.student import Student, labels_for
 
 QUANTILES = (0.5, 0.9, 0.99)
 
@@ -50,32 +48,6 @@ def reference_statistics(x: Tensor) -> Reference | None:
         features,
         statistics(values),
         frechet_distance(statistics(shuffled[:half]), statistics(shuffled[half:])),
-    )
-
-
-def teacher_samples(
-    teacher: Denoiser,
-    num: int,
-    *,
-    seed: int,
-    steps: int = TEACHER_STEPS,
-    solver: str = "heun",
-    label: int | Tensor | None = None,
-    batch_size: int = 256,
-    on_batch: Callable[[int], None] = lambda count: None,
-) -> Solution:
-    """Samples of the teacher from the noise that a student of the same seed starts from.
-
-    Arguments as in `Student.generate`, with the solver's steps; the cost is that of the solver.
-    """
-    return sample_in_batches(
-        teacher,
-        lambda z, part, _: solve(teacher, z, steps=steps, solver=solver, label=part),
-        num,
-        seed=seed,
-        label=label,
-        batch_size=batch_size,
-        on_batch=on_batch,
     )
 
 
