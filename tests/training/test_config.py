@@ -22,6 +22,7 @@ from pidistill.training.config import (
     require_same_run,
     write_config,
 )
+from pidistill.training.tracking import TRACKERS
 
 counts = st.integers(1, 10**6)
 shares = st.floats(0, 1, exclude_max=True)
@@ -50,6 +51,7 @@ FIELDS = {
     ),
     "ema_warmup": st.booleans(),
     "logging_steps": counts,
+    "report_to": st.lists(st.sampled_from(["all", *TRACKERS]), unique=True),
     "checkpointing_steps": counts,
     "checkpoints_total_limit": counts,
     "preview_steps": st.integers(0, 10**6),
@@ -159,6 +161,7 @@ WRONG = {
     "teacher": [1, ["digits"], {}],
     "network": ["mlp", 1, [], {}, {"name": 1}, {"name": "mlp", "config": 3}],
     "preview_steps": [-1, "a"],
+    "report_to": ["tensorbord", ["w&b"], 7, [1], {"a": 1}],
     "checkpoints_total_limit": [0],
 }
 
@@ -260,7 +263,8 @@ def pid(**changes):
 
 @pytest.mark.parametrize("key", CHANGEABLE)
 def test_how_long_and_how_watched_may_change_when_a_run_is_resumed(tmp_path, key):
-    require_same_run(pid(), pid(**{key: 7}), tmp_path)
+    value = "tensorboard" if key == "report_to" else 7
+    require_same_run(pid(), pid(**{key: value}), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,12 @@ FLAGS = (
         metavar="KEY=VALUE",
         help="Any other setting, such as method.residual=velocity; may be repeated.",
     ),
+    click.option(
+        "--report-to",
+        default=None,
+        metavar="NAME",
+        help="Trackers to log to: tensorboard, wandb, ..., several with commas between, or all.",
+    ),
     click.option("--resume", is_flag=True, help="Go on where the run in --out was cut."),
 )
 
@@ -81,6 +87,7 @@ def resolve_config(
         read_toml,
         require_same_run,
     )
+    from pidistill.training.heartbeat import HEARTBEAT_FILE
     from pidistill.training.lock import LOCK_FILE
 
     given = {key: value for key, value in flags.items() if value is not None}
@@ -88,7 +95,7 @@ def resolve_config(
     upper = [named, *(parse_assignment(text) for text in assignments), given, fixed]
     saved_file = out_folder / "config.toml"
     files = out_folder.iterdir() if out_folder.is_dir() else ()
-    if not resume and any(file.name != LOCK_FILE for file in files):
+    if not resume and any(file.name not in (LOCK_FILE, HEARTBEAT_FILE) for file in files):
         raise PidistillError(
             f"{out_folder} is not empty; add --resume to go on with the run in it, "
             "or choose another --out"

@@ -19,6 +19,7 @@ from pidistill.methods.base import MethodSettings
 from pidistill.presets import preset_names
 from pidistill.storage import write_text
 from pidistill.teachers import absolute_spec
+from pidistill.training.tracking import TRACKERS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,6 +37,7 @@ CHANGEABLE = (
     "checkpoints_total_limit",
     "logging_steps",
     "preview_steps",
+    "report_to",
 )
 """Keys that may differ when a run is resumed: they say how long and how watched, not what."""
 
@@ -85,6 +87,8 @@ class RunConfig(_Table):
     checkpoints_total_limit: int = pydantic.Field(default=2, ge=1)
     preview_steps: int = pydantic.Field(default=1000, ge=0)
     """Steps between grids of samples in `previews/`; 0 turns them off."""
+    report_to: list[str] = []
+    """Trackers to log to (`pidistill.training.tracking`), or `all`; a string may name several."""
     network: NetworkTable | None = None
     """The network to train; None copies the teacher's."""
     method: pydantic.SerializeAsAny[MethodSettings]
@@ -94,6 +98,22 @@ class RunConfig(_Table):
     @classmethod
     def _absolute_teacher(cls, teacher: str | None) -> str | None:
         return None if teacher is None else absolute_spec(teacher)
+
+    @pydantic.field_validator("report_to", mode="before")
+    @classmethod
+    def _tracker_names(cls, names: Any) -> Any:
+        """Accept `"tensorboard,wandb"` and `"none"`, as other training scripts do."""
+        if not isinstance(names, str):
+            return names
+        return [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
+
+    @pydantic.field_validator("report_to")
+    @classmethod
+    def _known_trackers(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in ("all", *TRACKERS):
+                raise ValueError(f"{name!r} is not one of all, {', '.join(TRACKERS)}")
+        return names
 
     @pydantic.field_validator("ema_rates")
     @classmethod

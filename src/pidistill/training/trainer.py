@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 
 from pidistill import images
@@ -35,7 +36,9 @@ from pidistill.training.checkpoint import (
 )
 from pidistill.training.config import CONFIG_FILE, RunConfig, write_config
 from pidistill.training.ema import EMA
+from pidistill.training.heartbeat import Heartbeat
 from pidistill.training.lock import locked
+from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
 
 log = logging.getLogger("pidistill")
 
@@ -104,6 +107,8 @@ class Trainer:
             raise PidistillError("this method trains on images; name a data set with 'data'")
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
+            log_with=chosen_trackers(config.report_to) or None,
+            project_config=ProjectConfiguration(str(folder), str(folder / LOGS)),
             cpu=not torch.accelerator.is_available(),  # torchrun's processes find each other there
         )
         parts = config.gradient_accumulation_steps * self.accelerator.num_processes
@@ -125,6 +130,11 @@ class Trainer:
         self.ema = EMA(student, config.ema_rates, warmup=config.ema_warmup)
         self.module, self.optimizer = self.accelerator.prepare(LossModule(method), optimizer)
         self.preview_steps = config.preview_steps
+        self.heartbeat = Heartbeat(
+            folder if self.accelerator.is_main_process else None,
+            config.max_train_steps,
+            config.batch_size,
+        )
         self.step = 0
         self.seconds = 0.0
         self.teacher_evaluations = method.teacher_evaluations_before
@@ -139,10 +149,15 @@ class Trainer:
         the first one does the work, and then the others find it done.
         """
         run = Run(self.folder, self.config.teacher)
-        with self.accelerator.main_process_first(), self._held():
+        with (
+            self.accelerator.main_process_first(),
+            self._held(),
+            self.heartbeat.preparing(),
+        ):
             for progress in self.method.prepare(run):
                 if not (self.folder / CONFIG_FILE).exists():
                     write_config(self.folder / CONFIG_FILE, self.config)
+                self.heartbeat.prepared(progress)
                 yield progress
         self.prepared = True
 
@@ -161,9 +176,12 @@ class Trainer:
             for _ in self.prepare():
                 if should_stop():
                     return
-        with self._held():
+        with self._held(), contextlib.ExitStack() as watched:
             self._resume()
             self._require_steps_left()
+            watched.enter_context(self.heartbeat.training(self.step))
+            again = self.step + 1 if self.step else 0
+            watched.enter_context(tracked(self.accelerator, self.folder, again))
             if self.accelerator.is_main_process:
                 write_config(self.folder / CONFIG_FILE, self.config)
                 self._write_description()
@@ -172,6 +190,7 @@ class Trainer:
                 self._preview()
             while self.step < self.config.max_train_steps:
                 report = self._train_step()
+                self.heartbeat.trained(self.step, report.loss)
                 done = self.step == self.config.max_train_steps
                 stop = should_stop()
                 if self.step % self.config.logging_steps == 0 or done:
@@ -294,6 +313,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+        self.accelerator.log({key: line[key] for key in line if key != "step"}, step=self.step)
 
     def _save(self) -> None:
         """Write a checkpoint, then the weights at the top of the run folder."""
@@ -381,4 +401,6 @@ class Trainer:
         folder = self.folder / "previews"
         folder.mkdir(exist_ok=True)
         x: Tensor = self.method.preview(40)
-        images.save_png(folder / f"step-{self.step:09d}.png", images.grid(x, columns=10))
+        picture = images.grid(x, columns=10)
+        images.save_png(folder / f"step-{self.step:09d}.png", picture)
+        track_picture(self.accelerator, picture, self.step)

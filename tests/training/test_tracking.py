@@ -1,0 +1,111 @@
+"""Trackers see what metrics.jsonl holds, and each step once."""
+
+import json
+
+import pytest
+
+from pidistill import PidistillError
+from pidistill.training import tracking
+from pidistill.training.assemble import build_trainer
+from pidistill.training.config import parse_config
+from pidistill.training.tracking import TRACKERS, chosen_trackers
+
+TINY = {
+    "data": "digits",
+    "max_train_steps": 6,
+    "batch_size": 8,
+    "logging_steps": 1,
+    "checkpointing_steps": 2,
+    "preview_steps": 3,
+    "network": {"name": "mlp", "config": {"width": 16, "num_blocks": 1, "embedding_width": 16}},
+    "method": {"name": "denoising"},
+}
+
+
+@pytest.fixture
+def events():
+    """Reads a run's event files as TensorBoard does: name to (step, value) pairs."""
+    module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def read(folder):
+        accumulator = module.EventAccumulator(str(folder / "logs" / "pidistill"))
+        accumulator.Reload()
+        tags = accumulator.Tags()
+        scalars = {
+            name: [(event.step, event.value) for event in accumulator.Scalars(name)]
+            for name in tags["scalars"]
+        }
+        images = {name: accumulator.Images(name) for name in tags["images"]}
+        return scalars, images
+
+    return read
+
+
+def settings(**changes):
+    return parse_config([TINY, {"report_to": "tensorboard"}, changes])
+
+
+def logged(folder, name):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines]
+
+
+def test_tensorboard_shows_the_log_and_the_previews(tmp_path, events):
+    list(build_trainer(settings(), tmp_path).run())
+    scalars, images = events(tmp_path)
+    names = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]).keys()
+    assert scalars.keys() == names - {"step"}
+    for name in scalars:
+        assert scalars[name] == logged(tmp_path, name)
+    assert [image.step for image in images["samples"]] == [0, 3, 6]
+    assert (images["samples"][0].width, images["samples"][0].height) == (500, 200)
+
+
+@pytest.mark.parametrize("die_at", [1, 3, 5])
+def test_a_resumed_run_shows_each_step_once(tmp_path, events, die_at):
+    steps = build_trainer(settings(), tmp_path).run()
+    for report in steps:
+        if report.step == die_at:
+            break
+    steps.close()
+    list(build_trainer(settings(), tmp_path).run())
+    scalars, _ = events(tmp_path)
+    assert [step for step, _ in scalars["loss"]] == list(range(7))
+    assert scalars["loss"] == logged(tmp_path, "loss")
+
+
+def test_without_trackers_nothing_is_written(tmp_path):
+    list(build_trainer(settings(report_to="none"), tmp_path).run())
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("none", []),
+        ("tensorboard", ["tensorboard"]),
+        ("tensorboard, wandb", ["tensorboard", "wandb"]),
+        (["all"], ["all"]),
+    ],
+)
+def test_ways_to_name_trackers(written, names):
+    assert settings(report_to=written).report_to == names
+
+
+def test_an_unknown_tracker_is_refused():
+    with pytest.raises(PidistillError, match=r"report_to.*'tensorbord'.*tensorboard"):
+        settings(report_to="tensorbord")
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_missing_tracker_says_what_to_install(name, monkeypatch):
+    monkeypatch.setattr(tracking, "get_available_trackers", list)
+    with pytest.raises(PidistillError, match=f"{name}.*pip install"):
+        chosen_trackers([name])
+    with pytest.raises(PidistillError, match=r"no tracker is installed.*pip install"):
+        chosen_trackers(["all"])
+
+
+def test_all_stands_for_what_is_installed(monkeypatch):
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["wandb", "aim"])
+    assert chosen_trackers(["all"]) == ["wandb", "aim"]
