@@ -41,7 +41,8 @@ def clock(monkeypatch):
 
 def test_speed_and_remaining_time(tmp_path, clock):
     beat = Heartbeat(tmp_path, max_train_steps=1000, batch_size=8)
-    with pytest.raises(KeyboardInterrupt), beat.training(100):
+
+    def train():
         assert read_heartbeat(tmp_path)["state"] == "training"
         assert "images_per_second" not in read_heartbeat(tmp_path)
         for step in range(101, 301):  # 4 steps a second, and then 1 a second for a minute
@@ -49,6 +50,9 @@ def test_speed_and_remaining_time(tmp_path, clock):
             beat.trained(step, loss=0.5)
         clock.now += 10
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), beat.training(100):
+        train()
     facts = read_heartbeat(tmp_path)
     assert facts["state"] == "stopped"
     assert (facts["step"], facts["images"], facts["loss"]) == (300, 2400, 0.5)
@@ -85,12 +89,11 @@ def test_preparation(tmp_path, clock):
 
 def test_a_run_tells_how_it_ended(tmp_path):
     trainer = build_trainer(parse_config([TINY]), tmp_path)
-    for report in trainer.run(should_stop=lambda: trainer.step == 2):
+    for _ in trainer.run(should_stop=lambda: trainer.step == 2):
         assert read_heartbeat(tmp_path)["state"] == "training"
     facts = read_heartbeat(tmp_path)
     assert (facts["state"], facts["step"], facts["images"]) == ("stopped", 2, 16)
-    for report in build_trainer(parse_config([TINY]), tmp_path).run():
-        pass
+    *_, report = build_trainer(parse_config([TINY]), tmp_path).run()
     facts = read_heartbeat(tmp_path)
     assert (facts["state"], facts["step"]) == ("finished", 4)
     assert facts["loss"] == report.loss
