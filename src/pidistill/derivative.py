@@ -9,6 +9,10 @@ $$x - \sigma \frac{dx}{d\sigma} = F - \frac{dF}{d\tau}$$
 and `z` is gone: nothing of size `sigma_max` is left to be subtracted. A difference of the student
 is an affine combination of F at a few noise levels. Every scheme returns F and F - dF/dtau.
 
+A student that is not pinned at `sigma_max` is the same with an infinite level in its place
+(`TrajectoryStudent.pinned_at`): then $x = F$, $\tau$ is $\ln \sigma$ up to a constant, and nothing
+cancels any more.
+
 Noise levels and weights are float64 and on the CPU: there are few of them, and the weights (up to
 50 at N = 250) multiply every rounding error.
 """
@@ -78,16 +82,17 @@ def _combine(weights: Tensor, values: Tensor) -> Tensor:
     return (weights * values).sum(0)
 
 
-def chord_intercept(sigma_i: Tensor, sigma_j: Tensor, sigma_max: float) -> Tensor:
+def chord_intercept(sigma_i: Tensor, sigma_j: Tensor, pinned_at: float) -> Tensor:
     r"""Weights of F(sigma_i), F(sigma_j) in `x - sigma dx/dsigma` on the chord through both.
 
     The chord through $(\sigma_i, x_i)$ and $(\sigma_j, x_j)$ meets $\sigma = 0$ at
     $\frac{\sigma_i x_j - \sigma_j x_i}{\sigma_i - \sigma_j}$; the multiples of `z` in it cancel.
-    Identity 1 of docs/mathematics.md. Returns shape (2, b).
+    Identity 1 of docs/mathematics.md. `pinned_at` is `sigma_max`, or infinite where F is x itself.
+    Returns shape (2, b).
     """
     gap = sigma_i - sigma_j
     return torch.stack(
-        [-sigma_j * (1 - sigma_i / sigma_max) / gap, sigma_i * (1 - sigma_j / sigma_max) / gap]
+        [-sigma_j * (1 - sigma_i / pinned_at) / gap, sigma_i * (1 - sigma_j / pinned_at) / gap]
     )
 
 
@@ -103,6 +108,8 @@ class OneSided:
     num_nodes: int = 250
     order: float = 1
     evaluations: int = 2
+    pinned_at: float | None = None
+    """`TrajectoryStudent.pinned_at`; None means `sigma_max`."""
 
     def __call__(self, F: RawStudent, sigma: Tensor) -> Point:
         """See `DerivativeScheme`; between the nodes, the partner is the next node below."""
@@ -111,7 +118,7 @@ class OneSided:
         index = torch.where(index < self.num_nodes, index, self.num_nodes - 2)
         sigma_j = nodes[index]
         one, zero = torch.ones_like(sigma), torch.zeros_like(sigma)
-        balance = chord_intercept(sigma, sigma_j, self.sigma_max)
+        balance = chord_intercept(sigma, sigma_j, self.pinned_at or self.sigma_max)
         stencil = Stencil(sigma, torch.stack([sigma, sigma_j]), torch.stack([one, zero]), balance)
         return stencil.apply(F)
 
@@ -127,16 +134,19 @@ class Central:
     step: float = 0.1
     order: float = 2
     evaluations: int = 2
+    pinned_at: float | None = None
+    """`TrajectoryStudent.pinned_at`; None means `sigma_max`."""
 
     def __call__(self, F: RawStudent, sigma: Tensor) -> Point:
         """See `DerivativeScheme`."""
+        pinned_at = self.pinned_at or self.sigma_max
         upper = (sigma * math.exp(self.step / 2)).clamp(max=self.sigma_max)
         lower = upper * math.exp(-self.step)
         middle = (upper * lower).sqrt()
         share = (middle - lower) / (upper - lower)
-        far = 1 - torch.stack([upper, lower]) / self.sigma_max
-        value = torch.stack([share, 1 - share]) * far / (1 - middle / self.sigma_max)
-        balance = chord_intercept(upper, lower, self.sigma_max)
+        far = 1 - torch.stack([upper, lower]) / pinned_at
+        value = torch.stack([share, 1 - share]) * far / (1 - middle / pinned_at)
+        balance = chord_intercept(upper, lower, pinned_at)
         return Stencil(middle, torch.stack([upper, lower]), value, balance).apply(F)
 
 
@@ -149,7 +159,8 @@ class LogOdds:
     """Central difference and mean of F between `tau + step/2` and `tau - step/2`.
 
     In log-odds time the equation `F - dF/dtau = D` has constant coefficients, and so the weights
-    are the same at every noise level (identity 2 of docs/mathematics.md).
+    are the same at every noise level (identity 2 of docs/mathematics.md). Only for a student that
+    is pinned at `sigma_max`.
     """
 
     sigma_max: float
@@ -175,13 +186,14 @@ class LogOdds:
 class ForwardMode:
     """The exact derivative by a Jacobian-vector product in forward mode."""
 
-    sigma_max: float
+    pinned_at: float
+    """`TrajectoryStudent.pinned_at`."""
     order: float = math.inf
     evaluations: int = 2
 
     def __call__(self, F: RawStudent, sigma: Tensor) -> Point:
-        """See `DerivativeScheme`; `dF/dtau = sigma (1 - sigma/sigma_max) dF/dsigma`."""
+        """See `DerivativeScheme`; `dF/dtau = sigma (1 - sigma/pinned_at) dF/dsigma`."""
         sigma = sigma.contiguous()  # forward mode refuses an expanded tensor
-        dsigma_dtau = sigma * (1 - sigma / self.sigma_max)
+        dsigma_dtau = sigma * (1 - sigma / self.pinned_at)
         value, dF_dtau = torch.func.jvp(F, (sigma[None],), (dsigma_dtau[None],))  # type: ignore[misc]
         return Point(sigma, value[0], value[0] - dF_dtau[0])

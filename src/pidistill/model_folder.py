@@ -23,6 +23,9 @@ FORMAT = 1
 KINDS = {
     "denoiser": "pidistill.denoiser:PreconditionedDenoiser",
     "trajectory": "pidistill.student:TrajectoryStudent",
+    "trajectory-edm": "pidistill.trajectory_students:EDMTrajectoryStudent",
+    "trajectory-log-odds": "pidistill.trajectory_students:LogOddsTrajectoryStudent",
+    "trajectory-soft": "pidistill.trajectory_students:SoftTrajectoryStudent",
     "consistency": "pidistill.consistency_student:ConsistencyStudent",
     "euler": "pidistill.euler_student:EulerStudent",
 }

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.data.noise import Draws, initial_noise
-from pidistill.denoiser import Denoiser, call_network
+from pidistill.denoiser import Denoiser, call_network, over_sample
 from pidistill.errors import PidistillError
 from pidistill.model_folder import load_model
 from pidistill.numerics import set_numerics
 from pidistill.ode import Solution
-from pidistill.precondition import EDMPrecondition, Precondition
+from pidistill.precondition import EDMPrecondition, Precondition, Scales
 from pidistill.residual import trajectory
 from pidistill.schedule import require_sigma_range
 
@@ -238,7 +238,8 @@ class TrajectoryStudent(Student):
 
     $x(z, \sigma) = \frac{\sigma}{\sigma_{max}} z + (1 - \frac{\sigma}{\sigma_{max}}) F(z, \sigma)$
 
-    It pins down the boundary condition `x(z, sigma_max) = z`.
+    It pins down the boundary condition `x(z, sigma_max) = z`. What F makes of the raw network's
+    output is in `scales`; `trajectory_students` holds others.
     """
 
     def __init__(
@@ -277,11 +278,26 @@ class TrajectoryStudent(Student):
         self.c_skip = scales.c_skip.item() if anchored else 0.0
         self.c_out = scales.c_out.item() if anchored else 1.0
 
+    @property
+    def pinned_at(self) -> float:
+        """Noise level where `x = z` by construction; infinite where F is x itself."""
+        return self.sigma_max
+
+    def scales(self, sigma: Tensor) -> Scales:
+        """The factors of `F = c_skip z + c_out network(c_in z, c_noise)` at `sigma` (b,)."""
+        one = torch.ones_like(sigma)
+        return Scales(
+            c_skip=self.c_skip * one,
+            c_out=self.c_out * one,
+            c_in=self.c_in * one,
+            c_noise=self.precondition.smooth_c_noise(sigma),
+        )
+
     def F(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: N802
         """The raw student at `z` and `sigma`, of the shape and dtype of `z` (b, ...)."""
-        c_noise = self.precondition.smooth_c_noise(sigma).to(z)
-        raw = call_network(self.network, self.c_in * z, c_noise, label)
-        return self.c_skip * z + self.c_out * raw
+        c_skip, c_out, c_in, c_noise = self.scales(sigma)
+        raw = call_network(self.network, over_sample(c_in, z) * z, c_noise.to(z), label)
+        return over_sample(c_skip, z) * z + over_sample(c_out, z) * raw
 
     def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The point x(z, sigma) of the trajectory that starts at `z`.
@@ -294,7 +310,7 @@ class TrajectoryStudent(Student):
         Returns:
             Noisy samples of the shape and dtype of `z`; at `sigma_min`, the samples.
         """
-        return trajectory(z, sigma, self.F(z, sigma, label), self.sigma_max)
+        return trajectory(z, sigma, self.F(z, sigma, label), self.pinned_at)
 
     def sample(
         self,

@@ -63,11 +63,16 @@ PID_FIELDS = {
     "derivative": st.sampled_from(["one-sided", "central", "log-odds", "jvp"]),
     "step": st.floats(1e-6, 2),
     "num_nodes": st.integers(2, 10**4),
-    "draw": st.sampled_from(["nodes", "rho", "log"]),
+    "draw": st.sampled_from(["nodes", "rho", "log", "log-normal"]),
+    "weight": st.sampled_from(["uniform", "low-noise", "high-noise"]),
     "residual": st.sampled_from(["data", "velocity"]),
     "distance": st.sampled_from(["l2", "l1", "pseudo-huber"]),
+    "gradient": st.sampled_from(["both", "value", "derivative"]),
     "normalise": st.floats(0, 10),
     "anchored": st.booleans(),
+    "initialisation": st.sampled_from(["copied", "random"]),
+    "parametrisation": st.sampled_from(["linear", "edm", "log-odds", "soft"]),
+    "boundary_weight": st.floats(0, 100),
 }
 DENOISING_FIELDS = {
     "p_mean": st.floats(-10, 10),
@@ -184,6 +189,11 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_the_key(key, value):
         ("distance", "l3"),
         ("normalise", -1),
         ("anchored", "a bit"),
+        ("weight", "1/sigma"),
+        ("gradient", "none"),
+        ("initialisation", "rescaled"),
+        ("parametrisation", "cosine"),
+        ("boundary_weight", -1),
     ],
 )
 def test_a_wrong_value_of_the_method_is_refused_by_name(key, value):

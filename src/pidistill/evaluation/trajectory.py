@@ -55,11 +55,11 @@ def residual_along_path(
 
     Arguments as in `error_along_path`; returns one number a noise level.
     """
-    derivative = ForwardMode(student.sigma_max)
+    derivative = ForwardMode(student.pinned_at)
 
     def residual(sigma: Tensor, _: int) -> Tensor:
         point = derivative(lambda nodes: student.F(z, nodes[0], label)[None], sigma)
-        x = trajectory(z, sigma, point.F, student.sigma_max)
+        x = trajectory(z, sigma, point.F, student.pinned_at)
         return per_sample_rms(point.F_minus_dF_dtau, teacher(x, sigma.to(x), label))
 
     return _at_every(sigmas, z, residual)

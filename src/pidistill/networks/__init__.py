@@ -52,6 +52,18 @@ def new_network(
     )
 
 
+def fresh_network(network: nn.Module) -> nn.Module:
+    """A network of the architecture of `network` with fresh weights, drawn by torch's generator.
+
+    Buffers, such as a table of encoded prompts, are copied: they are no weights.
+
+    Raises `PidistillError` when the class of `network` is not registered.
+    """
+    fresh = build_network(network_name(network), network.config)  # type: ignore[arg-type]
+    fresh.load_state_dict(dict(network.named_buffers()), strict=False)
+    return fresh.to(next(network.parameters()))
+
+
 def _network_class(name: str) -> Any:
     if name not in NETWORKS:
         raise PidistillError(f"unknown network {name!r}; expected one of {', '.join(NETWORKS)}")
