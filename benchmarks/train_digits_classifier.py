@@ -16,7 +16,7 @@ import torch.nn.functional as functional
 from pidistill.data import load_data
 from pidistill.data.noise import Draws
 from pidistill.evaluation.evaluate import reference_statistics
-from pidistill.evaluation.features import CLASSIFIER_FILE, DigitsClassifier
+from pidistill.evaluation.features.digits import CLASSIFIER_FILE, DigitsClassifier
 from pidistill.storage import write_tensors
 
 ASSETS = Path(__file__).parent.parent / "src" / "pidistill" / "assets"

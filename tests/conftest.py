@@ -21,6 +21,12 @@ hypothesis.settings.register_profile("pidistill", deadline=None, derandomize=Tru
 hypothesis.settings.load_profile("pidistill")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_their_own(tmp_path_factory):
+    """Statistics that tests compute stay out of the user's cache; started processes too."""
+    os.environ["PIDISTILL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _keep_subnormal_floats():
     """Undo what a trainer does to the whole process: hypothesis draws subnormal floats too."""

@@ -31,6 +31,11 @@ def to_uint8(x: Tensor) -> Tensor:
     return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def from_uint8(pixels: Tensor) -> Tensor:
+    """8-bit pixels as float32 in [-1, 1]; `to_uint8` gives them back."""
+    return pixels.float() / 127.5 - 1
+
+
 def grid(x: Tensor, *, columns: int | None = None, zoom: int | None = None) -> np.ndarray:
     """Lay samples out as one picture, row by row with a thin white border between them.
 

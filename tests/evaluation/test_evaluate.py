@@ -8,7 +8,8 @@ import torch
 from pidistill import load_teacher, solve
 from pidistill.data import load_data
 from pidistill.evaluation.evaluate import error_metrics, evaluate, reference_statistics
-from pidistill.evaluation.features import DigitsClassifier, features_for, load_digits_classifier
+from pidistill.evaluation.features import features_for
+from pidistill.evaluation.features.digits import DigitsClassifier, load_digits_classifier
 from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
 from pidistill.student import TrajectoryStudent
 
@@ -111,5 +112,6 @@ def test_the_bundled_classifier_knows_the_digits():
 def test_only_digits_have_features():
     assert features_for((3, 32, 32)) is None
     assert reference_statistics(torch.zeros(4, 2)) is None
-    features = features_for((1, 8, 8))(torch.zeros(2, 1, 8, 8))
+    features, logits = features_for((1, 8, 8))(torch.zeros(2, 1, 8, 8))
     assert features.shape == (2, DigitsClassifier.num_features)
+    assert logits.shape == (2, 10)

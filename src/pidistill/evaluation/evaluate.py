@@ -1,6 +1,5 @@
 """The metrics of a student: distance to its teacher's solution, Frechet distance, speed."""
 
-import dataclasses
 import statistics as averages
 import time
 from collections.abc import Callable
@@ -9,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pidistill.data.noise import Draws, initial_noise
+from pidistill.data.noise import initial_noise
 from pidistill.denoiser import Denoiser
-from pidistill.evaluation.features import features_for, in_batches
-from pidistill.evaluation.frechet import Statistics, frechet_distance, statistics
+from pidistill.evaluation.features import features_for
+from pidistill.evaluation.reference import Reference, ReferenceData, collect_reference
 from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
 from pidistill.evaluation.trajectory import per_sample_rms, rms
 from pidistill.ode import Solution, solve
@@ -21,34 +20,14 @@ from pidistill.student import Student, labels_for
 QUANTILES = (0.5, 0.9, 0.99)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """Samples that others are compared with, as statistics of their features."""
-
-    features: Callable[[Tensor], Tensor]
-    """The feature network, (n, *sample_shape) to (n, d)."""
-    statistics: Statistics
-    split_half: float
-    """Frechet distance between two random halves: what sampling alone costs at half the size."""
-
-    def distance(self, x: Tensor) -> float:
-        """Frechet distance of samples `x` (n, *sample_shape) to the reference."""
-        return frechet_distance(statistics(in_batches(self.features, x)), self.statistics)
-
-
 def reference_statistics(x: Tensor) -> Reference | None:
     """Prepare reference samples (n, *sample_shape), or None where no feature network suits."""
-    features = features_for(tuple(x.shape[1:]))
-    if features is None:
+    network = features_for(tuple(x.shape[1:]))
+    if network is None:
         return None
-    values = in_batches(features, x)
-    shuffled = values[Draws(0, 0, len(values)).uniform("split").argsort()]
-    half = len(values) // 2
-    return Reference(
-        features,
-        statistics(values),
-        frechet_distance(statistics(shuffled[:half]), statistics(shuffled[half:])),
-    )
+    data = ReferenceData("samples", x, None, None)
+    summary = collect_reference(data, network, ["statistics", "split_half"])
+    return Reference("samples", network, summary)
 
 
 def evaluate(

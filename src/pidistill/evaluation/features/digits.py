@@ -1,19 +1,18 @@
-"""Feature networks that Frechet distances are taken in."""
+"""The bundled classifier of 8x8 digits."""
 
 import importlib.resources
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from pidistill.evaluation.features.base import Classifier
 from pidistill.storage import load_weights, read_tensors
 
 CLASSIFIER_FILE = "digits-classifier.safetensors"
 
 
-class DigitsClassifier(nn.Module):
+class DigitsClassifier(Classifier):
     """A small convolutional classifier of 8x8 digits; its last hidden layer is the features.
 
     `benchmarks/train_digits_classifier.py` trains the weights that are bundled.
@@ -36,10 +35,6 @@ class DigitsClassifier(nn.Module):
         h = functional.max_pool2d(functional.relu(self.conv1(h)), 2)
         return functional.relu(self.hidden(h.flatten(1)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, 10) of digits `x` (n, 1, 8, 8) in [-1, 1]."""
-        return self.output(self.features(x))
-
 
 def load_digits_classifier() -> DigitsClassifier:
     """The bundled classifier."""
@@ -48,16 +43,3 @@ def load_digits_classifier() -> DigitsClassifier:
         path = Path(assets) / CLASSIFIER_FILE
         load_weights(classifier, read_tensors(path), str(path))
     return classifier.eval().requires_grad_(False)
-
-
-def features_for(sample_shape: tuple[int, ...]) -> Callable[[Tensor], Tensor] | None:
-    """The feature network that suits samples of a shape: (n, *shape) to (n, d), or None."""
-    if tuple(sample_shape) == DigitsClassifier.sample_shape:
-        return load_digits_classifier().features
-    return None
-
-
-@torch.no_grad()
-def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, batch_size: int = 500) -> Tensor:
-    """Apply `function` to `x` (n, ...) in batches, on the CPU."""
-    return torch.cat([function(part) for part in x.cpu().split(batch_size)])

@@ -1,0 +1,87 @@
+"""Feature networks, one source a file; chosen by name, or by the shape of the samples.
+
+`auto` is the bundled classifier that suits samples of a shape. The others want weights that are
+not bundled: `inception`, `dinov2`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pidistill.errors import PidistillError
+from pidistill.evaluation.features.base import (
+    Classifier,
+    ClassifierFeatures,
+    FeatureBatch,
+    FeatureNetwork,
+)
+from pidistill.evaluation.features.digits import DigitsClassifier, load_digits_classifier
+
+__all__ = [
+    "BUNDLED",
+    "NAMES",
+    "Classifier",
+    "ClassifierFeatures",
+    "FeatureBatch",
+    "FeatureNetwork",
+    "features_for",
+    "features_named",
+    "in_batches",
+]
+
+
+def _digits() -> FeatureNetwork:
+    return ClassifierFeatures("digits", load_digits_classifier())
+
+
+BUNDLED: dict[tuple[int, ...], Callable[[], FeatureNetwork]] = {
+    DigitsClassifier.sample_shape: _digits,
+}
+"""Networks that come with the package, by the shape of the samples that they suit."""
+
+NAMES = ("auto", "inception", "dinov2")
+
+
+def features_for(sample_shape: tuple[int, ...]) -> FeatureNetwork | None:
+    """The bundled feature network that suits samples of a shape, or None."""
+    load = BUNDLED.get(tuple(sample_shape))
+    return load() if load is not None else None
+
+
+def features_named(
+    name: str,
+    sample_shape: tuple[int, ...],
+    *,
+    weights: Path | None = None,
+    allow_download: bool = False,
+) -> FeatureNetwork:
+    """The feature network of a name, for samples of a shape, frozen and on the CPU.
+
+    Args:
+        name: One of `NAMES`.
+        sample_shape: Shape of the samples, (c, h, w).
+        weights: File or folder of its weights; None means that they are looked for where the
+            libraries keep theirs.
+        allow_download: Whether weights that are nowhere may be fetched.
+
+    Raises:
+        PidistillError: No network has this name or suits the shape, its weights are not there or
+            are not its own, or the extra that it needs is not installed.
+    """
+    if name == "auto":
+        network = features_for(sample_shape)
+        if network is None:
+            raise PidistillError(
+                f"no bundled feature network suits samples of shape {tuple(sample_shape)}; choose "
+                f"one of {', '.join(NAMES[1:])}"
+            )
+        return network
+    raise PidistillError(f"unknown features {name!r}; expected one of {', '.join(NAMES)}")
+
+
+@torch.no_grad()
+def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, batch_size: int = 500) -> Tensor:
+    """Apply `function` to `x` (n, ...) in batches, on the CPU."""
+    return torch.cat([function(part) for part in x.cpu().split(batch_size)])
