@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pidistill.errors import PidistillError
 from pidistill.networks import build_network, network_name
 from pidistill.precondition import PRECONDITIONS, Precondition
-from pidistill.storage import load_weights, read_json, read_tensors, write_json
+from pidistill.storage import json_text, load_weights, read_json, read_tensors, write_text
 
 if TYPE_CHECKING:
     from pidistill.denoiser import PreconditionedDenoiser
@@ -115,7 +115,12 @@ def write_description(
     folder: Path, model: "Student | PreconditionedDenoiser", default_ema: float
 ) -> None:
     """Write `network.json`; `default_ema` is the averaging rate to load when none is asked for."""
-    write_json(folder / MODEL_FILE, {**describe(model), "weights": weights_name(default_ema)})
+    write_text(folder / MODEL_FILE, description_text(model, default_ema))
+
+
+def description_text(model: "Student | PreconditionedDenoiser", default_ema: float) -> str:
+    """The text of `network.json`."""
+    return json_text({**describe(model), "weights": weights_name(default_ema)})
 
 
 def is_model_folder(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Files that are either whole or absent: text, JSON, and tensors in safetensors."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -20,16 +21,68 @@ from pidistill.errors import PidistillError
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; what is written there takes its place at the end.
 
-    When the block fails, `path` stays as it was. The data are on the disk before the rename.
+    When the block fails, `path` stays as it was. The data are on the disk before the rename, and
+    the rename is before anything else is done. An `OSError` names a file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        if error.filename is None:  # writing and flushing do not say
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the failure itself is the news
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file to the disk, or the entries of a folder, so that they survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        unsupported = (errno.EINVAL, errno.ENOTSUP)  # folders, on some network drives
+        if error.errno not in unsupported or not path.is_dir():
+            error.filename = str(path)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`."""
+    for path in folder.glob(".*.tmp"):
+        process = path.name.split(".")[-2]
+        if process.isdecimal() and not _is_running(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def require_no_way_out(folder: Path) -> None:
+    """Raise `PidistillError` when an entry of `folder` is a link to somewhere outside.
+
+    Asked of a run folder before it is written to: it may come from a stranger.
+    """
+    home = folder.resolve()
+    for entry in folder.iterdir():
+        if entry.is_symlink() and not entry.resolve().is_relative_to(home):
+            raise PidistillError(
+                f"{entry} is a link to {os.readlink(entry)}, outside of {folder}; nothing is "
+                "written through it: replace it by what it stands for"
+            )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -40,7 +93,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` to `path` as indented JSON, at once or not at all."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """`content` as indented JSON."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -52,7 +110,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PidistillError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PidistillError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(content, dict):
         raise PidistillError(f"{path} holds a {type(content).__name__}; expected a JSON object")
@@ -61,9 +119,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write named tensors to a safetensors file, at once or not at all."""
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     with replacing(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(tensor_bytes(tensors))
+
+
+def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """Named tensors as the content of a safetensors file."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

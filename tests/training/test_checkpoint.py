@@ -1,5 +1,7 @@
 """Checkpoints: whole or absent, and checked when they are read."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ from pidistill import PidistillError
 from pidistill.storage import read_tensors
 from pidistill.training import checkpoint
 from pidistill.training.checkpoint import (
+    best_checkpoint,
+    clear_unfinished,
     load_optimizer,
     newest_checkpoint,
     optimizer_tensors,
@@ -17,9 +21,10 @@ from pidistill.training.checkpoint import (
 )
 
 
-def write(state, step, keep=2):
+def write(state, step, keep=2, best=None):
     tensors = {"a.safetensors": {"x": torch.full((3,), float(step))}, "b.safetensors": {}}
-    return write_checkpoint(state, step, tensors, {"seconds": 0.1 * step}, keep)
+    values, texts = {"seconds": 0.1 * step}, {"c.txt": "text"}
+    return write_checkpoint(state, step, tensors, values, keep=keep, texts=texts, best=best)
 
 
 def no_warnings(line):
@@ -42,8 +47,7 @@ def test_all_but_the_newest_are_dropped(tmp_path_factory, steps, keep):
     state = tmp_path_factory.mktemp("state")
     for step in sorted(steps):
         write(state, step, keep)
-    kept = sorted(int(folder.name.removeprefix("step-")) for folder in state.iterdir())
-    assert kept == sorted(steps)[-keep:]
+    assert kept(state) == sorted(steps)[-keep:]
 
 
 def test_nothing_is_found_where_there_is_nothing(tmp_path):
@@ -56,11 +60,11 @@ def test_a_write_that_fails_leaves_the_checkpoints_that_there_are(tmp_path, monk
     write(tmp_path, 5)
     files = []
 
-    def failing(path, tensors):
+    def failing(path):
         files.append(path)
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_tensors", failing)
+    monkeypatch.setattr(checkpoint, "sync", failing)
     with pytest.raises(OSError, match="no space left"):
         write(tmp_path, 10)
     assert files
@@ -69,6 +73,93 @@ def test_a_write_that_fails_leaves_the_checkpoints_that_there_are(tmp_path, monk
     write(tmp_path, 10)
     assert newest_checkpoint(tmp_path, no_warnings)[1]["step"] == 10
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_best_is_kept_beside_the_newest_and_found_again(tmp_path):
+    assert best_checkpoint(tmp_path / "nowhere") is None
+    for step, best in ((1, None), (2, 2), (3, 2), (4, 2)):
+        write(tmp_path, step, keep=1, best=best)
+    assert kept(tmp_path) == [2, 4]
+    assert best_checkpoint(tmp_path) == tmp_path / "step-000000002"
+    (tmp_path / "step-000000004/manifest.json").write_text("{}")
+    assert best_checkpoint(tmp_path) == tmp_path / "step-000000002"
+    write(tmp_path, 5, keep=1, best=5)
+    assert kept(tmp_path) == [5]
+    write(tmp_path, 6, keep=1)
+    assert best_checkpoint(tmp_path) is None
+
+
+def test_a_checkpoint_before_damaged_ones_takes_their_place(tmp_path):
+    """Otherwise they would count as the newest, and the good one would be dropped."""
+    for step in (4, 9, 12):
+        write(tmp_path, step, keep=3)
+    write(tmp_path, 8, keep=1)
+    assert kept(tmp_path) == [8]
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path):
+    write(tmp_path, 3)
+    for name in (".step-000000004.tmp", ".step-000000001.dropped"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "student.safetensors").write_bytes(b"half")
+    clear_unfinished(tmp_path)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-000000003"]
+
+
+def kept(state):
+    return sorted(int(folder.name.removeprefix("step-")) for folder in state.iterdir())
+
+
+def every_file(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+DAMAGES = {
+    "missing": lambda file: file.unlink(),
+    "empty": lambda file: file.write_bytes(b""),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-3]),
+    "longer": lambda file: file.write_bytes(file.read_bytes() + b"x"),
+    "zeros": lambda file: file.write_bytes(bytes(len(file.read_bytes()))),
+    "another": lambda file: file.write_bytes(b"x" * len(file.read_bytes())),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "a dead link": lambda file: (file.unlink(), file.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["a.safetensors", "b.safetensors", "c.txt", "manifest.json"])
+def test_every_damage_to_every_file_is_found(tmp_path, name, damage):
+    write(tmp_path, 1)
+    folder = write(tmp_path, 2)
+    assert name in every_file(folder)
+    DAMAGES[damage](folder / name)
+    warnings = []
+    found, manifest = newest_checkpoint(tmp_path, warnings.append)
+    assert (found.name, manifest["step"]) == ("step-000000001", 1)
+    assert len(warnings) == 1
+    assert "step-000000002 is damaged and passed over" in warnings[0]
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_every_flipped_bit_is_found(tmp_path_factory, data):
+    state = tmp_path_factory.mktemp("state")
+    folder = write(state, 2)
+    file = folder / data.draw(st.sampled_from(every_file(folder)))
+    content = bytearray(file.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    file.write_bytes(content)
+    with pytest.raises(PidistillError, match="are damaged"):
+        newest_checkpoint(state, lambda line: None)
+
+
+def test_a_manifest_cannot_be_edited_unnoticed(tmp_path):
+    folder = write(tmp_path, 2)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["values"]["seconds"] = 7
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(PidistillError, match="are damaged"):
+        newest_checkpoint(tmp_path, lambda line: None)
 
 
 def test_damaged_checkpoints_are_passed_over_one_by_one(tmp_path):
@@ -102,7 +193,7 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path, kind):
     for scale in (1, 2, 3):
         step(module, optimizer, scale)
     tensors = {"optimizer.safetensors": optimizer_tensors(optimizer)}
-    folder = write_checkpoint(tmp_path, 3, tensors, {}, 1)
+    folder = write_checkpoint(tmp_path, 3, tensors, {}, keep=1)
     again, restored = build()
     again.load_state_dict(module.state_dict())
     for group in restored.param_groups:

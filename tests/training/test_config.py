@@ -54,6 +54,7 @@ FIELDS = {
     "report_to": st.lists(st.sampled_from(["all", *TRACKERS]), unique=True),
     "checkpointing_steps": counts,
     "checkpoints_total_limit": counts,
+    "keep_best": st.booleans(),
     "preview_steps": st.integers(0, 10**6),
     "network": st.fixed_dictionaries(
         {"name": texts}, optional={"config": st.dictionaries(texts, json_values, max_size=3)}
@@ -273,7 +274,7 @@ def pid(**changes):
 
 @pytest.mark.parametrize("key", CHANGEABLE)
 def test_how_long_and_how_watched_may_change_when_a_run_is_resumed(tmp_path, key):
-    value = "tensorboard" if key == "report_to" else 7
+    value = {"report_to": "tensorboard", "keep_best": False}.get(key, 7)
     require_same_run(pid(), pid(**{key: value}), tmp_path)
 
 

@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted.
 
     Bad input, and whatever a run cannot go on with, is one line on stderr that begins `error:`.
+    Interrupted means by Ctrl-C or any other signal that asks to stop; a run has saved its state.
     """
     # Threads that spin for long while they wait are 20 times slower wherever something else needs
     # the cores; threads that do not spin at all are twice as slow where nothing does.
@@ -79,17 +80,16 @@ def main(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
-    except OSError as error:
-        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     except Exception as error:
         if interrupted:  # a library that was being imported made another error of it
             click.echo("interrupted", err=True)
             return EXIT_INTERRUPTED
-        from pidistill.errors import PidistillError
+        from pidistill.cli.failures import one_line
 
-        if not isinstance(error, PidistillError):
+        line = one_line(error)
+        if line is None:
             raise
-        return _fail(str(error))
+        return _fail(line)
     finally:
         signal.signal(signal.SIGINT, previous)
     return code if isinstance(code, int) else 0

@@ -123,22 +123,37 @@ class Out:
         return advance
 
 
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+"""Ctrl-C; what schedulers send before they kill; what SLURM sends early, where it is asked to
+(`sbatch --signal=USR1@90`); a terminal that closes."""
+
+
 @contextlib.contextmanager
 def stoppable(out: Out) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C, or SIGTERM, into a request to stop; a second one stops at once.
+    """Turn the first of `STOP_SIGNALS` into a request to stop; a second Ctrl-C stops at once.
 
-    Yields a function that says whether a stop was asked for.
+    A signal that is ignored, as SIGHUP is under `nohup`, stays so. Yields a function that says
+    whether a stop was asked for.
     """
     asked = False
 
-    def ask(*_: object) -> None:
+    def ask(number: int, _: object) -> None:
         nonlocal asked
-        if asked:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked = True
-        out.stderr.print("stopping: the state is saved after this step; again to stop at once")
+        if not asked:
+            asked = True
+            name = signal.Signals(number).name
+            with contextlib.suppress(OSError):  # the terminal may be what has gone
+                out.stderr.print(
+                    f"stopping ({name}): the state is saved after this step; Ctrl-C to stop at once"
+                )
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {}
+    for name in STOP_SIGNALS:
+        number = getattr(signal, name)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            previous[number] = signal.signal(number, ask)
     try:
         yield lambda: asked
     finally:

@@ -44,6 +44,7 @@ def inspect(model: str, as_json: bool) -> None:
 def run_facts(folder: Path) -> dict[str, Any]:
     """What a run folder says beyond its model: provenance, progress and metrics."""
     from pidistill.storage import read_json
+    from pidistill.training.checkpoint import best_checkpoint
     from pidistill.training.run_folder import read_config, read_log
 
     facts: dict[str, Any] = {}
@@ -57,6 +58,9 @@ def run_facts(folder: Path) -> dict[str, Any]:
     log = read_log(folder)
     if log:
         facts["step"] = log[-1]["step"]
+    best = best_checkpoint(folder / "state")
+    if best is not None:
+        facts["best_checkpoint"] = str(best)
     if (folder / "metrics.json").is_file():
         facts["metrics"] = read_json(folder / "metrics.json")
     return facts

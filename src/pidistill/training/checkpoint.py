@@ -4,9 +4,9 @@ A checkpoint is written under a temporary name, flushed to the disk and renamed;
 verified when it is read, and a damaged one is passed over for the one before.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +16,25 @@ import torch
 from torch import Tensor
 
 from pidistill.errors import PidistillError
-from pidistill.storage import read_json, read_tensors, write_json, write_tensors, write_text
+from pidistill.storage import json_text, read_json, read_tensors, sync, tensor_bytes, write_text
 
 MANIFEST = "manifest.json"
 
 
 def write_checkpoint(
-    state: Path, step: int, tensors: dict[str, dict[str, Tensor]], values: dict[str, Any], keep: int
+    state: Path,
+    step: int,
+    tensors: dict[str, dict[str, Tensor]],
+    values: dict[str, Any],
+    *,
+    keep: int,
+    texts: dict[str, str] | None = None,
+    best: int | None = None,
 ) -> Path:
-    """Write the checkpoint of `step` and drop all but the newest `keep`.
+    """Write the checkpoint of `step` and drop those that are not kept.
+
+    Dropped are all but the newest `keep` and the `best`. Those of later steps are dropped too: they
+    were damaged, or else the run would not be where it is.
 
     Args:
         state: The folder of the checkpoints.
@@ -32,34 +42,63 @@ def write_checkpoint(
         tensors: Named tensors of each file, by file name.
         values: JSON values, kept in the manifest.
         keep: How many checkpoints stay.
+        texts: Text files, by file name.
+        best: The step of a checkpoint that stays.
 
     Returns:
         The checkpoint's folder.
     """
-    state.mkdir(parents=True, exist_ok=True)
+    if not state.is_dir():
+        state.mkdir(parents=True)
+        sync(state.parent)
     temporary = state / f".step-{step:09d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    for name, content in tensors.items():
-        write_tensors(temporary / name, content)
-    checksums = {name: _checksum(temporary / name) for name in tensors}
-    write_json(temporary / MANIFEST, {"step": step, "sha256": checksums, "values": values})
-    folder = state / f"step-{step:09d}"
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
-    sync_folder(state)
-    for old in _checkpoints(state)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    try:
+        checksums = {}
+        for name, content in tensors.items():
+            checksums[name] = _write(temporary / name, tensor_bytes(content))
+        for name, text in (texts or {}).items():
+            checksums[name] = _write(temporary / name, text.encode())
+        manifest = {"step": step, "best": best, "sha256": checksums, "values": values}
+        signed = json_text({**manifest, "manifest_sha256": _own_checksum(manifest)})
+        _write(temporary / MANIFEST, signed.encode())
+        sync(temporary)
+        folder = state / f"step-{step:09d}"
+        if folder.exists():
+            _drop(folder)
+        temporary.replace(folder)
+        sync(state)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    newest = _checkpoints(state)
+    later = newest.index(folder)
+    for old in (*newest[:later], *newest[later + keep :]):
+        if old.name != f"step-{-1 if best is None else best:09d}":
+            _drop(old)
     return folder
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write(path: Path, content: bytes) -> str:
+    """Write a file in a folder that nobody sees yet, flush it, and return its checksum."""
+    path.write_bytes(content)
+    sync(path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _drop(folder: Path) -> None:
+    """Remove a checkpoint, which is whole until it is out of sight; best effort."""
+    hidden = folder.with_name(f".{folder.name}.dropped")
+    with contextlib.suppress(OSError):
+        folder.replace(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def clear_unfinished(state: Path) -> None:
+    """Remove what was being written or dropped when a process was killed."""
+    for leftover in state.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def newest_checkpoint(
@@ -73,11 +112,11 @@ def newest_checkpoint(
     folders = _checkpoints(state)
     for folder in folders:
         try:
-            manifest = read_json(folder / MANIFEST)
+            manifest = _read_manifest(folder)
             for name, checksum in manifest["sha256"].items():
                 if _checksum(folder / Path(name).name) != checksum:
                     raise PidistillError(f"{folder / name} does not match its checksum")
-        except (PidistillError, OSError, KeyError) as error:
+        except (PidistillError, OSError) as error:
             warn(f"checkpoint {folder} is damaged and passed over: {error}")
         else:
             return folder, manifest
@@ -86,9 +125,32 @@ def newest_checkpoint(
     return None
 
 
+def best_checkpoint(state: Path) -> Path | None:
+    """The checkpoint that the newest manifest calls the best, where it is still there."""
+    for folder in _checkpoints(state):
+        try:
+            best = _read_manifest(folder)["best"]
+        except PidistillError:
+            continue
+        path = state / f"step-{-1 if best is None else best:09d}"
+        return path if path.is_dir() else None
+    return None
+
+
 def _checkpoints(state: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     return sorted(state.glob("step-*"), reverse=True)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / MANIFEST)
+    if manifest.pop("manifest_sha256", None) != _own_checksum(manifest):
+        raise PidistillError(f"{folder / MANIFEST} does not match its checksum")
+    return manifest
+
+
+def _own_checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(path: Path) -> str:

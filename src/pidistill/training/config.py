@@ -35,6 +35,7 @@ CHANGEABLE = (
     "max_train_steps",
     "checkpointing_steps",
     "checkpoints_total_limit",
+    "keep_best",
     "logging_steps",
     "preview_steps",
     "report_to",
@@ -85,6 +86,9 @@ class RunConfig(_Table):
     logging_steps: int = pydantic.Field(default=50, ge=1)
     checkpointing_steps: int = pydantic.Field(default=1000, ge=1)
     checkpoints_total_limit: int = pydantic.Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
+    keep_best: bool = True
+    """Whether the checkpoint with the lowest loss over about 100 steps is kept beside them."""
     preview_steps: int = pydantic.Field(default=1000, ge=0)
     """Steps between grids of samples in `previews/`; 0 turns them off."""
     report_to: list[str] = []
@@ -224,7 +228,12 @@ def read_preset(name: str) -> dict[str, Any]:
 
 def write_config(path: Path, config: RunConfig) -> None:
     """Write a config as TOML, at once or not at all; what is None is left out."""
-    write_text(path, tomli_w.dumps(config.model_dump(exclude_none=True)))
+    write_text(path, config_text(config))
+
+
+def config_text(config: RunConfig) -> str:
+    """A config as TOML; what is None is left out."""
+    return tomli_w.dumps(config.model_dump(exclude_none=True))
 
 
 def require_same_run(old: RunConfig, new: RunConfig, folder: Path) -> None:

@@ -2,10 +2,16 @@
 
 import contextlib
 import fcntl
+import logging
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from pidistill.errors import PidistillError
+from pidistill.storage import require_no_way_out
+
+log = logging.getLogger("pidistill")
 
 LOCK_FILE = ".lock"
 
@@ -14,20 +20,47 @@ LOCK_FILE = ".lock"
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder, which is created where it is missing, for this process.
 
-    The operating system drops the lock when the process ends, however it ends.
+    The operating system drops the lock when the process ends, however it ends. A folder that is
+    created here and still empty when the block fails is removed again. On a drive that has no locks
+    there is a warning, and no protection.
 
-    Raises `PidistillError` when the folder is not writable or another process holds it.
+    Raises `PidistillError` when the folder is not writable, another process holds it, or an entry
+    of it leads out of it.
     """
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK_FILE).open("w")
+        require_no_way_out(folder)
+        # Not truncated: what is there says who holds the folder.
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise PidistillError(f"cannot write to the run folder {folder}: {error}") from None
-    with file:
+        raise PidistillError(
+            f"cannot write to the run folder {folder}: {error.strerror or error}"
+        ) from None
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
             raise PidistillError(
-                f"another process is training in {folder}; wait for it, or choose another --out"
+                f"another process is training in {folder} ({holder or 'it does not say which'}); "
+                "wait for it, or choose another --out"
             ) from None
-        yield
+        except OSError as error:
+            log.warning(
+                "%s cannot be locked (%s): see to it that only one process trains in it",
+                folder,
+                error.strerror,
+            )
+        with contextlib.suppress(OSError):  # for others to read; the disk may be full
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        try:
+            yield
+        except BaseException:
+            if new and [entry.name for entry in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                folder.rmdir()
+            raise
+    finally:
+        os.close(descriptor)

@@ -24,23 +24,33 @@ from pidistill.data import Dataset
 from pidistill.data.noise import Draws
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Batch, Losses, Method, Preparation, Run
-from pidistill.model_folder import describe, weights_name, write_description
+from pidistill.model_folder import (
+    MODEL_FILE,
+    describe,
+    description_text,
+    weights_name,
+    write_description,
+)
 from pidistill.numerics import set_numerics
-from pidistill.storage import read_tensors, write_tensors
+from pidistill.storage import clear_leftovers, read_tensors, sync, write_tensors
+from pidistill.training.best import Best
 from pidistill.training.checkpoint import (
+    clear_unfinished,
     load_optimizer,
     newest_checkpoint,
     optimizer_tensors,
     truncate_log,
     write_checkpoint,
 )
-from pidistill.training.config import CONFIG_FILE, RunConfig, write_config
+from pidistill.training.config import CONFIG_FILE, RunConfig, config_text, write_config
 from pidistill.training.ema import EMA
 from pidistill.training.heartbeat import Heartbeat
 from pidistill.training.lock import locked
 from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
 
 log = logging.getLogger("pidistill")
+
+LOG_FILE = "metrics.jsonl"
 
 METHOD_FILE = "method.safetensors"
 """In a checkpoint: what a method keeps beside the student."""
@@ -129,6 +139,7 @@ class Trainer:
         )
         self.ema = EMA(student, config.ema_rates, warmup=config.ema_warmup)
         self.module, self.optimizer = self.accelerator.prepare(LossModule(method), optimizer)
+        self.best = Best()
         self.preview_steps = config.preview_steps
         self.heartbeat = Heartbeat(
             folder if self.accelerator.is_main_process else None,
@@ -257,6 +268,7 @@ class Trainer:
         if self.method.start_phase(self.step, config.max_train_steps):
             self.optimizer.state.clear()
             self.ema = EMA(self.method.student, config.ema_rates, warmup=config.ema_warmup)
+            self.best = Best()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         parts = config.gradient_accumulation_steps
@@ -284,6 +296,7 @@ class Trainer:
         self.teacher_evaluations += config.batch_size * self.method.teacher_evaluations
         self.sums["loss"] = self.sums.get("loss", 0.0) + total
         self.summed_steps += 1
+        self.best.update(total)
         self.seconds += time.perf_counter() - began
         return StepReport(self.step, self.step * config.batch_size, total, self.seconds)
 
@@ -311,7 +324,7 @@ class Trainer:
             "seconds": round(self.seconds, 3),
         }
         if self.accelerator.is_main_process:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         self.accelerator.log({key: line[key] for key in line if key != "step"}, step=self.step)
 
@@ -330,11 +343,16 @@ class Trainer:
                         f"weight {key!r} of {name} is not finite after step {self.step}; the last "
                         "checkpoint is kept; lower --learning-rate, or set max_grad_norm"
                     )
+        config = self.config
+        # Not where it was interrupted: the best is the same however often that happens.
+        if self.step % config.checkpointing_steps == 0 or self.step == config.max_train_steps:
+            self.best.judge(self.step)
         values: dict[str, Any] = {
             "seconds": self.seconds,
             "teacher_evals": self.teacher_evaluations,
             "sums": self.sums,
             "summed_steps": self.summed_steps,
+            "best": dataclasses.asdict(self.best),
             "method": self.method.state_values(),
         }
         if self.accelerator.scaler is not None:
@@ -343,12 +361,19 @@ class Trainer:
         method_tensors = self.method.state_tensors()
         if method_tensors:
             files[METHOD_FILE] = method_tensors
+        if (self.folder / LOG_FILE).exists():  # a checkpoint never knows more than the log
+            sync(self.folder / LOG_FILE)
         write_checkpoint(
             self.folder / "state",
             self.step,
             files,
             values,
-            self.config.checkpoints_total_limit,
+            keep=config.checkpoints_total_limit,
+            texts={  # with them, a checkpoint is a run folder that can be sampled from
+                MODEL_FILE: description_text(student, config.ema_rates[0]),
+                CONFIG_FILE: config_text(config),
+            },
+            best=self.best.step if config.keep_best else None,
         )
         if describe(student) != self.description:
             self._write_description()
@@ -369,7 +394,10 @@ class Trainer:
         """Take everything from the newest checkpoint, if there is one."""
         found = newest_checkpoint(self.folder / "state", log.warning)
         if self.accelerator.is_main_process:
-            truncate_log(self.folder / "metrics.jsonl", -1 if found is None else found[1]["step"])
+            for folder in (self.folder, self.folder / "previews"):
+                clear_leftovers(folder)
+            clear_unfinished(self.folder / "state")
+            truncate_log(self.folder / LOG_FILE, -1 if found is None else found[1]["step"])
         if found is None:
             return
         checkpoint, manifest = found
@@ -388,6 +416,7 @@ class Trainer:
         self.step = manifest["step"]
         self.seconds, self.sums = values["seconds"], values["sums"]
         self.summed_steps = values["summed_steps"]
+        self.best = Best(**values["best"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         log.info("resumed at step %d", self.step)

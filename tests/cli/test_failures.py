@@ -1,0 +1,141 @@
+"""What the world does to a command: one line, exit code 2, and nothing lost."""
+
+import errno
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from pidistill.cli import main
+from pidistill.cli.failures import one_line
+from pidistill.errors import PidistillError
+from pidistill.methods.pid import PID
+
+NETWORK = ["--set", 'network={name="mlp",config={width=16,num_blocks=1,embedding_width=8}}']
+TRAIN = ["distill", "--teacher", "mixture:ring", "--batch-size", "8", *NETWORK]
+
+
+def text_of(raises):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        raises()
+    line = one_line(caught.value)
+    assert line is not None
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda: torch.empty(10**15),
+        lambda: torch.nn.Linear(10**9, 10**7),
+        lambda: np.zeros(2**58),
+        lambda: bytearray(2**62),
+    ],
+)
+def test_exhausted_memory_is_said_with_what_to_do(allocate):
+    line = text_of(allocate)
+    assert line.startswith("out of memory: ")
+    assert "--batch-size" in line
+
+
+def test_an_accelerators_exhausted_memory_is_said_too():
+    message = "CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has 1 GiB free."
+    line = one_line(torch.OutOfMemoryError(message))
+    assert line.startswith("out of memory: CUDA out of memory. Tried to allocate 2 GiB. GPU 0")
+
+
+def test_errors_of_the_system_name_file_and_remedy(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/state")
+    assert one_line(full).startswith("No space left on device: run/state: make room;")
+    assert one_line(OSError("something")) == "something"
+    assert one_line(PidistillError("a line")) == "a line"
+
+
+def test_a_lost_process_is_said():
+    error = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]")
+    assert one_line(error).startswith("another process of this run is gone")
+
+
+@pytest.mark.parametrize("bug", [RuntimeError("mat1 and mat2"), ValueError("x"), KeyError("y")])
+def test_bugs_keep_their_traceback(bug, monkeypatch, tmp_path):
+    assert one_line(bug) is None
+
+    def broken(self, batch):
+        raise bug
+
+    monkeypatch.setattr(PID, "loss", broken)
+    with pytest.raises(type(bug)):
+        main([*TRAIN, "--max-train-steps", "2", "--out", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), ["out of memory", "--batch-size"]),
+        (MemoryError(), ["out of memory"]),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "/net/drive"), ["/net/drive", "--resume"]),
+    ],
+)
+def test_a_run_that_fails_half_way_keeps_its_checkpoint(
+    tmp_path, capsys, monkeypatch, error, words
+):
+    folder = tmp_path / "run"
+    arguments = [*TRAIN, "--max-train-steps", "9", "--checkpointing-steps", "2"]
+    loss, calls = PID.loss, []
+
+    def failing(self, batch):
+        calls.append(batch)
+        if len(calls) == 6:  # one before the first step
+            raise error
+        return loss(self, batch)
+
+    with monkeypatch.context() as context:
+        context.setattr(PID, "loss", failing)
+        assert main([*arguments, "--out", str(folder)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert all(word in last for word in words)
+    assert sorted(file.name for file in (folder / "state").iterdir())[-1] == "step-000000004"
+    assert main([*arguments, "--out", str(folder), "--resume"]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "straight")]) == 0
+    weights = [
+        (tmp_path / name / "student.safetensors").read_bytes() for name in ("run", "straight")
+    ]
+    assert weights[0] == weights[1]
+
+
+def train_with_signal(monkeypatch, folder, number):
+    """Train for 9 steps; the signal arrives in the middle of the fourth. Returns the exit code."""
+    loss, calls = PID.loss, []
+
+    def signalling(self, batch):
+        calls.append(batch)
+        if len(calls) == 5:  # one before the first step
+            os.kill(os.getpid(), number)
+        return loss(self, batch)
+
+    monkeypatch.setattr(PID, "loss", signalling)
+    return main([*TRAIN, "--max-train-steps", "9", "--out", str(folder)])
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
+def test_every_signal_to_stop_saves_and_says_so(tmp_path, capsys, monkeypatch, name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    assert train_with_signal(monkeypatch, tmp_path, number) == 130
+    assert f"stopping ({name})" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "state").iterdir()] == ["step-000000004"]
+    assert signal.getsignal(number) == before
+    assert main(["distill", "--out", str(tmp_path), "--resume"]) == 0
+    assert (tmp_path / "state" / "step-000000009").is_dir()
+
+
+def test_a_run_under_nohup_does_not_stop_when_the_terminal_closes(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert train_with_signal(monkeypatch, tmp_path, signal.SIGHUP) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
