@@ -59,10 +59,6 @@ def test_a_new_folder_in_which_nothing_was_done_is_removed_after_an_error(tmp_pa
     with pytest.raises(KeyError), locked(tmp_path / "run"):
         raise KeyError
     assert not (tmp_path / "run").exists()
-    with pytest.raises(KeyError), locked(tmp_path / "run"):
-        (tmp_path / "run/config.toml").write_text("")
-        raise KeyError
-    assert (tmp_path / "run/config.toml").exists()
     (tmp_path / "old").mkdir()
     with pytest.raises(KeyError), locked(tmp_path / "old"):
         raise KeyError
