@@ -17,6 +17,7 @@ VERBS = {
     "sample": "Draw samples from a student or a teacher.",
     "evaluate": "Measure a student against its teacher and a reference.",
     "export": "Turn a student into a diffusers pipeline or an ONNX file.",
+    "watch": "Draw the curves and the newest samples of runs.",
     "inspect": "Say what a teacher or a run folder is.",
 }
 

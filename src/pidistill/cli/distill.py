@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from pidistill.cli.console import Out, json_option
+from pidistill.cli.end_table import print_end
 from pidistill.cli.run import resolve_config, train, training_options
 from pidistill.methods import NAMES
 from pidistill.presets import preset_names
@@ -61,6 +62,4 @@ def distill(
         raise PidistillError("no teacher is named; add --teacher SPEC, such as --teacher digits")
     trainer = build_trainer(settings, folder)
     train(trainer, out, "distilling")
-    out.say(f"{folder} holds the student after {trainer.step} steps")
-    out.say(f"next: pidistill sample {folder} -n 100 --out samples.png")
-    out.result({"out": str(folder), "step": trainer.step, "seconds": trainer.seconds})
+    print_end(out, trainer, "student")

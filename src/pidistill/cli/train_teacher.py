@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from pidistill.cli.console import Out, json_option
+from pidistill.cli.end_table import print_end
 from pidistill.cli.run import resolve_config, train, training_options
 
 
@@ -48,6 +49,4 @@ def train_teacher(
         )
     trainer = build_trainer(settings, folder)
     train(trainer, out, "training")
-    out.say(f"{folder} holds the teacher after {trainer.step} steps")
-    out.say(f"next: pidistill distill --teacher native:{folder} --out DIR")
-    out.result({"out": str(folder), "step": trainer.step, "seconds": trainer.seconds})
+    print_end(out, trainer, "teacher")

@@ -21,7 +21,7 @@ from pidistill.evaluation.trajectory import error_along_path, residual_along_pat
 from pidistill.ode import path, sampling_sigmas
 from pidistill.storage import write_text
 from pidistill.student import TrajectoryStudent, labels_for
-from pidistill.training.run_folder import read_log
+from pidistill.training.log import read_log
 
 GRID_SAMPLES = 60
 COLUMNS = 10

@@ -13,7 +13,7 @@ from pidistill.model_folder import read_description, weights_name
 from pidistill.storage import read_json
 from pidistill.student import Student
 from pidistill.training.config import read_toml
-from pidistill.training.run_folder import read_log
+from pidistill.training.log import read_log
 
 LICENCES_OF_TEACHERS = {"digits": "apache-2.0"}
 """Licences of the teachers that come with this package, by their spec."""

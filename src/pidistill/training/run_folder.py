@@ -1,6 +1,5 @@
-"""Reading a run folder: its config, its log, its teacher."""
+"""Reading a run folder: its config, its teacher."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from pidistill.errors import PidistillError
 from pidistill.model_folder import read_description, weights_name
 from pidistill.teachers import load_teacher, split_spec
 from pidistill.training.config import CONFIG_FILE, RunConfig, parse_config, read_toml
+from pidistill.training.log import read_log
 
 if TYPE_CHECKING:
     from pidistill.teachers.latent import LatentDecoder
@@ -22,22 +22,6 @@ def read_config(folder: Path) -> RunConfig:
     """
     path = folder / CONFIG_FILE
     return parse_config([read_toml(path)], origin=str(path))
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of the run's `metrics.jsonl`; a last line that is cut off is left out."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    entries = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(entry, dict) or "step" not in entry:
-            break
-        entries.append(entry)
-    return entries
 
 
 def what_is_measured(folder: Path, ema: float | None, reference: str) -> dict[str, Any]:

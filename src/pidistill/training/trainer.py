@@ -46,11 +46,10 @@ from pidistill.training.config import CONFIG_FILE, RunConfig, config_text, write
 from pidistill.training.ema import EMA
 from pidistill.training.heartbeat import Heartbeat
 from pidistill.training.lock import locked
+from pidistill.training.log import LOG_FILE, PREVIEW_COLUMNS, PREVIEWS
 from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
 
 log = logging.getLogger("pidistill")
-
-LOG_FILE = "metrics.jsonl"
 
 METHOD_FILE = "method.safetensors"
 """In a checkpoint: what a method keeps beside the student."""
@@ -394,7 +393,7 @@ class Trainer:
         """Take everything from the newest checkpoint, if there is one."""
         found = newest_checkpoint(self.folder / "state", log.warning)
         if self.accelerator.is_main_process:
-            for folder in (self.folder, self.folder / "previews"):
+            for folder in (self.folder, self.folder / PREVIEWS):
                 clear_leftovers(folder)
             clear_unfinished(self.folder / "state")
             truncate_log(self.folder / LOG_FILE, -1 if found is None else found[1]["step"])
@@ -427,9 +426,9 @@ class Trainer:
         shape = self.method.student.sample_shape
         if not (self.preview_steps and self.accelerator.is_main_process and images.is_image(shape)):
             return
-        folder = self.folder / "previews"
+        folder = self.folder / PREVIEWS
         folder.mkdir(exist_ok=True)
         x: Tensor = self.method.preview(40)
-        picture = images.grid(x, columns=10)
+        picture = images.grid(x, columns=PREVIEW_COLUMNS)
         images.save_png(folder / f"step-{self.step:09d}.png", picture)
         track_picture(self.accelerator, picture, self.step)

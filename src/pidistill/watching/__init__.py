@@ -1,0 +1,1 @@
+"""Looking at runs from outside, while they train or afterwards. Nothing here imports torch."""
