@@ -5,6 +5,8 @@ Each is a `TrajectoryStudent` whose F has other scales, $F = c_{skip} z + c_{out
 docs/mathematics.md derives them.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,10 @@ from pidistill.errors import PidistillError
 from pidistill.precondition import Precondition, Scales
 from pidistill.schedule import from_log_odds
 from pidistill.student import TrajectoryStudent
+
+LAST_TOLD = LAST_TAU + 1
+"""Log-odds time that a network is told at `sigma_max`; a difference around `LAST_TAU` stays below
+it up to the widest step."""
 
 
 class EDMTrajectoryStudent(TrajectoryStudent):
@@ -52,7 +58,7 @@ class LogOddsTrajectoryStudent(TrajectoryStudent):
 
     For EDM that is $\frac{1}{4} \ln \frac{\sigma}{1 - \sigma/\sigma_{max}}$. Far below `sigma_max`
     it is the published conditioning; near it, where F changes in log-odds time, it goes on to
-    `LAST_TAU`.
+    `LAST_TOLD`. A copied network is told times there that it was never trained on.
     """
 
     def __init__(
@@ -78,7 +84,8 @@ class LogOddsTrajectoryStudent(TrajectoryStudent):
             source=source,
             anchored=anchored,
         )
-        told = self._c_noise(from_log_odds(torch.tensor([LAST_TAU - 1, LAST_TAU]), self.sigma_max))
+        ends = torch.tensor([LAST_TOLD - 1, LAST_TOLD], dtype=torch.float64)
+        told = self._c_noise(from_log_odds(ends, self.sigma_max))
         if told[0] == told[1]:
             raise PidistillError(
                 "parametrisation is 'log-odds', but the network of the student is told timesteps "
@@ -90,8 +97,7 @@ class LogOddsTrajectoryStudent(TrajectoryStudent):
         return super().scales(sigma)._replace(c_noise=self._c_noise(sigma))
 
     def _c_noise(self, sigma: Tensor) -> Tensor:
-        last = torch.tensor(LAST_TAU, dtype=torch.float64)
-        share = (sigma / self.sigma_max).clamp(max=torch.sigmoid(last).item())
+        share = (sigma / self.sigma_max).clamp(max=1 / (1 + math.exp(-LAST_TOLD)))
         return self.precondition.smooth_c_noise(self.sigma_max * share / (1 - share))
 
 

@@ -90,7 +90,7 @@ def build_student(name, student_class=TrajectoryStudent, **options):
     for tensor in network.state_dict().values():
         if tensor.is_floating_point() and tensor.ndim > 1:
             tensor.copy_(torch.randn(tensor.shape) / tensor[0].numel() ** 0.5)
-    if student_class is TrajectoryStudent:
+    if issubclass(student_class, TrajectoryStudent):
         options = {"anchored": anchored}
     student = student_class(
         network,

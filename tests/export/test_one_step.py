@@ -9,6 +9,7 @@ from pidistill.consistency_student import ConsistencyStudent
 from pidistill.euler_student import EulerStudent
 from pidistill.export.one_step import one_step_sample, scales_of
 from pidistill.student import Student, labels_for
+from pidistill.trajectory_students import PARAMETRISATIONS
 
 
 @pytest.mark.parametrize("name", ["mlp", "points", "song_unet", "dhariwal_unet", "diffusers_unet"])
@@ -18,6 +19,16 @@ def test_the_formula_is_the_student_to_the_last_bit(name, student_named):
     sample = one_step_sample(student.network, z, label, **vars(scales_of(student)))
     assert torch.equal(sample, student.sample(z, label=label).x)
     assert sample.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["mlp", "song_unet", "dhariwal_unet"])
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+def test_so_it_is_for_every_parametrisation(parametrisation, name, student_named):
+    student = student_named(name, PARAMETRISATIONS[parametrisation])
+    z, label = initial_noise(student, 3, seed=1), labels_for(student, 3)
+    sample = one_step_sample(student.network, z, label, **vars(scales_of(student)))
+    assert torch.equal(sample, student.sample(z, label=label).x)
+    assert scales_of(student).noise_share == student.sigma_min / student.pinned_at
 
 
 @pytest.mark.parametrize("name", ["mlp", "song_unet", "dhariwal_unet", "diffusers_unet"])
