@@ -179,6 +179,26 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_the_key(key, value):
     assert key in message_of({"method": {"name": "pid"}, key: value})
 
 
+NUMBERS = [key for key, field in RunConfig.model_fields.items() if field.annotation in (int, float)]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [True, "3", "0.5", [1], math.inf, -math.inf, math.nan])
+def test_nothing_but_a_finite_number_is_a_number(key, value):
+    assert key in message_of({"method": {"name": "pid"}, key: value})
+
+
+@pytest.mark.parametrize("key", ["ema_warmup", "keep_best"])
+@pytest.mark.parametrize("value", [0, 1, "true", "no", 1.0])
+def test_nothing_but_true_and_false_is_a_choice(key, value):
+    assert key in message_of({"method": {"name": "pid"}, key: value})
+
+
+def test_an_integer_may_stand_for_a_real_number():
+    config = parse_config([{"method": {"name": "pid", "step": 1}, "learning_rate": 1}])
+    assert (config.learning_rate, config.method.step) == (1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -190,6 +210,9 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_the_key(key, value):
         ("distance", "l3"),
         ("normalise", -1),
         ("anchored", "a bit"),
+        ("anchored", 1),
+        ("step", "0.1"),
+        ("num_nodes", 20.0),
         ("weight", "1/sigma"),
         ("gradient", "none"),
         ("initialisation", "rescaled"),
@@ -262,7 +285,8 @@ def test_an_unknown_preset_is_refused():
 def test_a_file_that_is_not_toml_is_refused(tmp_path):
     with pytest.raises(PidistillError, match="does not exist"):
         read_toml(tmp_path / "run.toml")
-    for content in (b"seed = ", b"seed = 1\nseed = 2", b"\xff\xfe"):
+    deep, long = b"a = " + b"[" * 10**5, b"seed = " + b"1" * 5000
+    for content in (b"seed = ", b"seed = 1\nseed = 2", b"\xff\xfe", deep, long):
         (tmp_path / "run.toml").write_bytes(content)
         with pytest.raises(PidistillError, match=r"run\.toml is not readable as TOML"):
             read_toml(tmp_path / "run.toml")

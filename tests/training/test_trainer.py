@@ -116,6 +116,33 @@ def test_training_on_data_resumes_too(tmp_path):
     assert newest(tmp_path / "stopped") == newest(tmp_path / "straight")
 
 
+DROPOUT = {
+    **DIGITS,
+    "max_train_steps": 4,
+    "preview_steps": 1,
+    "network": {
+        "name": "song_unet",
+        "config": {"model_channels": 8, "channel_mult": [1], "num_blocks": 1, "dropout": 0.5},
+    },
+}
+
+
+def test_dropout_resumes_too_and_does_not_depend_on_previews(tmp_path):
+    config = parse_config([DROPOUT])
+    train(config, tmp_path / "straight")
+    train(config, tmp_path / "stopped", stop_at=2)
+    train(config, tmp_path / "stopped")
+    train(config.model_copy(update={"preview_steps": 0}), tmp_path / "unwatched")
+    for name in ("student.safetensors", "metrics.jsonl"):
+        straight, stopped, unwatched = (
+            everything(tmp_path / run)[name] for run in ("straight", "stopped", "unwatched")
+        )
+        assert straight == stopped == unwatched
+    previews = [sorted((tmp_path / r).glob("previews/*")) for r in ("straight", "stopped")]
+    for ours, theirs in zip(*previews, strict=True):
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
 @pytest.mark.parametrize("abandon_at", [2, 4, 6, 9])
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint(tmp_path, straight, abandon_at):
     train(small(), tmp_path, abandon_at=abandon_at)
@@ -427,6 +454,37 @@ def everything_but_checkpoints(folder):
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
     with pytest.raises(PidistillError, match="batch_size is 16; expected a multiple of 3"):
         build_trainer(small(gradient_accumulation_steps=3), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "words"),
+    [
+        ("mlp", {"width": -1}, "does not take these arguments"),
+        ("mlp", {"width": "wide"}, "does not take these arguments"),
+        ("mlp", {"width": 10**30}, "does not take these arguments"),
+        ("mlp", {"width": 10**6}, r"needs .* GB with these arguments, and this machine has"),
+        ("mlp", {"depth": 3}, "unexpected keyword argument 'depth'"),
+        ("mlp", {"sample_shape": [3]}, r"from the samples follows \[2\]"),
+        ("mlp", {"num_classes": 2}, "from the samples follows 8; leave it out"),
+        ("song_unet", {}, "takes square images"),
+        ("perceptron", {}, "unknown network 'perceptron'"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_before_anything_is_written(
+    tmp_path, name, config, words
+):
+    with pytest.raises(PidistillError, match=words) as caught:
+        build_trainer(small(network={"name": name, "config": config}), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_nan_before_training_stops_the_run(tmp_path):
+    trainer = build_trainer(small(), tmp_path)
+    trainer.method.teacher.forward = lambda x, sigma, label=None: x * math.nan
+    with pytest.raises(PidistillError, match="the loss is nan at step 1"):
+        list(trainer.run())
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_config_without_teacher_or_data_is_refused(tmp_path):

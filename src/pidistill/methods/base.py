@@ -63,10 +63,15 @@ class Preparation:
     """What is counted."""
 
 
-class MethodSettings(pydantic.BaseModel):
-    """Settings of a method; unknown keys are refused."""
+STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+"""How settings are checked: unknown keys are refused, and so is a value of another type, such as
+true or "3" for a number; only an integer may stand for a real number."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+class MethodSettings(pydantic.BaseModel):
+    """Settings of a method, checked strictly."""
+
+    model_config = STRICT
 
     name: str
     """Name in `pidistill.methods.METHODS`."""

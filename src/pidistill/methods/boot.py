@@ -30,7 +30,7 @@ class BOOTSettings(MethodSettings):
     """Settings of BOOT."""
 
     name: Literal["boot"] = "boot"
-    num_nodes: int = pydantic.Field(default=250, ge=2)
+    num_nodes: int = pydantic.Field(default=250, ge=2, le=10**6)
     """Nodes N of the rho-7 grid; `t` is a node and `s` the next one below."""
     boundary_weight: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the boundary loss."""

@@ -38,7 +38,7 @@ class ConsistencySettings(MethodSettings):
     """Settings of consistency distillation."""
 
     name: Literal["consistency"] = "consistency"
-    num_nodes: int = pydantic.Field(default=18, ge=2)
+    num_nodes: int = pydantic.Field(default=18, ge=2, le=10**6)
     """Nodes N of the rho-7 grid; published: 18 for CIFAR-10, 40 for ImageNet 64x64."""
     mu: float = pydantic.Field(default=0.95, ge=0, lt=1)
     """Rate of the target's moving average; published: 0.95 for ImageNet 64x64. With 0 the target is

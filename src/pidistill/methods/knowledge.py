@@ -38,15 +38,15 @@ class KnowledgeSettings(MethodSettings):
     """Settings of knowledge distillation."""
 
     name: Literal["knowledge"] = "knowledge"
-    num_pairs: int = pydantic.Field(default=20_000, ge=1)
+    num_pairs: int = pydantic.Field(default=20_000, ge=1, le=2**40)
     """Pairs to train on; all are kept in memory."""
-    pairs: str | None = None
+    pairs: str | None = pydantic.Field(default=None, min_length=1)
     """Folder of pairs, to share them among runs; None is `pairs` in the run folder."""
     pairs_seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """Seed of the pairs."""
-    pairs_batch_size: int = pydantic.Field(default=256, ge=1)
+    pairs_batch_size: int = pydantic.Field(default=256, ge=1, le=2**20)
     """Pairs that the teacher solves for at once."""
-    steps: int = pydantic.Field(default=40, ge=2)
+    steps: int = pydantic.Field(default=40, ge=2, le=10**6)
     """Nodes of the teacher's solution (`pidistill.solve`)."""
     solver: Literal["heun", "euler"] = "heun"
     """The teacher's solver."""

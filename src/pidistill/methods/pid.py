@@ -47,7 +47,7 @@ class PIDSettings(MethodSettings):
     """Scheme of the student's derivative (`pidistill.derivative`); published: one-sided."""
     step: float = pydantic.Field(default=0.1, gt=0, le=2)
     """Width of a central difference in ln(sigma), or in log-odds time."""
-    num_nodes: int = pydantic.Field(default=250, ge=2)
+    num_nodes: int = pydantic.Field(default=250, ge=2, le=10**6)
     """Nodes N of the rho-7 grid, for the one-sided difference and the draw `nodes`."""
     draw: Literal["nodes", "rho", "log", "log-normal"] = "log"
     """Noise levels are drawn uniformly from the N nodes (published), or continuously: uniform in

@@ -43,7 +43,7 @@ class ProgressiveSettings(MethodSettings):
     """Settings of progressive distillation."""
 
     name: Literal["progressive"] = "progressive"
-    start_steps: int = pydantic.Field(default=64, ge=2)
+    start_steps: int = pydantic.Field(default=64, ge=2, le=2**20)
     """Euler steps of the first teacher, a power of two; the first student takes half as many."""
     weight: Literal["uniform", "truncated-snr"] = "uniform"
     """Weight of the noise levels: all alike (Song et al. 2023), or max(1, 1 / sigma^2) (Salimans &

@@ -28,6 +28,10 @@ NETWORKS = {
 }
 
 
+BAD_ARGUMENTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
+"""What a network makes of arguments of which it can make nothing."""
+
+
 def build_network(name: str, config: dict[str, Any]) -> nn.Module:
     """Build the network registered as `name` from its constructor arguments.
 
@@ -35,8 +39,11 @@ def build_network(name: str, config: dict[str, Any]) -> nn.Module:
     """
     try:
         network: nn.Module = _network_class(name)(**config)
-    except TypeError as error:
-        raise PidistillError(f"network {name!r} does not take these arguments: {error}") from error
+    except BAD_ARGUMENTS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PidistillError(
+            f"network {name!r} does not take these arguments: {reason[:300]}"
+        ) from error
     return network
 
 
@@ -45,11 +52,36 @@ def new_network(
 ) -> nn.Module:
     """Build the network registered as `name` for samples of a shape; `config` holds the rest.
 
-    Raises `PidistillError` when the name or an argument is not known.
+    Raises `PidistillError` when the name or an argument is not known, or contradicts the samples.
     """
-    return build_network(
-        name, {**_network_class(name).arguments_for(sample_shape, num_classes), **config}
-    )
+    follows = _network_class(name).arguments_for(sample_shape, num_classes)
+    for key in follows.keys() & config.keys():
+        if config[key] != follows[key]:
+            raise PidistillError(
+                f"network {name!r}: {key} is {config[key]!r}, but from the samples follows "
+                f"{follows[key]!r}; leave it out"
+            )
+    return build_network(name, {**follows, **config})
+
+
+def require_fit(network: nn.Module, sample_shape: tuple[int, ...], num_classes: int) -> None:
+    """Raise `PidistillError` unless `network` evaluates a sample of this shape: zeros are tried."""
+    name = network_name(network)
+    label = torch.zeros(1, dtype=torch.int64) if num_classes else None
+    try:
+        with torch.no_grad():
+            shape = tuple(network(torch.zeros(1, *sample_shape), torch.zeros(1), label).shape)
+    except BAD_ARGUMENTS as error:
+        reason = " ".join(str(error).split())
+        raise PidistillError(
+            f"network {name!r} with these arguments cannot evaluate samples of shape "
+            f"{tuple(sample_shape)}: {reason[:300]}"
+        ) from error
+    if shape[2:] != tuple(sample_shape)[1:] or shape[1] < sample_shape[0]:
+        raise PidistillError(
+            f"network {name!r} with these arguments makes {shape[1:]} of samples of shape "
+            f"{tuple(sample_shape)}; leave out what follows from the samples"
+        )
 
 
 def fresh_network(network: nn.Module) -> nn.Module:

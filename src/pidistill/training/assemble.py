@@ -1,16 +1,40 @@
 """From a run config to a trainer: loads the teacher or the data and builds the student."""
 
+import os
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pidistill.data import load_data
 from pidistill.errors import PidistillError
 from pidistill.methods import method_class
-from pidistill.networks import new_network
+from pidistill.networks import new_network, require_fit
 from pidistill.teachers import load_teacher
 from pidistill.training.config import RunConfig
 from pidistill.training.trainer import Trainer
+
+
+def _new_network(config: RunConfig, shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The network of the table `[network]`, once it is known to fit in memory and the samples.
+
+    The memory is that of the weights, and on the CPU of all that is kept for each of them: the
+    gradient, the optimizer's two moments and the averages.
+    """
+    assert config.network is not None
+    arguments = (config.network.name, shape, num_classes, config.network.config)
+    with torch.device("meta"):
+        weights = sum(parameter.nbytes for parameter in new_network(*arguments).parameters())
+    copies = 1 if torch.accelerator.is_available() else 4 + len(config.ema_rates)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if weights * copies > memory:
+        raise PidistillError(
+            f"network {config.network.name!r} needs {weights * copies / 1e9:.3g} GB with these "
+            f"arguments, and this machine has {memory / 1e9:.3g}; make it smaller"
+        )
+    network = new_network(*arguments)
+    require_fit(network, shape, num_classes)
+    return network
 
 
 def build_trainer(config: RunConfig, folder: Path) -> Trainer:
@@ -34,7 +58,7 @@ def build_trainer(config: RunConfig, folder: Path) -> Trainer:
         raise PidistillError("the config names neither a teacher nor data; name one of them")
     network = None
     if config.network is not None:
-        network = new_network(config.network.name, shape, num_classes, config.network.config)
+        network = _new_network(config, shape, num_classes)
     elif teacher is None or teacher.network_to_copy() is None:
         network = new_network("mlp", shape, num_classes, {})
     method = method_type.build(config.method, teacher=teacher, data=data, network=network)

@@ -15,7 +15,7 @@ import tomli_w
 
 from pidistill.errors import PidistillError
 from pidistill.methods import METHODS, method_class
-from pidistill.methods.base import MethodSettings
+from pidistill.methods.base import STRICT, MethodSettings
 from pidistill.presets import preset_names
 from pidistill.storage import write_text
 from pidistill.teachers import absolute_spec
@@ -43,8 +43,12 @@ CHANGEABLE = (
 """Keys that may differ when a run is resumed: they say how long and how watched, not what."""
 
 
+MAX_STEPS, MAX_BATCH = 2**40, 2**20
+"""Beyond all reason, and such that samples can still be counted in 63 bits."""
+
+
 class _Table(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 class NetworkTable(_Table):
@@ -64,8 +68,8 @@ class RunConfig(_Table):
     data: str | None = None
     """Data spec (`pidistill.data.load_data`), for a method that trains on images."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
-    max_train_steps: int = pydantic.Field(default=3000, ge=1)
-    batch_size: int = pydantic.Field(default=128, ge=1)
+    max_train_steps: int = pydantic.Field(default=3000, ge=1, le=MAX_STEPS)
+    batch_size: int = pydantic.Field(default=128, ge=1, le=MAX_BATCH)
     """Samples an optimizer step, over all processes and accumulated micro-batches."""
     gradient_accumulation_steps: int = pydantic.Field(default=1, ge=1)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -210,7 +214,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PidistillError(f"config file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PidistillError(f"config file {path} is not readable as TOML: {error}") from None
 
 

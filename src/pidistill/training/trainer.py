@@ -80,6 +80,15 @@ class StepReport:
     """Time spent training, interruptions left out."""
 
 
+def seed_dropout(draws: Draws) -> None:
+    """Seed torch's generators, which dropout draws from, by the first sample of a batch.
+
+    So a resumed run drops what the straight one does.
+    """
+    first = Draws(draws.seed, draws.first, 1)
+    torch.manual_seed(int(first.uniform("dropout").item() * 2**53))
+
+
 class LossModule(nn.Module):
     """The one module that accelerate wraps: its forward is the method's loss."""
 
@@ -253,9 +262,12 @@ class Trainer:
     @torch.no_grad()
     def _measure_start(self) -> None:
         """Log the losses of the untrained student: how far a copied network is from the answer."""
-        losses = self.method.loss(self.batch(0))
+        batch = self.batch(0)
+        seed_dropout(batch.draws)
+        losses = self.method.loss(batch)
         self.sums = {name: scalar.item() for name, scalar in losses.scalars.items()}
         self.sums["loss"] = losses.loss.mean().item()
+        self._require_finite(self.sums["loss"], losses)
         self.summed_steps = 1
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.sums.items())
         log.info("before training: %s", numbers)
@@ -277,6 +289,7 @@ class Trainer:
             batch = self.batch(self.step * config.batch_size + shard * self.micro_batch)
             last = part == parts - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.module):
+                seed_dropout(batch.draws)
                 losses: Losses = self.module(batch)
                 loss = losses.loss.mean()
             value = loss.item()
