@@ -58,6 +58,10 @@ class ConsistencyStudent(Student):
         raw = call_network(self.network, over_sample(c_in, x) * x, c_noise.to(x), label)
         return over_sample(c_skip, x) * x + over_sample(c_out, x) * raw
 
+    def takes(self, steps: int) -> bool:
+        """Whether it samples in `steps` evaluations: in any number."""
+        return steps >= 1
+
     def sample(
         self,
         z: Tensor,
@@ -72,7 +76,7 @@ class ConsistencyStudent(Student):
         nodes of the rho-7 grid; the paper searches for better ones by hand. The noise depends on
         `draws` and the step only. Arguments as in `Student.sample`.
         """
-        if steps < 1:
+        if not self.takes(steps):
             raise PidistillError(f"steps is {steps}; a consistency student needs at least 1")
         draws = Draws(0, 0, len(z)) if draws is None else draws
         sigmas = karras_sigmas(steps + 1, self.sigma_min, self.sigma_max)[:-1]

@@ -99,7 +99,7 @@ class EulerStudent(Student):
         draws: Draws | None = None,
     ) -> Solution:
         """`num_steps` Euler steps from `z` at `sigma_max` to `sigma_min`."""
-        if steps != self.num_steps:
+        if not self.takes(steps):
             raise PidistillError(
                 f"steps is {steps}, but this student was trained for {self.num_steps}; sample it "
                 f"with steps={self.num_steps}"

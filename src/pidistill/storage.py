@@ -178,3 +178,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def sha256_of(facts: Any) -> str:
+    """Hash of JSON values, the order of keys left aside."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

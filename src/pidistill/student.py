@@ -118,6 +118,10 @@ class Student(nn.Module):
             on_batch=on_batch,
         )
 
+    def takes(self, steps: int) -> bool:
+        """Whether it samples in `steps` evaluations."""
+        return steps == self.num_steps
+
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond those of every student, as JSON values."""
         return {}
@@ -321,7 +325,7 @@ class TrajectoryStudent(Student):
         draws: Draws | None = None,
     ) -> Solution:
         """`x(z, sigma_min)`: one evaluation, the only number that this student offers."""
-        if steps != 1:
+        if not self.takes(steps):
             raise PidistillError(
                 f"steps is {steps}, but a trajectory student samples in exactly 1 evaluation"
             )

@@ -76,6 +76,10 @@ class MethodSettings(pydantic.BaseModel):
     name: str
     """Name in `pidistill.methods.METHODS`."""
 
+    def rehearsal(self) -> "MethodSettings":
+        """Settings that prepare for a few steps only, which cost the same: to measure them."""
+        return self
+
 
 class Method(abc.ABC):
     """A training method; see the package's docstring."""
@@ -86,6 +90,10 @@ class Method(abc.ABC):
     """Teacher evaluations that one sample of one step costs."""
     teacher_evaluations_before: int = 0
     """Teacher evaluations that were spent before the first step, over all."""
+    student_evaluations: int = 1
+    """Student evaluations with a gradient that one sample of one step costs; a jvp counts twice."""
+    target_evaluations: int = 0
+    """Those without one, of the student or of a copy that follows it."""
     student: Student | PreconditionedDenoiser
 
     @classmethod

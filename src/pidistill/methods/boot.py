@@ -105,6 +105,8 @@ class BOOT(Distillation):
 
     Settings = BOOTSettings
     needs = "noise"
+    student_evaluations = 2
+    target_evaluations = 1
     student: TrajectoryStudent
 
     def __init__(

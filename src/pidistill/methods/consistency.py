@@ -86,6 +86,7 @@ class Consistency(Distillation):
 
     Settings = ConsistencySettings
     needs = "images"
+    target_evaluations = 1
     student: ConsistencyStudent
 
     def __init__(

@@ -179,6 +179,7 @@ class PID(Distillation):
             )
         self.teacher_evaluations = teacher.evaluations_per_call
         self.derivative = DERIVATIVES[settings.derivative](settings, student)
+        self.student_evaluations = self.derivative.evaluations
         self.residual = RESIDUALS[settings.residual]
         self.gradient = GRADIENTS[settings.gradient]
         self.draw = DRAWS[settings.draw]

@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pidistill.data import load_data
+from pidistill.data import Dataset, load_data
+from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.methods import method_class
+from pidistill.methods.base import Method
 from pidistill.networks import new_network, require_fit
 from pidistill.teachers import load_teacher
 from pidistill.training.config import RunConfig
@@ -42,14 +44,28 @@ def build_trainer(config: RunConfig, folder: Path) -> Trainer:
 
     Raises `PidistillError` when something it names is missing or does not fit.
     """
-    method_type = method_class(config.method.name)
-    if config.data is not None and method_type.needs != "images":
-        raise PidistillError(
-            f"data is {config.data!r}, but {config.method.name} trains without data; leave it out"
-        )
     torch.manual_seed(config.seed)  # initial weights are the only use of the global generator
     teacher = None if config.teacher is None else load_teacher(config.teacher)
     data = None if config.data is None else load_data(config.data)
+    return Trainer(config, build_method(config, teacher, data), folder, data=data)
+
+
+def build_method(config: RunConfig, teacher: Denoiser | None, data: Dataset | None) -> Method:
+    """The method that `config` names, and the student that it trains.
+
+    Args:
+        config: The config.
+        teacher: The teacher that it names, or None.
+        data: The images that it names, or None.
+
+    Raises:
+        PidistillError: Something that the method needs is None, or does not fit.
+    """
+    kind = method_class(config.method.name)
+    if data is not None and kind.needs != "images":
+        raise PidistillError(
+            f"data is {data.name!r}, but {config.method.name} trains without data; leave it out"
+        )
     if teacher is not None:
         shape, num_classes = teacher.sample_shape, teacher.num_classes
     elif data is not None:
@@ -61,5 +77,4 @@ def build_trainer(config: RunConfig, folder: Path) -> Trainer:
         network = _new_network(config, shape, num_classes)
     elif teacher is None or teacher.network_to_copy() is None:
         network = new_network("mlp", shape, num_classes, {})
-    method = method_type.build(config.method, teacher=teacher, data=data, network=network)
-    return Trainer(config, method, folder, data=data)
+    return kind.build(config.method, teacher=teacher, data=data, network=network)

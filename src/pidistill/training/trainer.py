@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,9 @@ class Trainer:
                 yield progress
         self.prepared = True
 
-    def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
+    def run(
+        self, should_stop: Callable[[], bool] = lambda: False
+    ) -> Generator[StepReport, None, None]:
         """Train up to `max_train_steps`, yielding after every step.
 
         Resumes from the newest checkpoint where the folder has one. A checkpoint is written every

@@ -1,0 +1,39 @@
+"""`pidistill ablate`: what one setting is worth, all else being equal."""
+
+from pathlib import Path
+
+import click
+
+from pidistill.cli.comparing import cost_option, follow_recipe
+from pidistill.cli.console import Out, device_option, json_option
+
+
+@click.command()
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="TOML file that names a teacher, a budget and sweeps; what is missing is trained.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Folder of the comparison. Default: comparisons/NAME-OF-FILE.",
+)
+@cost_option
+@device_option
+@json_option
+def ablate(
+    recipe: Path, out: Path | None, cost_repeats: int, device: str | None, as_json: bool
+) -> None:
+    """Sweep settings of a method, each sweep ending in a table and a plot.
+
+    The recipe is one of `pidistill compare` with [[sweep]] tables; runs are kept, resumed and
+    shared in the same way.
+    """
+    follow_recipe(
+        Out(as_json), "ablate", recipe, folder=out, cost_repeats=cost_repeats, device=device
+    )

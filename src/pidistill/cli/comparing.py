@@ -1,0 +1,203 @@
+"""What `compare` and `ablate` share: training what is missing, measuring, printing, writing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pidistill.cli.console import Out, best_device
+from pidistill.cli.run import train
+
+if TYPE_CHECKING:
+    from pidistill.comparison.costs import Cost
+    from pidistill.comparison.measure import Terms
+    from pidistill.comparison.page import Comparison
+    from pidistill.comparison.plan import Entry, Plan
+    from pidistill.comparison.table import Row
+
+cost_option = click.option(
+    "--cost-repeats",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="How often the cost of a step is measured, all configurations in turn; 0: not at all.",
+)
+
+
+def follow_recipe(
+    out: Out,
+    verb: str,
+    file: Path,
+    *,
+    folder: Path | None,
+    cost_repeats: int,
+    device: str | None,
+) -> None:
+    """Train what a recipe's runs lack, measure all of them, and print and write the tables."""
+    from pidistill.comparison.costs import measure_pace
+    from pidistill.comparison.measure import Terms
+    from pidistill.comparison.page import Comparison, Section
+    from pidistill.comparison.plan import make_plan
+    from pidistill.comparison.recipe import read_recipe
+    from pidistill.data import load_data
+    from pidistill.errors import PidistillError
+    from pidistill.teachers import load_teacher
+
+    recipe = read_recipe(file)
+    if verb == "ablate" and not recipe.sweep:
+        raise PidistillError(f"{file} has no [[sweep]]; use pidistill compare")
+    folder = folder or Path("comparisons") / file.stem
+    teacher = load_teacher(recipe.teacher)
+    data = None if recipe.data is None else load_data(recipe.data)
+    plan = make_plan(recipe, folder, teacher, data, measure_pace)
+    teacher.to(best_device(device))
+    terms = Terms(
+        teacher,
+        reference=recipe.reference,
+        num=recipe.num_samples,
+        seed=recipe.evaluation_seed,
+        cache=folder,
+    )
+    _ = terms.reference  # one that is not there is an error before the training, not after it
+    failures = _train(out, plan, terms.fingerprint)
+    entries = [*plan.entries, *(entry for sweep in plan.sweeps.values() for entry in sweep)]
+    rows = _measure(out, entries, terms, recipe.evaluations, failures)
+    costs = _costs(out, plan.entries, cost_repeats)
+    sections = []
+    if plan.entries:
+        own = [rows[id(entry)] for entry in plan.entries]
+        sections.append(Section("Runs", "", own, costs))
+    for sweep in recipe.sweep:
+        own = [rows[id(entry)] for entry in plan.sweeps[sweep.name]]
+        sections.append(Section(sweep.name, sweep.about, own, {}, sweep))
+    comparison = Comparison(
+        recipe.title,
+        f"Every run may spend {recipe.budget}.",
+        _seeds(recipe.seeds),
+        sections,
+        recipe,
+    )
+    command = f"pidistill {verb} --recipe {file} --out {folder}"
+    _present(out, folder, comparison, terms, command)
+
+
+def compare_folders(
+    out: Out,
+    folders: list[Path],
+    *,
+    output: Path | None,
+    reference: str | None,
+    num: int,
+    seed: int,
+    cost_repeats: int,
+    device: str | None,
+) -> None:
+    """Measure runs that are there on the same terms, and print the table; `output` keeps it."""
+    from pidistill.comparison.folders import entries_of, reference_of, teacher_of
+    from pidistill.comparison.measure import Terms
+    from pidistill.comparison.page import Comparison, Section
+
+    teacher = teacher_of(folders)
+    entries = entries_of(folders, teacher)
+    teacher.to(best_device(device))
+    reference = reference or reference_of(folders)
+    if reference is None:
+        out.say("no Frechet distances: name a --reference, such as digits")
+    terms = Terms(teacher, reference=reference, num=num, seed=seed, cache=output)
+    rows = _measure(out, entries, terms, [1, 2, 4], {})
+    costs = _costs(out, entries, cost_repeats)
+    comparison = Comparison(
+        f"{len(folders)} runs",
+        "The runs spent what the table says.",
+        _seeds(sorted({run.config.seed for entry in entries for run in entry.runs})),
+        [Section("Runs", "", [rows[id(entry)] for entry in entries], costs)],
+        None,
+    )
+    names = " ".join(map(str, folders))
+    command = f"pidistill compare {names} --num {num} --seed {seed}"
+    command += f" --reference {reference}" if reference else ""
+    _present(out, output, comparison, terms, command)
+
+
+def _train(out: Out, plan: "Plan", fingerprint: str) -> dict[Path, str]:
+    """Train the runs that are not finished; returns the errors of those that ended badly."""
+    import logging
+
+    from pidistill.comparison.plan import is_finished, open_run
+    from pidistill.errors import PidistillError
+    from pidistill.training.assemble import build_trainer
+
+    runs = plan.runs()
+    failures = {}
+    for number, (name, run) in enumerate(runs, start=1):
+        open_run(run, fingerprint)
+        title = f"[{number}/{len(runs)}] {name}"
+        if is_finished(run, logging.getLogger("pidistill").warning):
+            out.say(f"{title}: finished before")
+            continue
+        try:
+            train(build_trainer(run.config, run.folder), out, title)
+        except PidistillError as error:  # the others are still worth their while
+            failures[run.folder] = str(error)
+            out.say(f"{title}: {error}")
+    return failures
+
+
+def _measure(
+    out: Out,
+    entries: "list[Entry]",
+    terms: "Terms",
+    evaluations: list[int],
+    failures: dict[Path, str],
+) -> "dict[int, Row]":
+    """The rows of the table, by the identity of their entry."""
+    from pidistill.comparison.table import make_row
+
+    total = terms.num * (1 + len(entries) * len(entries[0].runs))
+    with out.progress("measuring", total, "samples") as advance:
+        terms.on_batch = advance
+        return {id(entry): make_row(entry, terms, evaluations, failures) for entry in entries}
+
+
+def _costs(out: Out, entries: "list[Entry]", repeats: int) -> "dict[str, Cost]":
+    """What a step of every entry costs, by its name."""
+    from pidistill.comparison.costs import costs_of, rehearse_in_turn
+
+    configs = [entry.config for entry in entries]
+    if not configs or not repeats:
+        return {}
+    rehearsals = []
+    with out.progress("timing steps", repeats * len(configs), "measurements") as advance:
+        for rehearsal in rehearse_in_turn(configs, repeats):
+            rehearsals.append(rehearsal)
+            advance(1)
+    costs = costs_of(rehearsals, len(configs))
+    return {entry.name: cost for entry, cost in zip(entries, costs, strict=True)}
+
+
+def _present(
+    out: Out, folder: Path | None, comparison: "Comparison", terms: "Terms", command: str
+) -> None:
+    """Print the tables, and write the files where a folder is named."""
+    from pidistill.comparison.page import as_json, legend_of, tables_of, write_files
+    from pidistill.machine import machine
+
+    for section in comparison.sections:
+        for cells in tables_of(section, terms):
+            out.table(section.title, cells.columns, cells.lines)
+    out.say(legend_of(comparison, terms))
+    provenance = {"command": command, **machine()}
+    if folder is not None:
+        files = write_files(folder, comparison, terms, provenance)
+        out.say(f"open {files[0]}")
+    out.result(as_json(comparison, terms, provenance))
+
+
+def _seeds(seeds: list[int]) -> str:
+    if len(seeds) == 1:
+        return f"One seed, {seeds[0]}: no spread."
+    return (
+        f"Means over the seeds {', '.join(map(str, seeds))}, with the smallest and the largest in "
+        "parentheses."
+    )

@@ -1,0 +1,138 @@
+"""What a training step costs, measured for all configurations of a comparison in turn.
+
+Times of training runs cannot be compared: the machine did other things during one than during the
+next. Here every configuration takes a few steps in a fresh process, then the next one does, and all
+of that several times over.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from pidistill.comparison.budget import Pace
+from pidistill.data import load_data
+from pidistill.teachers import load_teacher
+from pidistill.training.assemble import build_method
+from pidistill.training.config import RunConfig
+from pidistill.training.trainer import Trainer
+
+WARM_UP, TIMED = 3, 8
+"""Steps of a measurement."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What training costs on this machine."""
+
+    ms_per_step: float
+    """Median over the steps of all measurements."""
+    ms_quartiles: tuple[float, float]
+    memory: int
+    """Bytes by which the peak of training is above that of loading libraries, teacher and data, the
+    median over the measurements: resident on the CPU, allocated on an accelerator."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsal:
+    """A few steps of a run, in a process of their own."""
+
+    step_seconds: list[float]
+    seconds_before: float
+    """Preparation, scaled from the rehearsal's to the run's."""
+    memory: int
+
+
+def rehearse(config: RunConfig) -> Rehearsal:
+    """Take a few steps of the run that `config` describes, in a folder that is then dropped."""
+    assert config.teacher is not None
+    teacher = load_teacher(config.teacher)
+    data = None if config.data is None else load_data(config.data)
+    evaluations = build_method(config, teacher, data).teacher_evaluations_before
+    _warm_up_libraries()
+    held = _peak_memory()
+    short = config.model_copy(
+        update={
+            "method": config.method.rehearsal(),
+            "max_train_steps": WARM_UP + TIMED + 1,  # the last one writes a checkpoint
+            "checkpointing_steps": WARM_UP + TIMED + 1,
+            "preview_steps": 0,
+        }
+    )
+    method = build_method(short, teacher, data)
+    share = evaluations / max(1, method.teacher_evaluations_before)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(short, method, Path(folder) / "run", data=data)
+        began = time.perf_counter()
+        for _ in trainer.prepare():
+            pass
+        seconds_before = (time.perf_counter() - began) * share if evaluations else 0.0
+        with contextlib.closing(trainer.run()) as run:
+            reports = list(itertools.islice(run, WARM_UP + TIMED))
+    seconds = [reports[i + 1].seconds - reports[i].seconds for i in range(len(reports) - 1)]
+    return Rehearsal(seconds[WARM_UP - 1 :], seconds_before, _peak_memory() - held)
+
+
+def _warm_up_libraries() -> None:
+    """Let the libraries take the memory that any training takes once."""
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    layer = accelerator.prepare(torch.nn.Linear(1, 1))
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 1, device=accelerator.device)).sum().backward()
+    optimizer.step()
+
+
+def _peak_memory() -> int:
+    """Bytes at the peak so far; the part that was taken since is the difference of two calls."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def rehearse_in_turn(configs: list[RunConfig], repeats: int) -> Iterator[Rehearsal]:
+    """Rehearse all configurations in turn, `repeats` times, each time in a fresh process."""
+    for _ in range(repeats):
+        for config in configs:
+            yield in_fresh_process(config)
+
+
+def costs_of(rehearsals: list[Rehearsal], num_configs: int) -> list[Cost]:
+    """The costs of the configurations that `rehearse_in_turn` went through, in order."""
+    costs = []
+    for first in range(num_configs):
+        found = rehearsals[first::num_configs]
+        seconds = [value for rehearsal in found for value in rehearsal.step_seconds]
+        low, _, high = statistics.quantiles(seconds, n=4)
+        costs.append(
+            Cost(
+                ms_per_step=1000 * statistics.median(seconds),
+                ms_quartiles=(1000 * low, 1000 * high),
+                memory=int(statistics.median(rehearsal.memory for rehearsal in found)),
+            )
+        )
+    return costs
+
+
+def measure_pace(config: RunConfig) -> Pace:
+    """How fast the run that `config` describes goes."""
+    rehearsal = in_fresh_process(config)
+    return Pace(statistics.median(rehearsal.step_seconds), rehearsal.seconds_before)
+
+
+def in_fresh_process(config: RunConfig) -> Rehearsal:
+    """`rehearse` in a process of its own, so that memory is that of this run alone."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(rehearse, config).result()

@@ -1,0 +1,171 @@
+"""Recipes: what is compared, on which teacher, with which budget, read from TOML.
+
+A recipe lists runs (`[[run]]`), sweeps (`[[sweep]]`: one setting in several values), or both. See
+docs/comparing.md.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from pidistill.errors import PidistillError
+from pidistill.teachers import absolute_spec
+from pidistill.training.config import merge, nested, read_toml
+
+
+class _Table(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Budget(_Table):
+    """What every run may spend; exactly one of the three is given."""
+
+    teacher_evaluations: int | None = pydantic.Field(default=None, ge=1)
+    """Evaluations of the teacher a run, those before its first step included."""
+    images: int | None = pydantic.Field(default=None, ge=1)
+    """Samples that the student sees in training."""
+    seconds: float | None = pydantic.Field(default=None, gt=0)
+    """Time on this machine, preparation included; the steps that fit are measured first."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_them(self) -> "Budget":
+        given = self.model_dump(exclude_none=True)
+        if len(given) != 1:
+            raise ValueError("name exactly one of teacher_evaluations, images, seconds")
+        return self
+
+    def __str__(self) -> str:
+        """In words."""
+        ((unit, amount),) = self.model_dump(exclude_none=True).items()
+        return f"{amount:,} {unit.replace('_', ' ')}"
+
+
+class RunEntry(_Table):
+    """A table `[[run]]`."""
+
+    name: str = pydantic.Field(min_length=1)
+    """What the tables call it."""
+    preset: str = "fast"
+    """The preset that its settings override."""
+    settings: dict[str, Any] = {}
+    """Settings as in a run's config."""
+
+
+class Sweep(_Table):
+    """A table `[[sweep]]`: the same run with one thing changed."""
+
+    name: str = pydantic.Field(min_length=1)
+    """Its title."""
+    about: str = ""
+    """The question it answers, for the page."""
+    preset: str = "fast"
+    """The preset that its settings override."""
+    settings: dict[str, Any] = {}
+    """Settings that all its runs share."""
+    key: str | None = None
+    """The setting that changes, such as `method.num_nodes`, with `values`."""
+    values: list[Any] = []
+    """Values of `key`."""
+    variants: dict[str, dict[str, Any]] = {}
+    """Or: settings by name, where more than one key changes together."""
+
+    @pydantic.model_validator(mode="after")
+    def _values_or_variants(self) -> "Sweep":
+        if bool(self.values) == bool(self.variants) or bool(self.key) != bool(self.values):
+            raise ValueError("give either key and values, or a table of variants")
+        return self
+
+    def entries(self) -> list[RunEntry]:
+        """Its runs, in order; each is named after its value or variant."""
+        changes = dict(self.variants)
+        for value in self.values:
+            assert self.key is not None
+            changes[_shown(value)] = nested(self.key, value)
+        return [
+            RunEntry(name=name, preset=self.preset, settings=merge(self.settings, change))
+            for name, change in changes.items()
+        ]
+
+    def numbers(self) -> list[float] | None:
+        """The values as numbers, for an axis; None where they are not numbers."""
+        if self.values and all(isinstance(v, int | float) and v is not True for v in self.values):
+            return [float(value) for value in self.values]
+        return None
+
+
+class Recipe(_Table):
+    """A comparison: what is compared, and on what terms."""
+
+    title: str = pydantic.Field(min_length=1)
+    teacher: str
+    """Teacher spec."""
+    data: str | None = None
+    """Images for the methods that need some; no other run sees them."""
+    reference: str | None = None
+    """What Frechet distances are taken to; None leaves them out."""
+    seeds: list[int] = pydantic.Field(default=[0, 1, 2], min_length=1)
+    """A run is trained once with each."""
+    num_samples: int = pydantic.Field(default=5000, ge=2)
+    """Samples that a run is measured with."""
+    evaluation_seed: int = pydantic.Field(default=0, ge=0)
+    """Seed of the noise of those, the same for all runs and for the teacher."""
+    evaluations: list[int] = pydantic.Field(default=[1], min_length=1)
+    """Evaluations a sample with which students are measured, where they can take so many."""
+    budget: Budget
+    settings: dict[str, Any] = {}
+    """Settings of every run, between its preset and its own."""
+    run: list[RunEntry] = []
+    sweep: list[Sweep] = []
+
+    @pydantic.field_validator("teacher")
+    @classmethod
+    def _absolute_teacher(cls, teacher: str) -> str:
+        return absolute_spec(teacher)
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if not self.run and not self.sweep:
+            raise ValueError("name at least one [[run]] or [[sweep]]")
+        for what, names in (
+            ("[[run]]", [entry.name for entry in self.run]),
+            ("[[sweep]]", [sweep.name for sweep in self.sweep]),
+            ("seed", [str(seed) for seed in self.seeds]),
+        ):
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ValueError(f"{what} {min(twice)!r} is there twice")
+        return self
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises `PidistillError` with one line on the first problem: a file that is missing or no TOML,
+    an unknown key (with the nearest known one), a value out of range.
+    """
+    values = read_toml(path)
+    try:
+        return Recipe.model_validate(values)
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _fields(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
+        raise PidistillError(f"{path}: unknown key {key!r}; did you mean {near[0]!r}?")
+    message = problem["msg"].removeprefix("Value error, ")
+    where = f"{key}: " if key else ""
+    raise PidistillError(f"{path}: {where}{message[0].lower()}{message[1:]}")
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    """Names of the keys of the table at `location`."""
+    tables: dict[str, type[_Table]] = {"budget": Budget, "run": RunEntry, "sweep": Sweep}
+    table = tables.get(str(location[0]), Recipe) if location else Recipe
+    return list(table.model_fields)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
