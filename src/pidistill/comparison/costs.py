@@ -10,14 +10,14 @@ import contextlib
 import dataclasses
 import itertools
 import multiprocessing
-import resource
 import statistics
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
 
@@ -40,8 +40,8 @@ class Cost:
     """Median over the steps of all measurements."""
     ms_quartiles: tuple[float, float]
     memory: int
-    """Bytes by which the peak of training is above that of loading libraries, teacher and data, the
-    median over the measurements: resident on the CPU, allocated on an accelerator."""
+    """Bytes at the peak of training, the median over the measurements. On the CPU: what it takes
+    beyond libraries, teacher and data. On an accelerator: all that is allocated there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def rehearse(config: RunConfig) -> Rehearsal:
     data = None if config.data is None else load_data(config.data)
     evaluations = build_method(config, teacher, data).teacher_evaluations_before
     _warm_up_libraries()
-    held = _peak_memory()
+    watch = MemoryWatch()
     short = config.model_copy(
         update={
             "method": config.method.rehearsal(),
@@ -81,7 +81,31 @@ def rehearse(config: RunConfig) -> Rehearsal:
         with contextlib.closing(trainer.run()) as run:
             reports = list(itertools.islice(run, WARM_UP + TIMED))
     seconds = [reports[i + 1].seconds - reports[i].seconds for i in range(len(reports) - 1)]
-    return Rehearsal(seconds[WARM_UP - 1 :], seconds_before, _peak_memory() - held)
+    return Rehearsal(seconds[WARM_UP - 1 :], seconds_before, watch.taken())
+
+
+class MemoryWatch:
+    """A thread that watches how much memory the process holds, on the CPU."""
+
+    def __init__(self) -> None:
+        """Start watching."""
+        self._process = psutil.Process()
+        self.held = self.peak = self._process.memory_info().rss
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.002):
+            self.peak = max(self.peak, self._process.memory_info().rss)
+
+    def taken(self) -> int:
+        """Stop, and return the bytes that were taken at the peak since the start."""
+        self._stop.set()
+        self._thread.join()
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+        return int(self.peak - self.held)
 
 
 def _warm_up_libraries() -> None:
@@ -91,14 +115,6 @@ def _warm_up_libraries() -> None:
     optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(1, 1, device=accelerator.device)).sum().backward()
     optimizer.step()
-
-
-def _peak_memory() -> int:
-    """Bytes at the peak so far; the part that was taken since is the difference of two calls."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def rehearse_in_turn(configs: list[RunConfig], repeats: int) -> Iterator[Rehearsal]:

@@ -13,12 +13,9 @@ from pidistill.comparison.plan import teacher_fingerprint
 from pidistill.data import load_data
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.evaluation.evaluate import (
-    Reference,
-    error_metrics,
-    reference_statistics,
-    teacher_samples,
-)
+from pidistill.evaluation.evaluate import error_metrics, reference_statistics
+from pidistill.evaluation.reference import Reference
+from pidistill.evaluation.sampling import teacher_samples
 from pidistill.ode import Solution
 from pidistill.sample_files import read_samples
 from pidistill.storage import (
