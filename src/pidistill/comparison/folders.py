@@ -9,7 +9,8 @@ from pidistill.errors import PidistillError
 from pidistill.storage import read_json
 from pidistill.teachers import load_teacher
 from pidistill.training.assemble import build_method
-from pidistill.training.run_folder import read_config, read_log
+from pidistill.training.log import read_log
+from pidistill.training.run_folder import read_config
 
 
 def teacher_of(folders: list[Path]) -> Denoiser:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pidistill.comparison.costs import Cost
 from pidistill.comparison.measure import Terms, measure
 from pidistill.comparison.plan import Entry
-from pidistill.training.run_folder import read_log
+from pidistill.training.log import read_log
 
 DATA = {"noise": "none", "images": "images", "pairs": "none; makes pairs"}
 """What a reader needs to have for a method, beside the teacher, by what the method trains on."""
