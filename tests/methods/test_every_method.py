@@ -7,7 +7,7 @@ from pidistill import PidistillError, load_student, load_teacher
 from pidistill.data.noise import Draws
 from pidistill.guidance import GuidedDenoiser
 from pidistill.methods import NAMES, method_class
-from pidistill.methods.base import Batch
+from pidistill.methods.base import Batch, Run
 from pidistill.storage import read_json
 from pidistill.student import labels_for
 from pidistill.training.assemble import build_trainer
@@ -127,7 +127,7 @@ def test_no_gradient_reaches_anything_but_the_student(mlp_teacher, tmp_path, met
     built = method_class(method).build(
         small(method).method, teacher=teacher, data=data, network=None
     )
-    for _ in built.prepare(type("Run", (), {"folder": tmp_path, "teacher": None})):
+    for _ in built.prepare(Run(tmp_path, None)):
         pass
     draws, label = Draws(0, 0, 8), labels_for(teacher, 8)
     losses = built.loss(Batch(draws, label, data.images[:8]))
@@ -149,7 +149,7 @@ def test_a_method_draws_for_a_sample_by_its_index_only(mlp_teacher, tmp_path, me
     built = method_class(method).build(
         small(method).method, teacher=mlp_teacher, data=data, network=None
     )
-    for _ in built.prepare(type("Run", (), {"folder": tmp_path, "teacher": None})):
+    for _ in built.prepare(Run(tmp_path, None)):
         pass
     label = labels_for(mlp_teacher, 8)
     with torch.no_grad():

@@ -3,7 +3,8 @@
 A folder of pairs holds `manifest.json`, which says how they were made, and safetensors files
 `shard-00000.safetensors`, ... of `z`, `x` and, for a class-conditional teacher, `label`. Pair i
 depends on the seed and i only, and label i is `i % num_classes`. A shard is written at once or not
-at all, and what is there is kept, so that making pairs goes on where it was cut.
+at all, and what is there is kept, so that making pairs goes on where it was cut. Several processes
+make a shard each, and the shards are those that one process makes.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pidistill.data.noise import Draws, device_of
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.ode import solve
+from pidistill.processes import ALONE, Processes
 from pidistill.storage import (
     read_json,
     read_tensors,
@@ -68,14 +70,16 @@ def describe_pairs(
     }
 
 
-def open_pairs(folder: Path, manifest: dict[str, Any]) -> None:
-    """Begin a folder of pairs, or go on with one.
+def open_pairs(folder: Path, manifest: dict[str, Any], processes: Processes = ALONE) -> None:
+    """Begin a folder of pairs, or go on with one; the main process does, and the others wait.
 
     Raises `PidistillError` when it holds pairs that were made otherwise than `manifest` says.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / MANIFEST).exists():
-        write_json(folder / MANIFEST, manifest)
+    if processes.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MANIFEST).exists():
+            write_json(folder / MANIFEST, manifest)
+    processes.wait()
     old = read_json(folder / MANIFEST)
     for key, value in manifest.items():
         if old.get(key) != value:
@@ -86,7 +90,13 @@ def open_pairs(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def make_pairs(
-    folder: Path, teacher: Denoiser, manifest: dict[str, Any], num: int, *, batch_size: int
+    folder: Path,
+    teacher: Denoiser,
+    manifest: dict[str, Any],
+    num: int,
+    *,
+    batch_size: int,
+    processes: Processes = ALONE,
 ) -> Iterator[int]:
     """Make the first `num` pairs in `folder`, but for those that are there.
 
@@ -96,20 +106,24 @@ def make_pairs(
         manifest: What `describe_pairs` says of them.
         num: How many pairs there have to be.
         batch_size: Pairs that are solved for at once.
+        processes: Those that share the shards; all of them call this, and come back when all of the
+            pairs are there.
 
     Yields:
-        How many of the pairs are there, after every batch.
+        How many pairs of its share (`share_of_pairs`) are there, after every batch.
 
     Raises:
         PidistillError: The folder holds a damaged file.
     """
-    for first in range(0, num, SHARD):
+    earlier = 0
+    for first in range(processes.index * SHARD, num, processes.count * SHARD):
         needed = min(SHARD, num - first)
         path = folder / f"shard-{first // SHARD:05d}.safetensors"
         parts = [read_tensors(path)] if path.exists() else []
         done = len(parts[0]["x"]) if parts else 0
         if done >= needed:
-            yield first + needed
+            earlier += needed
+            yield earlier
             continue
         while done < needed:
             count = min(batch_size, needed - done)
@@ -118,7 +132,17 @@ def make_pairs(
             if done == needed:
                 whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
                 write_tensors(path, whole)
-            yield first + done
+            yield earlier + done
+        earlier += needed
+    processes.wait()
+
+
+def share_of_pairs(num: int, processes: Processes) -> int:
+    """How many of `num` pairs this process makes, or finds there."""
+    return sum(
+        min(SHARD, num - first)
+        for first in range(processes.index * SHARD, num, processes.count * SHARD)
+    )
 
 
 def _solved(

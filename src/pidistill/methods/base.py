@@ -14,6 +14,7 @@ from pidistill.data import Dataset
 from pidistill.data.noise import Draws
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
+from pidistill.processes import ALONE, Processes
 from pidistill.student import Student
 
 
@@ -49,6 +50,8 @@ class Run:
     """The run folder."""
     teacher: str | None
     """The teacher's spec."""
+    processes: Processes = ALONE
+    """The processes that share the work."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +135,17 @@ class Method(abc.ABC):
             if isinstance(value, nn.Module):
                 value.to(device)
 
+    def networks(self) -> list[nn.Module]:
+        """The raw networks of everything that the method holds, each once."""
+        held = [value for value in vars(self).values() if isinstance(value, nn.Module)]
+        found = [getattr(module, "network", None) for value in held for module in value.modules()]
+        return list({id(net): net for net in found if isinstance(net, nn.Module)}.values())
+
     def prepare(self, run: Run) -> Iterator[Preparation]:
         """Do what has to be done before the first step, yielding as it goes on.
 
         It may be left at any `yield`, and goes on from what is on the disk when it is called again.
+        Each of `run.processes` calls it, for its part of the work.
         """
         return iter(())
 

@@ -31,6 +31,7 @@ from pidistill.methods.base import (
 )
 from pidistill.ode import SOLVERS, Solver
 from pidistill.schedule import karras_sigmas
+from pidistill.sharding import whole
 from pidistill.storage import load_weights
 
 
@@ -140,7 +141,9 @@ class Consistency(Distillation):
     def after_step(self, step: int) -> None:
         """Move the target towards the student."""
         torch._foreach_lerp_(
-            list(self.target.parameters()), list(self.student.parameters()), 1 - self.settings.mu
+            list(self.target.parameters()),
+            [whole(p.detach()) for p in self.student.parameters()],
+            1 - self.settings.mu,
         )
 
     def state_tensors(self) -> dict[str, Tensor]:

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.data import Dataset
-from pidistill.data.pairs import Pairs, describe_pairs, load_pairs, make_pairs, open_pairs
+from pidistill.data.pairs import (
+    Pairs,
+    describe_pairs,
+    load_pairs,
+    make_pairs,
+    open_pairs,
+    share_of_pairs,
+)
 from pidistill.denoiser import Denoiser
 from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.euler_student import EulerStudent
@@ -117,8 +124,9 @@ class Knowledge(Distillation):
             steps=settings.steps,
             seed=settings.pairs_seed,
         )
-        open_pairs(folder, manifest)
-        progress = Preparation("solving for pairs", 0, settings.num_pairs, "pairs")
+        open_pairs(folder, manifest, run.processes)
+        share = share_of_pairs(settings.num_pairs, run.processes)
+        progress = Preparation("solving for pairs", 0, share, "pairs")
         yield progress
         for done in make_pairs(
             folder,
@@ -126,6 +134,7 @@ class Knowledge(Distillation):
             manifest,
             settings.num_pairs,
             batch_size=settings.pairs_batch_size,
+            processes=run.processes,
         ):
             yield dataclasses.replace(progress, done=done)
         self.pairs = load_pairs(folder, settings.num_pairs)

@@ -10,7 +10,6 @@ $$\mathrm{distance}\left(D(x, \sigma),\; \mathrm{sg}[\tilde{x}]\right)$$
 After each round the student becomes the teacher, and N is halved, down to one.
 """
 
-import copy
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -30,7 +29,9 @@ from pidistill.methods.base import (
     require_images,
     require_teacher,
 )
+from pidistill.model_folder import build_model, describe
 from pidistill.schedule import sigma_at
+from pidistill.sharding import load_whole, whole_tensors
 from pidistill.storage import load_weights
 
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -200,8 +201,12 @@ class Progressive(Distillation):
         return True
 
     def _promote(self) -> None:
-        """Make a copy of the student the teacher."""
-        self.teacher = copy.deepcopy(self.student).as_denoiser().eval().requires_grad_(False)
+        """Make a copy of the student the teacher; a student that FSDP divided is gathered."""
+        copied = build_model(describe(self.student), "the student")
+        assert isinstance(copied, EulerStudent)
+        copied.to(next(self.student.parameters()))
+        load_whole(copied, whole_tensors(self.student.state_dict(), keep=True))
+        self.teacher = copied.as_denoiser().eval().requires_grad_(False)
         self.teacher_evaluations = 2
         self.promoted = True
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pidistill.errors import PidistillError
+from pidistill.sharding import divided
 from pidistill.storage import json_text, read_json, read_tensors, sync, tensor_bytes, write_text
 
 MANIFEST = "manifest.json"
@@ -176,6 +177,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     for name, value in read_tensors(folder / "optimizer.safetensors").items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, entries in state.items():
+        for key, value in entries.items():
+            if value.shape == parameters[number].shape:  # not a counter of steps
+                entries[key] = divided(value, parameters[number])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -39,8 +39,12 @@ CHANGEABLE = (
     "logging_steps",
     "preview_steps",
     "report_to",
+    "gradient_accumulation_steps",
+    "max_micro_batch",
+    "torch_compile",
 )
-"""Keys that may differ when a run is resumed: they say how long and how watched, not what."""
+"""Keys that may differ when a run is resumed: they say how long, how watched and on what machine,
+not what."""
 
 
 MAX_STEPS, MAX_BATCH = 2**40, 2**20
@@ -72,6 +76,12 @@ class RunConfig(_Table):
     batch_size: int = pydantic.Field(default=128, ge=1, le=MAX_BATCH)
     """Samples an optimizer step, over all processes and accumulated micro-batches."""
     gradient_accumulation_steps: int = pydantic.Field(default=1, ge=1)
+    """Micro-batches that a process's share of a batch is cut into; it does not change the run."""
+    max_micro_batch: int | None = pydantic.Field(default=None, ge=1)
+    """Samples that a process evaluates at once, at most: gradient_accumulation_steps is multiplied
+    as needed, so that the same settings suit any number of processes."""
+    torch_compile: bool = False
+    """Whether the networks are compiled (`torch.compile`): faster after minutes of compiling."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     optimizer: Literal["adamw", "radam"] = "adamw"
     learning_rate: float = pydantic.Field(default=1e-3, gt=0)

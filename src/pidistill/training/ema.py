@@ -3,9 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from pidistill.sharding import divided, local, whole_of
+
 
 class EMA:
-    """Averages of a module's parameters in their own dtype, one for each rate."""
+    """Averages of a module's parameters in their own dtype, one for each rate.
+
+    Where the parameters are divided among processes, so are the averages.
+    """
 
     def __init__(self, module: nn.Module, rates: list[float], *, warmup: bool) -> None:
         """Start every average at the module's current weights.
@@ -18,26 +23,30 @@ class EMA:
         self.module = module
         self.rates = rates
         self.warmup = warmup
-        self.averages = [[p.detach().clone() for p in module.parameters()] for _ in rates]
+        self.averages = [[local(p.detach()).clone() for p in module.parameters()] for _ in rates]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move every average towards the weights after optimizer step `step`, counted from 0."""
-        parameters: list[Tensor] = list(self.module.parameters())
+        parameters = [local(p.detach()) for p in self.module.parameters()]
         for rate, average in zip(self.rates, self.averages, strict=True):
             keep = min(rate, (step + 1) / (step + 10)) if self.warmup else rate
             torch._foreach_lerp_(average, parameters, 1 - keep)
 
     def weights(self, index: int) -> dict[str, Tensor]:
-        """The module's state dict with the averages of rate number `index` in it."""
-        names = [name for name, _ in self.module.named_parameters()]
-        averaged = dict(zip(names, self.averages[index], strict=True))
+        """The module's state dict with the averages of rate number `index` in it, gathered."""
+        averaged = {
+            name: whole_of(average, p)
+            for (name, p), average in zip(
+                self.module.named_parameters(), self.averages[index], strict=True
+            )
+        }
         return {**self.module.state_dict(), **averaged}
 
     @torch.no_grad()
     def load(self, index: int, weights: dict[str, Tensor]) -> None:
-        """Take the averages of rate number `index` from a state dict."""
-        for (name, _), average in zip(
+        """Take the averages of rate number `index` from a state dict of whole weights."""
+        for (name, p), average in zip(
             self.module.named_parameters(), self.averages[index], strict=True
         ):
-            average.copy_(weights[name])
+            average.copy_(local(divided(weights[name], p)))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 
@@ -32,6 +31,8 @@ from pidistill.model_folder import (
     write_description,
 )
 from pidistill.numerics import set_numerics
+from pidistill.processes import join_processes
+from pidistill.sharding import load_whole, whole_tensors
 from pidistill.storage import clear_leftovers, read_tensors, sync, write_tensors
 from pidistill.training.best import Best
 from pidistill.training.checkpoint import (
@@ -47,6 +48,14 @@ from pidistill.training.ema import EMA
 from pidistill.training.heartbeat import Heartbeat
 from pidistill.training.lock import locked
 from pidistill.training.log import LOG_FILE, PREVIEW_COLUMNS, PREVIEWS
+from pidistill.training.measured import batch_means, where_not_finite
+from pidistill.training.strategy import (
+    block_names,
+    compile_networks,
+    make_accelerator,
+    parts_of_batch,
+    whole_weights,
+)
 from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
 
 log = logging.getLogger("pidistill")
@@ -75,7 +84,7 @@ class StepReport:
     images: int
     """Samples seen."""
     loss: float
-    """Mean loss of the step."""
+    """Mean loss of the step, over all processes."""
     seconds: float
     """Time spent training, interruptions left out."""
 
@@ -96,6 +105,7 @@ class LossModule(nn.Module):
         super().__init__()
         self.student = method.student
         self._loss = method.loss
+        self._no_split_modules = block_names(method.student)  # accelerate's name
 
     def forward(self, batch: Batch) -> Losses:
         """The losses of the student on `batch`."""
@@ -123,20 +133,17 @@ class Trainer:
         self.config, self.method, self.folder, self.data = config, method, folder, data
         if method.needs == "images" and data is None:
             raise PidistillError("this method trains on images; name a data set with 'data'")
-        self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
+        self.accelerator = make_accelerator(
+            config.mixed_precision,
             log_with=chosen_trackers(config.report_to) or None,
             project_config=ProjectConfiguration(str(folder), str(folder / LOGS)),
-            cpu=not torch.accelerator.is_available(),  # torchrun's processes find each other there
         )
-        parts = config.gradient_accumulation_steps * self.accelerator.num_processes
-        if config.batch_size % parts:
-            raise PidistillError(
-                f"batch_size is {config.batch_size}; expected a multiple of {parts}, the number of "
-                "processes times gradient_accumulation_steps"
-            )
-        self.micro_batch = config.batch_size // parts
+        self.processes = join_processes()
+        self.parts = parts_of_batch(config, self.processes.count)
+        self.micro_batch = config.batch_size // (self.parts * self.processes.count)
         method.to(self.accelerator.device)
+        if config.torch_compile:
+            compile_networks(method, self.accelerator.device)
         student = method.student
         parameters = [p for p in student.parameters() if p.requires_grad]
         optimizer = OPTIMIZERS[config.optimizer](
@@ -145,12 +152,12 @@ class Trainer:
             betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.adam_weight_decay,
         )
-        self.ema = EMA(student, config.ema_rates, warmup=config.ema_warmup)
         self.module, self.optimizer = self.accelerator.prepare(LossModule(method), optimizer)
+        self.ema = EMA(student, config.ema_rates, warmup=config.ema_warmup)
         self.best = Best()
         self.preview_steps = config.preview_steps
         self.heartbeat = Heartbeat(
-            folder if self.accelerator.is_main_process else None,
+            folder if self.processes.is_main else None,
             config.max_train_steps,
             config.batch_size,
         )
@@ -164,17 +171,13 @@ class Trainer:
     def prepare(self) -> Iterator[Preparation]:
         """Do what the method needs before its first step, yielding as it goes on.
 
-        `run` does it too; this is for those who want to show how far it is. With several processes,
-        the first one does the work, and then the others find it done.
+        `run` does it too; this is for those who want to show how far it is. Several processes share
+        the work, and each yields how far its own part is.
         """
-        run = Run(self.folder, self.config.teacher)
-        with (
-            self.accelerator.main_process_first(),
-            self._held(),
-            self.heartbeat.preparing(),
-        ):
+        run = Run(self.folder, self.config.teacher, self.processes)
+        with self._held(), self.heartbeat.preparing():
             for progress in self.method.prepare(run):
-                if not (self.folder / CONFIG_FILE).exists():
+                if self.processes.is_main and not (self.folder / CONFIG_FILE).exists():
                     write_config(self.folder / CONFIG_FILE, self.config)
                 self.heartbeat.prepared(progress)
                 yield progress
@@ -186,8 +189,9 @@ class Trainer:
         """Train up to `max_train_steps`, yielding after every step.
 
         Resumes from the newest checkpoint where the folder has one. A checkpoint is written every
-        `checkpointing_steps`, at the end, and when `should_stop` turns true. Preparation that is
-        cut goes on in the next run.
+        `checkpointing_steps`, at the end, and when `should_stop` turns true in any of the
+        processes: all of them stop after the same step. Preparation that is cut goes on in the next
+        run.
 
         Raises:
             PidistillError: The loss is not finite, or another process trains in the folder. What
@@ -203,7 +207,7 @@ class Trainer:
             watched.enter_context(self.heartbeat.training(self.step))
             again = self.step + 1 if self.step else 0
             watched.enter_context(tracked(self.accelerator, self.folder, again))
-            if self.accelerator.is_main_process:
+            if self.processes.is_main:
                 write_config(self.folder / CONFIG_FILE, self.config)
                 self._write_description()
             if self.step == 0:
@@ -213,7 +217,7 @@ class Trainer:
                 report = self._train_step()
                 self.heartbeat.trained(self.step, report.loss)
                 done = self.step == self.config.max_train_steps
-                stop = should_stop()
+                stop = self.processes.any(should_stop())
                 if self.step % self.config.logging_steps == 0 or done:
                     self._write_log_line()
                 if self.step % self.config.checkpointing_steps == 0 or done or stop:
@@ -233,7 +237,7 @@ class Trainer:
 
     def _held(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder, which is the first process's business where there are several."""
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             return locked(self.folder)
         return contextlib.nullcontext()
 
@@ -264,12 +268,8 @@ class Trainer:
     @torch.no_grad()
     def _measure_start(self) -> None:
         """Log the losses of the untrained student: how far a copied network is from the answer."""
-        batch = self.batch(0)
-        seed_dropout(batch.draws)
-        losses = self.method.loss(batch)
-        self.sums = {name: scalar.item() for name, scalar in losses.scalars.items()}
-        self.sums["loss"] = losses.loss.mean().item()
-        self._require_finite(self.sums["loss"], losses)
+        measured = [self._losses(part) for part in range(self.parts)]
+        self.sums = self._means(measured)
         self.summed_steps = 1
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.sums.items())
         log.info("before training: %s", numbers)
@@ -284,22 +284,14 @@ class Trainer:
             self.best = Best()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
-        parts = config.gradient_accumulation_steps
-        total = 0.0
-        for part in range(parts):
-            shard = part * accelerator.num_processes + accelerator.process_index
-            batch = self.batch(self.step * config.batch_size + shard * self.micro_batch)
-            last = part == parts - 1
+        measured = []
+        for part in range(self.parts):
+            last = part == self.parts - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.module):
-                seed_dropout(batch.draws)
-                losses: Losses = self.module(batch)
-                loss = losses.loss.mean()
-            value = loss.item()
-            self._require_finite(value, losses)
-            accelerator.backward(loss / parts)
-            total += value / parts
-            for name, scalar in losses.scalars.items():
-                self.sums[name] = self.sums.get(name, 0.0) + scalar.item() / parts
+                losses = self._losses(part)
+                accelerator.backward(losses.loss.mean() / self.parts)
+            measured.append(dataclasses.replace(losses, loss=losses.loss.detach()))
+        means = self._means(measured)
         if config.max_grad_norm is not None:
             accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)
         self.optimizer.step()
@@ -308,21 +300,32 @@ class Trainer:
         self.method.after_step(self.step)
         self.step += 1
         self.teacher_evaluations += config.batch_size * self.method.teacher_evaluations
-        self.sums["loss"] = self.sums.get("loss", 0.0) + total
+        for name, mean in means.items():
+            self.sums[name] = self.sums.get(name, 0.0) + mean
         self.summed_steps += 1
-        self.best.update(total)
+        self.best.update(means["loss"])
         self.seconds += time.perf_counter() - began
-        return StepReport(self.step, self.step * config.batch_size, total, self.seconds)
+        return StepReport(self.step, self.step * config.batch_size, means["loss"], self.seconds)
 
-    def _require_finite(self, value: float, losses: Losses) -> None:
-        if math.isfinite(value):
-            return
-        sigma = losses.sigma[~losses.loss.detach().cpu().isfinite()]
-        where = f"sigma {sigma.min():.4g} .. {sigma.max():.4g}" if len(sigma) else "every sigma"
-        raise PidistillError(
-            f"the loss is {value} at step {self.step + 1} ({where}); the last checkpoint is kept; "
-            "lower --learning-rate, or set max_grad_norm"
-        )
+    def _losses(self, part: int) -> Losses:
+        """The losses of micro-batch `part` of this process in the coming step."""
+        shard = part * self.processes.count + self.processes.index
+        batch = self.batch(self.step * self.config.batch_size + shard * self.micro_batch)
+        seed_dropout(batch.draws)
+        with self.accelerator.autocast():  # FSDP's modules do not do it by themselves
+            losses: Losses = self.module(batch)
+        return losses
+
+    def _means(self, measured: list[Losses]) -> dict[str, float]:
+        """The means of a batch over all processes, all of which raise where they are not finite."""
+        means = batch_means(measured, self.processes)
+        if not math.isfinite(means["loss"]):
+            raise PidistillError(
+                f"the loss is {means['loss']} at step {self.step + 1} "
+                f"({where_not_finite(measured, self.processes)}); the last checkpoint is kept; "
+                "lower --learning-rate, or set max_grad_norm"
+            )
+        return means
 
     def _write_log_line(self) -> None:
         means = {name: total / self.summed_steps for name, total in self.sums.items()}
@@ -337,19 +340,23 @@ class Trainer:
             "teacher_evals": self.teacher_evaluations,
             "seconds": round(self.seconds, 3),
         }
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         self.accelerator.log({key: line[key] for key in line if key != "step"}, step=self.step)
 
     def _save(self) -> None:
-        """Write a checkpoint, then the weights at the top of the run folder."""
-        student = self.method.student
-        if not self.accelerator.is_main_process:
-            return
-        weights = {weights_name(0): dict(student.state_dict())}
+        """Write a checkpoint, then the weights at the top of the run folder.
+
+        The main process does, with what it gathers from those that hold parts of it.
+        """
+        student, is_main = self.method.student, self.processes.is_main
+        weights = {weights_name(0): whole_tensors(student.state_dict(), is_main)}
         for index, rate in enumerate(self.config.ema_rates):
-            weights[weights_name(rate)] = self.ema.weights(index)
+            weights[weights_name(rate)] = whole_tensors(self.ema.weights(index), is_main)
+        optimizer = whole_tensors(optimizer_tensors(self.optimizer), is_main)
+        if not is_main:
+            return
         for name, tensors in weights.items():
             for key, tensor in tensors.items():
                 if not tensor.isfinite().all():
@@ -371,7 +378,7 @@ class Trainer:
         }
         if self.accelerator.scaler is not None:
             values["scaler"] = self.accelerator.scaler.state_dict()
-        files = {**weights, "optimizer.safetensors": optimizer_tensors(self.optimizer)}
+        files = {**weights, "optimizer.safetensors": optimizer}
         method_tensors = self.method.state_tensors()
         if method_tensors:
             files[METHOD_FILE] = method_tensors
@@ -407,7 +414,7 @@ class Trainer:
     def _resume(self) -> None:
         """Take everything from the newest checkpoint, if there is one."""
         found = newest_checkpoint(self.folder / "state", log.warning)
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             for folder in (self.folder, self.folder / PREVIEWS):
                 clear_leftovers(folder)
             clear_unfinished(self.folder / "state")
@@ -417,10 +424,10 @@ class Trainer:
         checkpoint, manifest = found
         names = [weights_name(rate) for rate in (0, *self.config.ema_rates)]
         weights = {name: read_tensors(checkpoint / name) for name in names}
-        self.method.student.load_state_dict(weights[names[0]])
+        load_whole(self.method.student, weights[names[0]])
         for index, name in enumerate(names[1:]):
             self.ema.load(index, weights[name])
-        if self.accelerator.is_main_process:  # it may have died before it wrote them
+        if self.processes.is_main:  # it may have died before it wrote them
             self._write_weights(weights)
         load_optimizer(self.optimizer, checkpoint)
         values = manifest["values"]
@@ -439,11 +446,14 @@ class Trainer:
     def _preview(self) -> None:
         """Draw a grid of samples, where samples are images."""
         shape = self.method.student.sample_shape
-        if not (self.preview_steps and self.accelerator.is_main_process and images.is_image(shape)):
+        if not (self.preview_steps and images.is_image(shape)):
+            return
+        with whole_weights(self.module):
+            x: Tensor = self.method.preview(40)
+        if not self.processes.is_main:
             return
         folder = self.folder / PREVIEWS
         folder.mkdir(exist_ok=True)
-        x: Tensor = self.method.preview(40)
         picture = images.grid(x, columns=PREVIEW_COLUMNS)
         images.save_png(folder / f"step-{self.step:09d}.png", picture)
         track_picture(self.accelerator, picture, self.step)
