@@ -1,6 +1,9 @@
 """Files of samples: `.png` grids to look at, `.npz` arrays to measure."""
 
+import contextlib
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,29 +53,38 @@ def write_samples(file: Path, x: Tensor) -> None:
         np.savez_compressed(stream, samples=x.float().cpu().numpy())
 
 
+@contextlib.contextmanager
+def open_npz(file: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """Open an `.npz` file to read arrays from it, of which nothing is executed.
+
+    Raises `PidistillError` when it is missing, damaged, no such file, or an array is pickled.
+    """
+    try:
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise PidistillError(f"{file} holds one bare array; expected an .npz of named arrays")
+        with loaded as content:
+            yield content
+    except FileNotFoundError:
+        raise PidistillError(f"{file} does not exist") from None
+    except PidistillError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise PidistillError(f"{file} is not a readable .npz file: {error}") from None
+
+
 def read_samples(file: Path) -> Tensor:
     """Read the array `samples` of an `.npz` file, shape (n, ...), as float32.
 
     Raises `PidistillError` when the file is missing, damaged or holds no such array. Nothing in it
     is executed: pickled arrays are refused.
     """
-    try:
-        loaded = np.load(file, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise PidistillError(f"{file} holds one bare array; expected an .npz with 'samples'")
-        with loaded as content:
-            if "samples" not in content:
-                raise PidistillError(
-                    f"{file} holds {', '.join(content.files) or 'nothing'}; expected an array "
-                    "'samples'"
-                )
-            samples = content["samples"]
-    except FileNotFoundError:
-        raise PidistillError(f"{file} does not exist") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, PidistillError):
-            raise
-        raise PidistillError(f"{file} is not a readable .npz file: {error}") from None
+    with open_npz(file) as content:
+        if "samples" not in content:
+            raise PidistillError(
+                f"{file} holds {', '.join(content.files) or 'nothing'}; expected an array 'samples'"
+            )
+        samples = content["samples"]
     if samples.dtype.kind != "f" or samples.ndim < 2:
         raise PidistillError(
             f"{file}: samples is {samples.dtype} of shape {samples.shape}; expected floating "

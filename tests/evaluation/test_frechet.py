@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pidistill import PidistillError
-from pidistill.evaluation.frechet import Statistics, frechet_distance, statistics
+from pidistill.evaluation.frechet import BLOCK, Moments, Statistics, frechet_distance, statistics
 
 sizes = st.integers(1, 12)
 seeds = st.integers(0, 1000)
@@ -100,3 +100,90 @@ def test_features_that_will_not_do_are_refused():
         statistics(torch.zeros(1, 3))
     with pytest.raises(PidistillError, match="not finite"):
         statistics(torch.tensor([[1.0, 2.0], [torch.nan, 1.0]]))
+    with pytest.raises(PidistillError, match="not finite"):
+        Moments().add(torch.tensor([[torch.inf]]))
+
+
+@given(sizes, seeds, seeds)
+def test_turning_both_changes_nothing(size, seed, other):
+    first, second = random_statistics(size, seed), random_statistics(size, 10_000 + other)
+    turn, _ = torch.linalg.qr(random_statistics(size, seed + other).covariance)
+    turned = [
+        Statistics(turn @ mean, turn @ covariance @ turn.T) for mean, covariance in (first, second)
+    ]
+    assert frechet_distance(*turned) == pytest.approx(
+        frechet_distance(first, second), rel=1e-7, abs=1e-7
+    )
+
+
+@given(st.integers(2, 20), st.integers(2, 20), st.integers(1, 60), seeds)
+def test_few_samples_of_many_features_have_an_exact_answer(n, m, size, seed):
+    r"""With centred features $A$, $B$ the trace of the root is the nuclear norm of $A B^T$.
+
+    This never forms a covariance, so nothing is lost where it is singular.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(num, size, generator=generator, dtype=torch.float64) for num in (n, m))
+    fitted = frechet_distance(statistics(a), statistics(b))
+    shift = (a.mean(0) - b.mean(0)).square().sum()
+    a, b = (a - a.mean(0)) / (n - 1) ** 0.5, (b - b.mean(0)) / (m - 1) ** 0.5
+    overlap = torch.linalg.svdvals(a @ b.T).sum()
+    expected = shift + a.square().sum() + b.square().sum() - 2 * overlap
+    assert fitted == pytest.approx(expected.item(), rel=1e-9, abs=1e-9)
+
+
+def test_what_is_no_covariance_is_refused_and_not_repaired():
+    zero = torch.zeros(2, dtype=torch.float64)
+    good = Statistics(zero, torch.eye(2, dtype=torch.float64))
+    for values in ([1.0, -1e-3], [-1.0, -2.0], [torch.nan, 1.0]):
+        bad = Statistics(zero, torch.diag(torch.tensor(values, dtype=torch.float64)))
+        with pytest.raises(PidistillError, match="covariance"):
+            frechet_distance(good, bad)
+        with pytest.raises(PidistillError, match="covariance"):
+            frechet_distance(bad, good)
+
+
+def test_different_numbers_of_features_have_no_distance():
+    with pytest.raises(PidistillError, match="of 3 and of 4 features"):
+        frechet_distance(random_statistics(3, 0), random_statistics(4, 0))
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=9), sizes, seeds)
+def test_moments_of_blocks_are_those_of_the_whole(lengths, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    features = 100 + torch.randn(sum(lengths) + 2, size, generator=generator)
+    moments = Moments()
+    for block in features.split([*lengths, 2]):
+        moments.add(block)
+    whole = features.double().numpy()
+    result = moments.result()
+    np.testing.assert_allclose(result.mean, whole.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(
+        result.covariance, np.cov(whole, rowvar=False).reshape(size, size), atol=1e-10
+    )
+
+
+def test_one_pass_needs_no_more_memory_for_more_samples():
+    moments = Moments()
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        moments.add(torch.randn(BLOCK, 3, generator=generator))
+        held = [value for value in vars(moments).values() if isinstance(value, torch.Tensor)]
+        assert sum(value.numel() for value in held) == 3 + 9
+    assert moments.num == 5 * BLOCK
+
+
+@pytest.mark.metrics
+@pytest.mark.parametrize(("num", "size"), [(3000, 64), (700, 600)])
+def test_it_is_that_of_torch_fidelity(num, size):
+    metric_fid = pytest.importorskip("torch_fidelity.metric_fid")
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(size, size, generator=generator, dtype=torch.float64) / size**0.5
+    x = (torch.randn(num, size, generator=generator, dtype=torch.float64) @ mix).relu()
+    y = (torch.randn(num, size, generator=generator, dtype=torch.float64) @ mix * 1.2).relu()
+    theirs = metric_fid.fid_statistics_to_metric(
+        *(metric_fid.fid_features_to_statistics(v) for v in (x, y)), verbose=False
+    )
+    assert frechet_distance(statistics(x), statistics(y)) == pytest.approx(
+        theirs[metric_fid.KEY_METRIC_FID], rel=1e-6
+    )

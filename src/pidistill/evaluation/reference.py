@@ -5,7 +5,6 @@ holds the mean `mu` and the covariance `sigma` of features of Inception-v3.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from pidistill.evaluation.collect import SINKS, Summary, summarise
 from pidistill.evaluation.features.base import FeatureNetwork
 from pidistill.evaluation.frechet import BLOCK, Statistics, frechet_distance
 from pidistill.images import to_uint8
-from pidistill.sample_files import read_samples
+from pidistill.sample_files import open_npz, read_samples
 
 
 class Reference(NamedTuple):
@@ -177,23 +176,18 @@ def _read_statistics(file: Path) -> Statistics | None:
 
     Raises `PidistillError` when the file is damaged, or they are no mean and covariance.
     """
-    try:
-        loaded = np.load(file, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
+    with open_npz(file) as content:
+        if not {"mu", "sigma"} <= set(content.files):
             return None
-        with loaded as content:
-            if not {"mu", "sigma"} <= set(content.files):
-                return None
-            mean, covariance = content["mu"], content["sigma"]
-    except FileNotFoundError:
-        raise PidistillError(f"{file} does not exist") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise PidistillError(f"{file} is not a readable .npz file: {error}") from None
-    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or mean.dtype.kind != "f":
+        mean, covariance = content["mu"], content["sigma"]
+    kinds = {mean.dtype.kind, covariance.dtype.kind}
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or kinds != {"f"}:
         raise PidistillError(
-            f"{file}: mu has shape {mean.shape} and sigma {covariance.shape}, {mean.dtype}; "
-            "expected floating point numbers of shapes (d,) and (d, d)"
+            f"{file}: mu is {mean.dtype} of shape {mean.shape} and sigma {covariance.dtype} of "
+            f"shape {covariance.shape}; expected floating point numbers, (d,) and (d, d)"
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise PidistillError(f"{file}: mu or sigma holds a number that is not finite")
+    if np.abs(covariance - covariance.T).max() > 1e-4 * np.abs(covariance).max():
+        raise PidistillError(f"{file}: sigma is not symmetric, so it is no covariance")
     return Statistics(torch.from_numpy(mean).double(), torch.from_numpy(covariance).double())

@@ -18,10 +18,12 @@ from pidistill.evaluation.features.base import (
     FeatureNetwork,
 )
 from pidistill.evaluation.features.digits import DigitsClassifier, load_digits_classifier
+from pidistill.images import is_image
 
 __all__ = [
     "BUNDLED",
     "NAMES",
+    "PUBLISHED",
     "Classifier",
     "ClassifierFeatures",
     "FeatureBatch",
@@ -41,7 +43,27 @@ BUNDLED: dict[tuple[int, ...], Callable[[], FeatureNetwork]] = {
 }
 """Networks that come with the package, by the shape of the samples that they suit."""
 
-NAMES = ("auto", "inception", "dinov2")
+
+def _inception(weights: Path | None, allow_download: bool) -> FeatureNetwork:
+    from pidistill.evaluation.features.inception import load_inception
+
+    return load_inception(weights, allow_download)
+
+
+def _dinov2(weights: Path | None, allow_download: bool) -> FeatureNetwork:
+    from pidistill.evaluation.features.dinov2 import load_dinov2
+
+    return load_dinov2(weights, allow_download)
+
+
+PUBLISHED: dict[str, Callable[[Path | None, bool], FeatureNetwork]] = {
+    "inception": _inception,
+    "dinov2": _dinov2,
+}
+"""Networks whose weights are published elsewhere, loaded from a path, or from where they usually
+lie, and perhaps by download."""
+
+NAMES = ("auto", *PUBLISHED)
 
 
 def features_for(sample_shape: tuple[int, ...]) -> FeatureNetwork | None:
@@ -70,15 +92,22 @@ def features_named(
         PidistillError: No network has this name or suits the shape, its weights are not there or
             are not its own, or the extra that it needs is not installed.
     """
-    if name == "auto":
-        network = features_for(sample_shape)
-        if network is None:
+    if name not in NAMES:
+        raise PidistillError(f"unknown features {name!r}; expected one of {', '.join(NAMES)}")
+    network = features_for(sample_shape)
+    if name in PUBLISHED:
+        if not is_image(sample_shape):
             raise PidistillError(
-                f"no bundled feature network suits samples of shape {tuple(sample_shape)}; choose "
-                f"one of {', '.join(NAMES[1:])}"
+                f"the features {name!r} are of images of 1 or 3 channels, and the samples have "
+                f"shape {tuple(sample_shape)}"
             )
-        return network
-    raise PidistillError(f"unknown features {name!r}; expected one of {', '.join(NAMES)}")
+        network = PUBLISHED[name](weights, allow_download)
+    if network is None:
+        raise PidistillError(
+            f"no bundled feature network suits samples of shape {tuple(sample_shape)}; choose one "
+            f"of {', '.join(PUBLISHED)}"
+        )
+    return network.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -1,0 +1,141 @@
+"""DINOv2 (Oquab et al. 2023): features closer to people's judgement than those of Inception-v3.
+
+Stein et al. (2023), "Exposing flaws of generative model evaluation metrics", compare them. Images
+are resized to 224x224, bicubic and antialiased, and normalised by ImageNet's statistics; the
+features are the class token after the last normalisation. The published distances use ViT-L/14.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from pidistill.errors import PidistillError
+from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
+from pidistill.lpips import MEAN, STD
+from pidistill.teachers.weights import one_line
+
+REPOSITORY = "facebook/dinov2-large"
+FILES = ("config.json", "model.safetensors")
+SIZE = 224
+
+
+class Dinov2Features(FeatureNetwork):
+    """A vision transformer for images of one or three channels and any size."""
+
+    name = "dinov2"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, num_features: int) -> None:
+        """Wrap transformers' `Dinov2Model`, whose tokens are of size `num_features`."""
+        super().__init__()
+        self.model = model
+        self.num_features = num_features
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+
+    def extract(self, x: Tensor) -> FeatureBatch:
+        """Features (n, num_features) of images `x` (n, 1 or 3, h, w) in [-1, 1]; no logits."""
+        pixels = functional.interpolate(
+            (x.expand(-1, 3, -1, -1) + 1) / 2, size=(SIZE, SIZE), mode="bicubic", antialias=True
+        )
+        tokens = self.model((pixels - self.mean) / self.std).last_hidden_state
+        return FeatureBatch(tokens[:, 0], None)
+
+
+def load_dinov2(weights: Path | None, allow_download: bool) -> Dinov2Features:
+    """DINOv2 with its published weights, on the CPU.
+
+    Args:
+        weights: A folder with `FILES`, of any size of the model; None means that of `REPOSITORY` in
+            the Hugging Face cache.
+        allow_download: Whether to fetch the files where they are missing.
+
+    Raises:
+        PidistillError: transformers is not installed, or the weights are not there or are not those
+            of a DINOv2. Nothing in them is executed.
+    """
+    try:
+        from transformers import Dinov2Model
+    except ImportError as error:
+        raise PidistillError(
+            f"the features 'dinov2' need transformers ({one_line(error)}); run: "
+            'pip install "pidistill[metrics]"'
+        ) from error
+    folder = _cached_folder(allow_download) if weights is None else weights
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise PidistillError(
+                f"{folder / name} does not exist; expected a folder with {' and '.join(FILES)} of "
+                f"https://huggingface.co/{REPOSITORY}"
+            )
+    try:
+        with _quiet():
+            model, told = Dinov2Model.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are reported, and refused below
+                output_loading_info=True,
+            )
+    except Exception as error:  # of many kinds: whatever a foreign folder causes
+        raise PidistillError(f"{folder} holds no DINOv2: {one_line(error)}") from error
+    _require_complete(folder, told)
+    return Dinov2Features(model, int(model.config.hidden_size))
+
+
+def _require_complete(folder: Path, told: dict[str, Any]) -> None:
+    """Raise `PidistillError` when transformers had to leave weights random or unused."""
+    for what, keys in told.items():
+        if keys:
+            raise PidistillError(
+                f"{folder} holds another network than its config.json says: "
+                f"{what.replace('_', ' ')} {', '.join(map(str, sorted(keys)[:3]))}"
+            )
+
+
+def _cached_folder(allow_download: bool) -> Path:
+    """The folder of `REPOSITORY` in the Hugging Face cache.
+
+    Raises `PidistillError` when it is not there, or cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                REPOSITORY, allow_patterns=list(FILES), local_files_only=not allow_download
+            )
+        )
+    except Exception as error:  # of many kinds: the network's, the hub's, the disk's
+        if allow_download:
+            raise PidistillError(
+                f"{REPOSITORY} cannot be fetched from https://huggingface.co: {one_line(error)}"
+            ) from error
+        raise PidistillError(
+            f"the features 'dinov2' need {' and '.join(FILES)} of "
+            f"https://huggingface.co/{REPOSITORY}, and nothing is downloaded unless you ask for "
+            "it; put them into a folder and say where it is"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' words and bars on what it loads to itself; we raise for what matters."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

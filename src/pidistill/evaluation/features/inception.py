@@ -1,0 +1,86 @@
+"""Inception-v3 as published FIDs have it: TensorFlow's of 2015-12-05, by torch-fidelity.
+
+EDM's reference statistics were made with the same network: images are resized to 299x299 as
+TensorFlow 1 does, and the features are the 2,048 averages before the classifier, whose logits, as
+for the Inception Score, come without their bias.
+"""
+
+import io
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pidistill.errors import PidistillError
+from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
+from pidistill.evaluation.features.weights import weights_file
+from pidistill.images import to_uint8
+from pidistill.teachers.weights import one_line, read_weights
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+ORIGIN = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
+OUTPUTS = ["2048", "logits_unbiased"]
+
+
+class InceptionFeatures(FeatureNetwork):
+    """Inception-v3 for images of one or three channels and any size."""
+
+    name = "inception"
+    num_features = 2048
+
+    def __init__(self, extractor: nn.Module) -> None:
+        """Wrap torch-fidelity's extractor of `OUTPUTS`."""
+        super().__init__()
+        self.extractor = extractor
+
+    def extract(self, x: torch.Tensor) -> FeatureBatch:
+        """Features (n, 2048) and logits (n, 1008) of images `x` (n, 1 or 3, h, w) in [-1, 1]."""
+        features, logits = self.extractor(to_uint8(x).expand(-1, 3, -1, -1))
+        return FeatureBatch(features, logits)
+
+
+def load_inception(weights: Path | None, allow_download: bool) -> InceptionFeatures:
+    """Inception-v3 with its published weights, on the CPU.
+
+    Args:
+        weights: The file `FILE` or the folder that it is in; None means torch hub's.
+        allow_download: Whether to fetch the file where it is missing.
+
+    Raises:
+        PidistillError: The extra `metrics` is not installed, or the weights are not there or are
+            not those of Inception-v3. Nothing in the file is executed.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise PidistillError(
+            f"the features 'inception' need torch-fidelity and torchvision ({error}); run: "
+            'pip install "pidistill[metrics]"'
+        ) from error
+    except RuntimeError as error:  # torchvision's operators are of another build of torch
+        raise PidistillError(
+            f"the features 'inception' need a torchvision that was built for torch "
+            f"{torch.__version__} ({one_line(error)}); install a matching pair, such as with: "
+            'pip install "pidistill[metrics]"'
+        ) from error
+    path = weights_file(
+        InceptionFeatures.name,
+        FILE,
+        given=weights,
+        origin=ORIGIN,
+        sha256="6726825d",
+        allow_download=allow_download,
+    )
+    # The library would unpickle the file, whatever it holds; it is given what we have read of it.
+    content = io.BytesIO()
+    torch.save({key: value.float() for key, value in read_weights(path).items()}, content)
+    content.seek(0)
+    try:
+        extractor = FeatureExtractorInceptionV3(
+            "inception-v3-compat", OUTPUTS, feature_extractor_weights_path=content
+        )
+    except RuntimeError as error:
+        raise PidistillError(
+            f"{path} does not hold the weights of Inception-v3: {one_line(error)}"
+        ) from error
+    return InceptionFeatures(extractor)

@@ -1,0 +1,86 @@
+"""The kernel distance: unbiased, equal to its closed form on Gaussians, and to torch-fidelity's."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pidistill import PidistillError
+from pidistill.evaluation import kernel
+from pidistill.evaluation.kernel import cubic_kernel, kernel_distance, unbiased_mmd
+
+seeds = st.integers(0, 1000)
+
+
+def draw(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 5), seeds)
+def test_the_estimate_is_the_sum_over_distinct_pairs(n, m, size, seed):
+    x, y = draw(n, size, seed=seed), draw(m, size, seed=seed + 1) + 0.5
+
+    def k(a, b):
+        return (sum(p * q for p, q in zip(a.tolist(), b.tolist(), strict=True)) / size + 1) ** 3
+
+    expected = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    expected += sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    expected -= 2 * sum(k(a, b) for a in x for b in y) / (n * m)
+    assert unbiased_mmd(x, y).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+def test_its_expectation_is_the_closed_form_of_gaussians(shift, scale):
+    r"""In one dimension $k(x, y) = \sum_j \binom{3}{j} x^j y^j$, so moments are compared."""
+
+    def moments(mean, std):
+        return [mean, mean**2 + std**2, mean**3 + 3 * mean * std**2]
+
+    differences = [a - b for a, b in zip(moments(0, 1), moments(shift, scale), strict=True)]
+    expected = sum(c * d**2 for c, d in zip((3, 3, 1), differences, strict=True))
+    x, y = draw(4000, 8, 1, seed=1), shift + scale * draw(4000, 6, 1, seed=2)
+    estimates = torch.stack([unbiased_mmd(a, b) for a, b in zip(x, y, strict=True)])
+    error = estimates.std() / len(estimates) ** 0.5
+    assert abs(estimates.mean() - expected) < 4 * error
+    biased = torch.stack(
+        [
+            cubic_kernel(a, a).mean() + cubic_kernel(b, b).mean() - 2 * cubic_kernel(a, b).mean()
+            for a, b in zip(x, y, strict=True)
+        ]
+    )
+    assert biased.mean() - expected > 4 * error  # so that the test can tell
+
+
+@given(seeds)
+def test_turning_the_features_changes_nothing(seed):
+    x, y = draw(12, 6, seed=seed), draw(12, 6, seed=seed + 1) + 1
+    turn, _ = torch.linalg.qr(draw(6, 6, seed=seed + 2))
+    assert unbiased_mmd(x @ turn, y @ turn).item() == pytest.approx(
+        unbiased_mmd(x, y).item(), rel=1e-9
+    )
+
+
+def test_few_features_are_one_subset(monkeypatch):
+    x, y = draw(20, 3).float(), draw(30, 3, seed=1).float() + 1
+    distance = kernel_distance(x, y[:20])
+    assert distance.value == pytest.approx(unbiased_mmd(x.double(), y[:20].double()).item())
+    assert distance.spread == pytest.approx(0, abs=1e-12)
+    monkeypatch.setattr(kernel, "SUBSET_SIZE", 10)
+    assert kernel_distance(x, y).spread > 0
+    assert kernel_distance(x, y) == kernel_distance(x, y)
+    with pytest.raises(PidistillError, match="at least 2"):
+        kernel_distance(x[:1], y)
+
+
+@pytest.mark.metrics
+@pytest.mark.parametrize("size", [16, 300])
+def test_it_is_that_of_torch_fidelity(size, monkeypatch):
+    metric_kid = pytest.importorskip("torch_fidelity.metric_kid")
+    monkeypatch.setattr(kernel, "SUBSETS", 10)
+    x, y = draw(1500, size).relu(), draw(1200, size, seed=1).relu() * 1.1
+    theirs = metric_kid.kid_features_to_metric(x, y, kid_subsets=10, verbose=False)
+    ours = kernel_distance(x, y)
+    assert ours.value == pytest.approx(theirs[metric_kid.KEY_METRIC_KID_MEAN], rel=1e-6)
+    assert ours.spread == pytest.approx(theirs[metric_kid.KEY_METRIC_KID_STD], rel=1e-6)

@@ -1,0 +1,96 @@
+"""Precision and recall, against the definition, known cases and torch-fidelity."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pidistill import PidistillError
+from pidistill.evaluation import neighbours
+from pidistill.evaluation.neighbours import precision_recall, squared_distances
+
+seeds = st.integers(0, 1000)
+CPU = torch.device("cpu")
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def by_definition(x, y):
+    """Straight from the paper: in how many samples' balls of three neighbours is a point?"""
+
+    def share_inside(points, centres):
+        distances = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        radii = distances.sort(1).values[:, 3]
+        to_centres = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        return (to_centres <= radii).any(1).double().mean().item()
+
+    return share_inside(x.double(), y.double()), share_inside(y.double(), x.double())
+
+
+@given(st.integers(4, 40), st.integers(4, 40), st.integers(1, 4), st.integers(1, 17), seeds)
+def test_it_is_the_definition_whatever_the_tiles(n, m, size, tile, seed):
+    x, y = draw(n, size, seed=seed), 1.2 * draw(m, size, seed=seed + 1) + 0.3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "TILE", tile)
+        assert precision_recall(x, y) == pytest.approx(by_definition(x, y))
+
+
+@given(st.integers(4, 30), st.integers(4, 30), seeds)
+def test_it_is_the_definition_where_distances_tie(n, m, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (torch.randint(0, 3, (num, 2), generator=generator).float() + 1000.0 for num in (n, m))
+    assert precision_recall(x, y) == pytest.approx(by_definition(x, y))
+
+
+def test_samples_against_themselves_and_far_away():
+    x = draw(50, 6)
+    assert precision_recall(x, x) == (1, 1)
+    assert precision_recall(x, x + 100) == (0, 0)
+
+
+def test_a_collapsed_sample_is_precise_and_recalls_nothing():
+    """All balls of a single repeated point are empty, whatever rounding makes of their radius."""
+    reference = draw(60, 32) * 50
+    collapsed = reference[7:8].repeat(40, 1)
+    assert precision_recall(collapsed, reference) == (1, 1 / 60)
+
+
+def test_part_of_the_modes_is_precise_and_lacks_recall():
+    modes = torch.tensor([[0.0, 0.0], [50.0, 0.0]]).repeat_interleave(200, 0) + draw(400, 2)
+    half = draw(200, 2, seed=1)
+    precision, recall = precision_recall(half, modes)
+    assert precision > 0.9
+    assert 0.4 < recall <= 0.5
+    assert precision_recall(modes, half) == (recall, precision)
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 8), seeds)
+def test_tiles_of_distances_cover_the_matrix(n, m, tile, seed):
+    x, y = draw(n, 3, seed=seed), draw(m, 3, seed=seed + 1)
+    found = torch.full((n, m), torch.nan, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "TILE", tile)
+        for rows, columns, distances in squared_distances(x, y, CPU):
+            assert max(distances.shape) <= tile
+            found[rows, columns] = distances
+    torch.testing.assert_close(found, torch.cdist(x.double(), y.double()).square())
+
+
+def test_too_few_samples_are_refused():
+    with pytest.raises(PidistillError, match=r"3 sample\(s\) have no third neighbour"):
+        precision_recall(draw(3, 2), draw(9, 2))
+    with pytest.raises(PidistillError, match=r"3 reference sample\(s\)"):
+        precision_recall(draw(9, 2), draw(3, 2))
+
+
+@pytest.mark.metrics
+def test_it_is_that_of_torch_fidelity():
+    metric_prc = pytest.importorskip("torch_fidelity.metric_prc")
+    x, y = draw(700, 24).relu(), (1.2 * draw(900, 24, seed=1)).relu()
+    theirs = metric_prc.prc_features_to_metric(x.double(), y.double(), verbose=False)
+    ours = precision_recall(x, y)
+    assert 0.05 < ours.recall < ours.precision < 0.95 or 0.05 < ours.precision < 0.95
+    assert ours.precision == pytest.approx(theirs[metric_prc.KEY_METRIC_PRECISION], abs=1e-6)
+    assert ours.recall == pytest.approx(theirs[metric_prc.KEY_METRIC_RECALL], abs=1e-6)
