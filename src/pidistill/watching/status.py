@@ -152,7 +152,9 @@ def notes(run: RunStatus) -> list[str]:
     lines = []
     work: dict[str, Any] = run.facts.get("preparation", {})
     if work:
-        lines.append("{title}: {done} of {total} {unit}".format(**work))
+        done, total = work["done"], work["total"]
+        share = f" ({done / total:.0%})" if total else ""
+        lines.append(f"{work.get('title')}: {done:,} of {total:,} {work.get('unit')}{share}")
     if run.note:
         lines.append(f"{run.state}: {run.note}")
     if run.next_command:
@@ -199,20 +201,16 @@ def _facts(
 ) -> dict[str, Any]:
     """What is known of the run's progress; its heartbeat is newer than its log."""
     last = (log or [{}])[-1]
-    known = {"max_train_steps": config.get("max_train_steps")}
+    known: dict[str, Any] = {"max_train_steps": config.get("max_train_steps")}
     known.update({key: last.get(key) for key in ("step", "images", "loss")})
-    numbers = {key: value for key, value in known.items() if is_number(value)}
-    texts: dict[str, Any] = {
-        key: beat[key] for key in ("host", "started", "time", "error") if key in beat
-    }
+    known.update({key: value for key, value in beat.items() if is_number(value)})
+    facts = {key: value for key, value in known.items() if is_number(value)}
+    facts.update({key: beat[key] for key in ("host", "started", "time", "error") if key in beat})
     work = beat.get("preparation")
-    if isinstance(work, dict) and work.keys() >= {"title", "done", "total", "unit"}:
-        texts["preparation"] = work
-    return {
-        **numbers,
-        **texts,
-        **{key: value for key, value in beat.items() if is_number(value)},
-    }
+    facts.pop("preparation", None)
+    if isinstance(work, dict) and all(is_number(work.get(key)) for key in ("done", "total")):
+        facts["preparation"] = work
+    return facts
 
 
 def _state_of_log(facts: dict[str, Any]) -> str:
