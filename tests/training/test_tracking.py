@@ -106,6 +106,16 @@ def test_a_missing_tracker_says_what_to_install(name, monkeypatch):
         chosen_trackers(["all"])
 
 
+def test_a_tracker_that_does_not_start_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no API key configured")
+
+    trainer = build_trainer(settings(report_to="none"), tmp_path)
+    monkeypatch.setattr(trainer.accelerator, "init_trackers", refuse)
+    with pytest.raises(PidistillError, match=r"did not start.*no API key.*report_to"):
+        list(trainer.run())
+
+
 def test_all_stands_for_what_is_installed(monkeypatch):
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["wandb", "aim"])
     assert chosen_trackers(["all"]) == ["wandb", "aim"]

@@ -68,9 +68,21 @@ def tracked(accelerator: Accelerator, folder: Path, step: int) -> Iterator[None]
         folder: The run folder.
         step: Step from which on anything that was logged before counts no more: the run died after
             a checkpoint, and does these steps again.
+
+    Raises:
+        PidistillError: A tracker does not start.
     """
-    options = {"tensorboard": {"purge_step": step}, "wandb": {"name": folder.resolve().name}}
-    accelerator.init_trackers(PROJECT, init_kwargs=options)
+    options = {
+        "tensorboard": {"purge_step": step},
+        "wandb": {"name": folder.resolve().name, "dir": str(folder)},
+    }
+    try:
+        accelerator.init_trackers(PROJECT, init_kwargs=options)
+    except Exception as error:  # each has its own: no account, no network, a broken installation
+        raise PidistillError(
+            f"a tracker did not start, of {', '.join(map(str, accelerator.log_with))}: "
+            f"{str(error).rstrip('.')}; mend it, or leave it out of report_to"
+        ) from error
     try:
         yield
     finally:
