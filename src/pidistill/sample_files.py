@@ -16,6 +16,8 @@ from pidistill.storage import replacing
 
 SUFFIXES = (".png", ".npz")
 MIN_SAMPLES = 4
+FARTHEST = 16
+"""Beyond this, pixels were meant to be in another range than [-1, 1], such as 0 .. 255."""
 
 
 def require_writable(file: Path) -> None:
@@ -74,25 +76,68 @@ def open_npz(file: Path) -> Iterator[np.lib.npyio.NpzFile]:
 
 
 def read_samples(file: Path) -> Tensor:
-    """Read the array `samples` of an `.npz` file, shape (n, ...), as float32.
+    """Read the samples of an `.npz` file, shape (n, ...), as float32 in [-1, 1].
 
-    Raises `PidistillError` when the file is missing, damaged or holds no such array. Nothing in it
-    is executed: pickled arrays are refused.
+    Arguments and errors are those of `read_pixels`.
+    """
+    x = read_pixels(file)
+    return images.from_uint8(x) if x.dtype == torch.uint8 else x
+
+
+def read_pixels(file: Path) -> Tensor:
+    """Read the samples of an `.npz` file as they are in it.
+
+    That is the array `samples`, floating point numbers in [-1, 1] of shape (n, ...), or `arr_0` in
+    the form that guided-diffusion's evaluations exchange: 8-bit images of shape (n, h, w, c).
+
+    Returns:
+        Shape (n, ...), float32; or shape (n, c, h, w), uint8.
+
+    Raises:
+        PidistillError: The file is missing, damaged or holds no such array. Nothing in it is
+            executed: pickled arrays are refused.
     """
     with open_npz(file) as content:
-        if "samples" not in content:
+        name = next((name for name in READERS if name in content), None)
+        if name is None:
             raise PidistillError(
-                f"{file} holds {', '.join(content.files) or 'nothing'}; expected an array 'samples'"
+                f"{file} holds {', '.join(content.files) or 'nothing'}; expected an array "
+                "'samples' or 'arr_0'"
             )
-        samples = content["samples"]
-    if samples.dtype.kind != "f" or samples.ndim < 2:
-        raise PidistillError(
-            f"{file}: samples is {samples.dtype} of shape {samples.shape}; expected floating "
-            "point numbers of shape (n, ...) in [-1, 1]"
-        )
+        array = content[name]
+    samples = READERS[name](array, f"{file}: {name}")
     if len(samples) < MIN_SAMPLES:
         raise PidistillError(
             f"{file} holds {len(samples)} sample(s); expected at least {MIN_SAMPLES}, two for each "
             "half of them"
         )
-    return torch.from_numpy(samples).float()
+    return samples
+
+
+def _floats(array: np.ndarray, name: str) -> Tensor:
+    """Samples as this project writes them."""
+    if array.dtype.kind != "f" or array.ndim < 2:
+        raise PidistillError(
+            f"{name} is {array.dtype} of shape {array.shape}; expected floating point numbers of "
+            "shape (n, ...) in [-1, 1]"
+        )
+    if not np.isfinite(array).all():
+        raise PidistillError(f"{name} holds a number that is not finite; expected [-1, 1]")
+    reach = float(np.abs(array).max(initial=0))
+    if images.is_image(array.shape[1:]) and reach > FARTHEST:
+        raise PidistillError(f"{name} reaches {reach:.4g}; expected images in [-1, 1]")
+    return torch.from_numpy(array).float()
+
+
+def _bytes(array: np.ndarray, name: str) -> Tensor:
+    """Images as guided-diffusion's evaluations write them."""
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3):
+        raise PidistillError(
+            f"{name} is {array.dtype} of shape {array.shape}; expected 8-bit images of shape "
+            "(n, h, w, 3)"
+        )
+    return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+
+
+READERS = {"samples": _floats, "arr_0": _bytes}
+"""Arrays that hold samples, by their name in a file; the first that is there is read."""

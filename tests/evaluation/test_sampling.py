@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from pidistill import PidistillError, initial_noise, solve
 from pidistill.evaluation import sampling
+from pidistill.evaluation.labels import ProportionalLabels, even_labels
 from pidistill.evaluation.sampling import (
     BlockFolder,
-    ProportionalLabels,
     Sampler,
+    as_measured,
     blocks,
     decoded,
     draw_block,
     in_order,
-    labels_like,
-    rounded,
+    measured,
     student_sampler,
     teacher_sampler,
     teacher_samples,
@@ -55,9 +55,9 @@ def test_every_block_is_the_work_of_one_process_and_comes_in_order(num, count):
     assert done == blocks(num)
 
 
-@pytest.mark.parametrize("labels", [sampling.even_labels, ProportionalLabels((1, 5, 2))])
+@pytest.mark.parametrize("labels", [even_labels, ProportionalLabels((1, 5, 2))])
 def test_blocks_of_a_student_are_its_samples_in_8_bits(mlp_student, labels):
-    sampler = student_sampler(mlp_student, seed=4, labels=labels)
+    sampler = measured(student_sampler(mlp_student, seed=4, labels=labels))
     parts = [draw_block(sampler, block).x for block in blocks(20)]
     whole = mlp_student.generate(20, seed=4, label=labels(0, 20))
     x = torch.cat(parts)
@@ -147,7 +147,8 @@ def test_blocks_are_kept_under_all_that_samples_depend_on(tmp_path, mlp_student,
         yield student_sampler(mlp_student, seed=1)
         yield student_sampler(mlp_student, seed=0, labels=ProportionalLabels((1, 2, 3)))
         yield student_sampler(mlp_student, seed=0, labels=ProportionalLabels((1, 2, 4)))
-        yield student_sampler(mlp_student, seed=0, decoder=torch.nn.Linear(1, 1))
+        yield measured(student_sampler(mlp_student, seed=0))
+        yield measured(student_sampler(mlp_student, seed=0), torch.nn.Linear(1, 1))
         yield teacher_sampler(mlp_teacher, seed=0)
         yield teacher_sampler(mlp_teacher, seed=0, steps=18)
         yield teacher_sampler(mlp_teacher, seed=0, solver="euler")
@@ -163,34 +164,12 @@ def test_the_batch_size_does_not_change_the_folder(tmp_path, mlp_student):
     assert BlockFolder(tmp_path, first).folder == BlockFolder(tmp_path, second).folder
 
 
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=12).filter(any), st.integers(0, 5000))
-def test_every_stretch_of_labels_keeps_to_the_proportions(counts, first):
-    num = 1000
-    labels = ProportionalLabels(tuple(counts))(first, num)
-    found = torch.bincount(labels, minlength=len(counts))
-    for count, expected in zip(found.tolist(), counts, strict=True):
-        share = num * expected / sum(counts)
-        assert abs(count - share) <= 8  # the discrepancy of the golden ratio grows with ln(num)
-        assert expected or not count
-
-
-def test_labels_like_those_of_a_reference():
-    labels = labels_like(torch.tensor([0, 0, 2, 0]), 4, "data")
-    assert labels.counts == (3, 0, 1, 0)
-    assert labels(5, 3).dtype == torch.int64
-    for given_labels, num_classes, words in [
-        (torch.tensor([0]), 0, "not class-conditional"),
-        (None, 3, "data has no labels"),
-        (torch.tensor([3]), 3, "label 3"),
-    ]:
-        with pytest.raises(PidistillError, match=words):
-            labels_like(given_labels, num_classes, "data")
-
-
 def test_only_images_are_rounded():
-    assert rounded(torch.zeros(2, 3, 4, 4)).dtype == torch.uint8
+    pixels = as_measured(torch.tensor([-1.0, 0.1, 1.2]).reshape(1, 3, 1, 1))
+    assert pixels.flatten().tolist() == [0, 140, 255]
+    assert torch.equal(as_measured(pixels), pixels)
     points = torch.tensor([[0.123, 4.5]])
-    assert torch.equal(rounded(points), points)
+    assert torch.equal(as_measured(points), points)
 
 
 def test_latents_are_decoded_a_few_at_a_time():
@@ -202,6 +181,6 @@ def test_latents_are_decoded_a_few_at_a_time():
             return 2 * x
 
     x = torch.randn(20, 4, 2, 2)
-    assert torch.equal(decoded(Decoder(), x), 2 * x)
+    assert torch.equal(decoded(x, Decoder()), 2 * x)
     assert max(seen) <= sampling.DECODED_AT_ONCE
-    assert decoded(None, x) is x
+    assert decoded(x, None) is x

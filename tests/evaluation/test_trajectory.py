@@ -1,5 +1,7 @@
 """Errors and residuals along the path, for students whose answer is known."""
 
+import json
+
 import pytest
 import torch
 
@@ -9,6 +11,8 @@ from pidistill.evaluation.trajectory import (
     per_sample_rms,
     residual_along_path,
     rms,
+    straightness,
+    trajectory_metrics,
 )
 from pidistill.schedule import karras_sigmas
 from pidistill.student import TrajectoryStudent
@@ -73,3 +77,62 @@ def test_root_mean_squares():
     x = torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]]])
     assert per_sample_rms(x, torch.zeros_like(x)).tolist() == pytest.approx([12.5**0.5, 0])
     assert rms(torch.tensor([3.0, 4.0])) == pytest.approx(12.5**0.5)
+
+
+class TestStraightness:
+    def test_a_single_point_of_data_has_straight_paths(self):
+        """x - m = (sigma / sigma_max) (z - m): a line in EDM coordinates and in these."""
+        m = torch.tensor([[0.3, -0.2]])
+        z = 80 * torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double()
+        points = torch.stack([m + sigma / 80 * (z - m) for sigma in SIGMAS])
+        assert straightness(SIGMAS, points, 0.5) < 1e-20
+
+    def test_a_quarter_of_a_circle_has_a_closed_form(self):
+        """y = (cos, sin)(a t): dy/dt has length a, the chord 2 sin(a/2); S = a^2 - chord^2, halved.
+
+        For the mean over two pixels, and as int dy/dt = chord.
+        """
+        time = torch.linspace(0.99, 0.01, 2000, dtype=torch.float64)
+        sigmas = 0.5 * time / (1 - time)
+        angle = (time - time[0]) / (time[-1] - time[0]) * torch.pi / 2
+        y = torch.stack([angle.cos(), angle.sin()], dim=1)[:, None]
+        expected = ((torch.pi / 2) ** 2 - 2) / 2
+        points = y * (0.5 + sigmas)[:, None, None]
+        assert straightness(sigmas, points, 0.5) == pytest.approx(expected, rel=1e-5)
+
+    def test_it_does_not_depend_on_the_scale_of_the_data(self, gaussian, z):
+        exact = points(gaussian, z)
+        scaled = straightness(3 * SIGMAS, 3 * exact, 3 * 0.5)
+        assert scaled == pytest.approx(straightness(SIGMAS, exact, 0.5), rel=1e-9)
+
+    def test_more_nodes_converge(self, gaussian, z):
+        def at(num):
+            sigmas = karras_sigmas(num, 0.002, 80.0)
+            exact = [gaussian_trajectory(gaussian, z, s.expand(len(z))) for s in sigmas]
+            return straightness(sigmas, torch.stack(exact), gaussian.sigma_data)
+
+        assert abs(at(80) - at(160)) < abs(at(20) - at(40)) / 4
+        assert at(40) == pytest.approx(at(160), rel=0.02)
+
+
+def test_the_metrics_of_exact_paths(gaussian, gaussian_student):
+    metrics = trajectory_metrics(gaussian_student, gaussian, 20, seed=0, steps=40, batch_size=20)
+    curves = metrics["trajectory"]
+    assert curves["num_samples"] == 20
+    assert len(curves["sigma"]) == len(curves["error"]) == len(curves["residual"]) == 40
+    assert max(curves["error"]) < 0.02  # the solver's own
+    assert max(curves["residual"]) < 1e-5
+    assert metrics["straightness"] == pytest.approx(metrics["teacher_straightness"], rel=0.01)
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+
+
+def test_metrics_along_the_path_do_not_depend_on_the_batch_size(digits_copy):
+    student, teacher, _, _ = digits_copy
+    settings = {"num": 5, "seed": 1, "steps": 4}
+    whole = trajectory_metrics(student, teacher, **settings, batch_size=5)
+    parts = trajectory_metrics(student, teacher, **settings, batch_size=2)
+    assert parts["straightness"] == pytest.approx(whole["straightness"], rel=1e-4)
+    for name in ("error", "residual"):
+        assert parts["trajectory"][name] == pytest.approx(
+            whole["trajectory"][name], rel=1e-3, abs=1e-5
+        )

@@ -1,92 +1,323 @@
-"""`pidistill evaluate`: a student against its teacher and a reference."""
+"""`pidistill evaluate`: a student against its teacher and a reference, or anybody's samples."""
 
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pidistill.cli.console import (
-    Out,
-    batch_size_option,
-    best_device,
-    device_option,
-    ema_option,
-    json_option,
-)
+from pidistill.cli.console import Out, batch_size_option, best_device, device_option, json_option
+
+if TYPE_CHECKING:
+    from pidistill.cli.targets import Target
+    from pidistill.evaluation.collect import Summary
+    from pidistill.evaluation.features import FeatureNetwork
+    from pidistill.evaluation.protocol import Terms
+    from pidistill.evaluation.reference import ReferenceData
+    from pidistill.evaluation.subject import Subject
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("target", metavar="TARGET")
 @click.option(
     "--reference",
-    required=True,
+    default=None,
     metavar="DATA/FILE.npz",
-    help="digits, folder:PATH, or an .npz file with an array 'samples'.",
+    help="A data set, a folder of images, or an .npz of samples or of mu and sigma.",
 )
 @click.option(
-    "--num", type=click.IntRange(min=2), default=5000, show_default=True, help="Samples to draw."
+    "--num",
+    type=click.IntRange(min=2),
+    default=None,
+    metavar="N",
+    help="Samples; by default 50000, or all in a file.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--num-error",
+    type=click.IntRange(min=1),
+    default=5000,
+    show_default=True,
+    metavar="N",
+    help="Samples, at most, that the teacher solves for.",
+)
+@click.option(
+    "--metrics",
+    default=None,
+    metavar="NAME,...",
+    help="fid, kid, is, precision-recall, error, trajectory, diversity, training-images, speed; "
+    "by default what can be had, but for kid, is and precision-recall.",
+)
+@click.option(
+    "--features",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto (the bundled network that suits), inception or dinov2.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="PATH",
+    help="Weights of the features.",
+)
+@click.option("--allow-download", is_flag=True, help="Fetch weights of features that are missing.")
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(min=0),
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    metavar="S",
+    help="May be repeated; least value and spread are then told.",
+)
+@click.option(
+    "--ema",
+    "rates",
+    multiple=True,
+    metavar="RATE",
+    help="Averaging rate of the weights; 0: raw. May be repeated; all: every average.",
+)
+@click.option(
+    "--labels",
+    type=click.Choice(["even", "reference"]),
+    default="even",
+    show_default=True,
+    help="Labels of samples: evenly, or in the reference's proportions.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="K",
+    help="Evaluations of a student (default: as trained, 1), or a teacher's nodes (default 40).",
+)
+@click.option(
+    "--solver", type=click.Choice(["heun", "euler"]), default=None, help="For a teacher only."
+)
+@click.option(
+    "--out",
+    "file",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE.json",
+    help="Where metrics go; by default metrics.json in a run folder, else nowhere.",
+)
+@click.option("--keep-samples", is_flag=True, help="Keep the samples that were measured.")
 @batch_size_option
-@ema_option
 @device_option
 @json_option
 def evaluate(
-    folder: Path,
-    reference: str,
-    num: int,
-    seed: int,
+    target: str,
+    reference: str | None,
+    num: int | None,
+    num_error: int,
+    metrics: str | None,
+    features: str,
+    weights: Path | None,
+    allow_download: bool,
+    seeds: tuple[int, ...],
+    rates: tuple[str, ...],
+    labels: str,
+    steps: int | None,
+    solver: str | None,
+    file: Path | None,
+    keep_samples: bool,
     batch_size: int,
-    ema: float | None,
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Measure the student in DIR; prints a table and writes metrics.json into DIR.
+    """Measure TARGET: a run folder, a teacher's spec, or an .npz of anybody's samples.
 
-    The teacher is the one that the run's config names. Where it or a suitable feature network is
-    missing, the metrics that need it are left out, with a word on why.
+    Prints a table, writes metrics.json and pictures; a call that was killed goes on where it was.
+    The teacher of a run is the one that its config names. Where it or a suitable feature network
+    is missing, the metrics that need it are left out, with a word on why.
     """
     out = Out(as_json)
     from pidistill.cli.metrics_table import print_metrics
-    from pidistill.data import load_data
-    from pidistill.evaluation import evaluate as measures
-    from pidistill.sample_files import read_samples
+    from pidistill.cli.targets import averages, open_subject, open_target, weights_file
+    from pidistill.evaluation.measures import choose_measures, what_is_there
+    from pidistill.evaluation.metrics import METRICS
+    from pidistill.evaluation.pictures import write_pictures
+    from pidistill.evaluation.protocol import Terms
+    from pidistill.evaluation.reference import read_reference
+    from pidistill.evaluation.sweep import all_samples, sweep
+    from pidistill.processes import join_processes
     from pidistill.storage import write_json
-    from pidistill.student import load_student
-    from pidistill.training.run_folder import teacher_of_run, what_is_measured
 
-    place = best_device(device)
-    student = load_student(folder, ema, place)
-    x = read_samples(Path(reference)) if reference.endswith(".npz") else load_data(reference).images
-    require_shape(reference, x.shape[1:], student.sample_shape)
-    features = measures.reference_statistics(x)
-    if features is None:
-        out.say(f"no feature network suits samples of shape {student.sample_shape}: no distances")
-    teacher = teacher_of_run(folder, out.say)
-    if teacher is not None:
-        teacher.to(place)
-    with out.progress("sampling", num * (1 + (teacher is not None)), "samples") as advance:
-        metrics = measures.evaluate(
-            student,
-            teacher=teacher,
-            reference=features,
-            num=num,
-            seed=seed,
-            steps=student.num_steps,
+    processes = join_processes()
+    opened = open_target(target, best_device(device), out.say)
+    emas = averages(opened, rates)
+    compared = None if reference is None else read_reference(reference)
+
+    def subject_of(ema: float | None) -> "Subject":
+        return open_subject(
+            opened,
+            ema,
+            steps=steps,
+            solver=solver,
+            labels=labels,
+            reference=compared,
             batch_size=batch_size,
-            on_batch=advance,
         )
-    metrics.update(what_is_measured(folder, ema, reference))
-    write_json(folder / "metrics.json", metrics)
-    print_metrics(out, metrics)
-    out.result(metrics)
+
+    first = subject_of(emas[0])
+    if compared is not None and compared.images is not None:
+        require_shape(compared.name, compared.images.shape[1:], first.sample_shape)
+    network = _network(out, features, first.sample_shape, weights, allow_download, opened.place)
+    names = choose_measures(
+        None if metrics is None else tuple(name.strip() for name in metrics.split(",")),
+        what_is_there(first, network, compared),
+    )
+    of_features = tuple(name for name in names if name in METRICS)
+    file, folder = _outputs(file, opened)
+    terms = Terms(
+        num=_num(num, opened),
+        error_num=num_error,
+        names=of_features,
+        network=network if of_features else None,
+        processes=processes,
+        store=None if folder is None or opened.samples is not None else folder / "samples",
+    )
+    of_reference = {}
+    if of_features and processes.is_main:
+        of_reference = _collect(out, compared, network, of_features)
+    total = all_samples(terms, names, len(emas) * len(seeds))
+    with out.progress("sampling", total, "samples") as advance:
+        swept = sweep(
+            (
+                (weights_file(opened, ema), first if index == 0 else subject_of(ema))
+                for index, ema in enumerate(emas)
+            ),
+            dataclasses.replace(terms, on_batch=advance),
+            seeds,
+            names,
+            reference=of_reference,
+            images=None if compared is None else compared.images,
+            batch_size=batch_size,
+        )
+    if swept is None:  # the main process says what was measured
+        return
+    result = {
+        **swept.metrics,
+        **_what_is_measured(opened, emas[0], compared, terms),
+    }
+    if file is not None and folder is not None:
+        write_json(file, result)
+        write_pictures(folder, swept.first, result)
+    print_metrics(out, result)
+    if file is not None:
+        out.say(f"{file}, and pictures in {folder}")
+    if not keep_samples:
+        for stored in swept.stored:
+            stored.remove()
+    out.result(result)
 
 
 def require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raise `PidistillError` when reference samples are not of the student's shape."""
+    """Raise `PidistillError` when reference samples are not of the shape of those measured."""
     from pidistill.errors import PidistillError
 
     if tuple(shape) != tuple(expected):
         raise PidistillError(
-            f"--reference {name} holds samples of shape {tuple(shape)}; the student draws "
+            f"--reference {name} holds samples of shape {tuple(shape)}; what is measured has "
             f"{tuple(expected)}"
         )
+
+
+def _network(
+    out: Out,
+    name: str,
+    sample_shape: tuple[int, ...],
+    weights: Path | None,
+    allow_download: bool,
+    place: str,
+) -> "FeatureNetwork | None":
+    """The feature network of a name; by default the bundled one that suits, or None and a word."""
+    from pidistill.errors import PidistillError
+    from pidistill.evaluation.features import features_for, features_named
+
+    if weights is not None and name == "auto":
+        raise PidistillError(f"--weights {weights} needs --features, such as inception")
+    if name != "auto":
+        found = features_named(name, sample_shape, weights=weights, allow_download=allow_download)
+        return found.to(place)
+    bundled = features_for(sample_shape)
+    if bundled is None:
+        out.say(
+            f"no bundled feature network suits samples of shape {sample_shape}: no distances; "
+            "images can be measured with --features inception"
+        )
+        return None
+    return bundled.to(place)
+
+
+def _num(num: int | None, target: "Target") -> int:
+    """How many samples to measure.
+
+    Raises `PidistillError` when a file holds fewer than were asked for.
+    """
+    from pidistill.errors import PidistillError
+    from pidistill.evaluation.protocol import NUM
+
+    if target.samples is None:
+        return NUM if num is None else num
+    there = len(target.samples)
+    if num is not None and num > there:
+        raise PidistillError(f"--num {num}, but {target.name} holds {there} samples")
+    return there if num is None else num
+
+
+def _outputs(file: Path | None, target: "Target") -> tuple[Path | None, Path | None]:
+    """The file of the metrics and the folder of the pictures.
+
+    They are `metrics.json` and `evaluation` in a run folder, or `FILE.json` and `FILE` beside it.
+
+    Raises `PidistillError` when the file is none of JSON.
+    """
+    from pidistill.errors import PidistillError
+
+    if file is None:
+        folder = target.folder
+        return (None, None) if folder is None else (folder / "metrics.json", folder / "evaluation")
+    if file.suffix != ".json":
+        raise PidistillError(f"--out {file} does not end in .json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file, file.with_suffix("")
+
+
+def _collect(
+    out: Out,
+    reference: "ReferenceData | None",
+    network: "FeatureNetwork | None",
+    names: tuple[str, ...],
+) -> "Summary":
+    """What metrics of features need of the reference, from the cache or in one pass over it."""
+    from pidistill.evaluation.metrics import needs_of_reference
+    from pidistill.evaluation.reference import collect_reference
+
+    if reference is None or network is None:
+        return {}
+    needs = set(needs_of_reference(names))
+    if "statistics" in needs:
+        needs |= {"split_half"} & reference.can_be_collected
+    total = 0 if reference.images is None else len(reference.images)
+    with out.progress("reference", total, "images") as advance:
+        return collect_reference(reference, network, sorted(needs), on_batch=advance)
+
+
+def _what_is_measured(
+    target: "Target", ema: float | None, reference: "ReferenceData | None", terms: "Terms"
+) -> dict[str, Any]:
+    """What the metrics are metrics of: weights, training step, reference, features."""
+    from pidistill.training.run_folder import what_is_measured
+
+    facts: dict[str, Any] = {"target": target.name}
+    if target.folder is not None:
+        facts = what_is_measured(target.folder, ema)
+    if reference is not None:
+        facts["reference"] = reference.name
+    if terms.network is not None:
+        facts["features"] = terms.network.identity
+    return facts

@@ -109,7 +109,7 @@ def quickstart(
             solved=fine,
             on_batch=advance,
         )
-    metrics.update(what_is_measured(folder, None, "digits"))
+    metrics.update(what_is_measured(folder, None), reference="digits")
     write_json(folder / "metrics.json", metrics)
     rows = metrics_rows(metrics)
     rows.insert(

@@ -1,6 +1,7 @@
-"""Plots as SVG text, for reports that open without a network."""
+"""Plots: as SVG text, for reports that open without a network, or as PNG files."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -10,6 +11,8 @@ matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text, and files stay 
 
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+
+from pidistill.storage import replacing  # noqa: E402
 
 TEACHER, STUDENT = "#7a869a", "#c2410c"
 
@@ -33,15 +36,26 @@ def line_plot(
         axes.set_xscale("log")
     if log_y:
         axes.set_yscale("log")
+    finish_axes(axes, title=title, x_label=x_label, y_label=y_label)
+    if len(series) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    return to_svg(figure)
+
+
+def finish_axes(axes: Axes, *, title: str, x_label: str, y_label: str) -> None:
+    """Give axes the looks that all plots share."""
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.set_xlabel(x_label, fontsize=9)
     axes.set_ylabel(y_label, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.grid(visible=True, which="major", color="#e5e7eb", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(series) > 1:
-        axes.legend(fontsize=8, frameon=False)
-    return to_svg(figure)
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a figure to `file` as PNG, at once or not at all."""
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
 
 
 def to_svg(figure: Figure) -> str:

@@ -7,20 +7,22 @@ import io
 import json
 import string
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from pidistill import images
-from pidistill.data.noise import initial_noise
 from pidistill.denoiser import Denoiser
 from pidistill.evaluation.plots import line_plot, training_curves
-from pidistill.evaluation.trajectory import error_along_path, residual_along_path
-from pidistill.ode import path, sampling_sigmas
+from pidistill.evaluation.trajectory import (
+    Paths,
+    error_along_path,
+    residual_along_path,
+    solve_paths,
+)
 from pidistill.storage import write_text
-from pidistill.student import TrajectoryStudent, labels_for
+from pidistill.student import TrajectoryStudent
 from pidistill.training.log import read_log
 
 GRID_SAMPLES = 60
@@ -28,43 +30,6 @@ COLUMNS = 10
 STRIP_SAMPLES = 4
 STRIP_COLUMNS = 14
 ERROR_SAMPLES = 512
-
-
-class Paths(NamedTuple):
-    """The teacher's and the student's trajectories from the same noise."""
-
-    sigmas: Tensor
-    """Noise levels, shape (k,), decreasing; where the teacher goes on to 0, the last stays out."""
-    teacher: Tensor
-    """Shape (k, n, *sample_shape)."""
-    student: Tensor
-    """Shape (k, n, *sample_shape)."""
-    z: Tensor
-    """The starting noise, shape (n, *sample_shape)."""
-    label: Tensor | None
-    """Class labels (n,), or None."""
-    teacher_nfe: int
-    """Evaluations of the teacher's whole solve."""
-
-
-@torch.no_grad()
-def solve_paths(
-    student: TrajectoryStudent, teacher: Denoiser, num: int, *, seed: int, steps: int
-) -> Paths:
-    """Follow `num` trajectories of both, at the nodes of the teacher's grid of `steps`."""
-    z = initial_noise(student, num, seed=seed)
-    label = labels_for(student, num)
-    label = None if label is None else label.to(z.device)
-    sigmas = sampling_sigmas(teacher, steps)
-    nodes = list(path(teacher, z, sigmas, label=label))
-    return Paths(
-        sigmas=sigmas[:-1],
-        teacher=torch.stack([node.x for node in nodes[:-1]]),
-        student=torch.stack([student(z, sigma.expand(num), label) for sigma in sigmas[:-1]]),
-        z=z,
-        label=label,
-        teacher_nfe=nodes[-1].nfe,
-    )
 
 
 def write_report(

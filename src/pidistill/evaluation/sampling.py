@@ -5,10 +5,8 @@ drawn by one process and written at once or not at all, so that a run that was k
 it was, and the same samples come for any number of processes.
 """
 
-import dataclasses
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +19,7 @@ import pidistill
 from pidistill import images
 from pidistill.data.noise import device_of
 from pidistill.denoiser import Denoiser
-from pidistill.errors import PidistillError
+from pidistill.evaluation.labels import Labels, ProportionalLabels, even_labels
 from pidistill.ode import Solution, solve
 from pidistill.processes import Processes
 from pidistill.storage import read_tensors, weights_sha256, write_tensors
@@ -36,9 +34,6 @@ DECODED_AT_ONCE = 8
 TEACHER_STEPS = 40
 """Nodes of Heun's method that stand for the teacher's solution."""
 
-Labels = Callable[[int, int], Tensor | None]
-"""Labels (count,) of the samples `first .. first + count - 1`; None means those of the model."""
-
 T = TypeVar("T")
 
 
@@ -46,49 +41,9 @@ class Sampler(NamedTuple):
     """Who is measured: it draws any consecutive samples of one seed."""
 
     draw: Callable[[int, int], Solution]
-    """The samples `first .. first + count - 1` with their cost, float32, on any device."""
+    """The samples `first .. first + count - 1` with their cost, on any device."""
     identity: dict[str, Any]
     """All that the samples depend on, as JSON values."""
-
-
-def even_labels(first: int, count: int) -> None:
-    """The model's own choice: sample i has label `i % num_classes`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ProportionalLabels:
-    r"""Labels in the proportions of given ones; every stretch of samples keeps to them closely.
-
-    The label of sample i is the quantile of $u_i = i \phi \bmod 1$, with the golden ratio $\phi$:
-    the additive recurrence of least discrepancy (Niederreiter 1992, section 3.1).
-    """
-
-    counts: tuple[int, ...]
-    """How often each label occurs."""
-
-    def __call__(self, first: int, count: int) -> Tensor:
-        """Labels (count,), int64, of the samples from `first` on."""
-        index = torch.arange(first, first + count, dtype=torch.float64)
-        quantile = (index * ((1 + math.sqrt(5)) / 2)) % 1
-        shares = torch.tensor(self.counts, dtype=torch.float64).cumsum(0) / sum(self.counts)
-        return torch.searchsorted(shares, quantile, right=True).clamp(max=len(shares) - 1)
-
-
-def labels_like(labels: Tensor | None, num_classes: int, name: str) -> ProportionalLabels:
-    """Labels in the proportions of the reference's `labels` (n,), for a model of `num_classes`.
-
-    Raises `PidistillError` when the reference, which `name` names, has none or other ones.
-    """
-    if num_classes == 0:
-        raise PidistillError("--labels reference, but the model is not class-conditional")
-    if labels is None:
-        raise PidistillError(f"--labels reference, but the reference {name} has no labels")
-    if int(labels.max()) >= num_classes:
-        raise PidistillError(
-            f"--labels reference: {name} has the label {int(labels.max())}; the model knows "
-            f"0 .. {num_classes - 1}"
-        )
-    return ProportionalLabels(tuple(torch.bincount(labels, minlength=num_classes).tolist()))
 
 
 def student_sampler(
@@ -97,7 +52,6 @@ def student_sampler(
     seed: int,
     steps: int = 1,
     labels: Labels = even_labels,
-    decoder: nn.Module | None = None,
     batch_size: int = 256,
     on_batch: Callable[[int], None] = lambda count: None,
 ) -> Sampler:
@@ -108,13 +62,12 @@ def student_sampler(
         seed: The seed.
         steps: Evaluations a sample.
         labels: Whose labels samples have.
-        decoder: What turns samples that are latents into images; None leaves them.
         batch_size: Samples evaluated at once.
         on_batch: Called after every batch with its size.
     """
 
     def draw(first: int, count: int) -> Solution:
-        drawn = student.generate(
+        return student.generate(
             count,
             seed=seed,
             steps=steps,
@@ -123,10 +76,9 @@ def student_sampler(
             batch_size=batch_size,
             on_batch=on_batch,
         )
-        return Solution(decoded(decoder, drawn.x), drawn.nfe)
 
     settings = {"options": student.options(), "precondition": repr(student.precondition)}
-    return Sampler(draw, _identity(student, seed, steps, labels, decoder) | settings)
+    return Sampler(draw, _identity(student, seed, steps, labels) | settings)
 
 
 def teacher_sampler(
@@ -136,7 +88,6 @@ def teacher_sampler(
     steps: int = TEACHER_STEPS,
     solver: str = "heun",
     labels: Labels = even_labels,
-    decoder: nn.Module | None = None,
     batch_size: int = 256,
     on_batch: Callable[[int], None] = lambda count: None,
 ) -> Sampler:
@@ -146,7 +97,7 @@ def teacher_sampler(
     """
 
     def draw(first: int, count: int) -> Solution:
-        drawn = teacher_samples(
+        return teacher_samples(
             teacher,
             count,
             seed=seed,
@@ -157,9 +108,8 @@ def teacher_sampler(
             batch_size=batch_size,
             on_batch=on_batch,
         )
-        return Solution(decoded(decoder, drawn.x), drawn.nfe)
 
-    return Sampler(draw, _identity(teacher, seed, steps, labels, decoder) | {"solver": solver})
+    return Sampler(draw, _identity(teacher, seed, steps, labels) | {"solver": solver})
 
 
 def teacher_samples(
@@ -190,18 +140,44 @@ def teacher_samples(
     )
 
 
+def measured(sampler: Sampler, decoder: nn.Module | None = None) -> Sampler:
+    """What is measured of a sampler (see `as_measured`), as a sampler."""
+
+    def draw(first: int, count: int) -> Solution:
+        drawn = sampler.draw(first, count)
+        return Solution(as_measured(drawn.x, decoder), drawn.nfe)
+
+    name = None if decoder is None else weights_sha256(decoder)
+    return Sampler(draw, {**sampler.identity, "measured": True, "decoder": name})
+
+
+def array_sampler(given: Solution, name: str) -> Sampler:
+    """Samples that are there already as a sampler; `name` says which they are."""
+
+    def draw(first: int, count: int) -> Solution:
+        return Solution(given.x[first : first + count], given.nfe)
+
+    return Sampler(draw, {"given": name})
+
+
+def as_measured(x: Tensor, decoder: nn.Module | None = None) -> Tensor:
+    """Samples (n, ...), or their images where there is a decoder: images in 8 bits, else float32.
+
+    What is in 8 bits stays as it is.
+    """
+    x = decoded(x, decoder)
+    if x.dtype == torch.uint8:
+        return x
+    return images.to_uint8(x) if images.is_image(tuple(x.shape[1:])) else x.float()
+
+
 @torch.no_grad()
-def decoded(decoder: nn.Module | None, x: Tensor) -> Tensor:
+def decoded(x: Tensor, decoder: nn.Module | None) -> Tensor:
     """The images of latents `x` (n, ...), or `x` where there is no decoder."""
     if decoder is None:
         return x
     device = device_of(decoder)
     return torch.cat([decoder(part.to(device)) for part in x.split(DECODED_AT_ONCE)])
-
-
-def rounded(x: Tensor) -> Tensor:
-    """Samples as they are measured, on the CPU: images in 8 bits, anything else as it is."""
-    return (images.to_uint8(x) if images.is_image(tuple(x.shape[1:])) else x.float()).cpu()
 
 
 class BlockFolder:
@@ -223,7 +199,7 @@ class BlockFolder:
         return self._path(block).is_file()
 
     def block(self, block: range) -> Solution:
-        """The samples of a block as they are measured (see `rounded`): read, or drawn and kept.
+        """The samples of a block, on the CPU: read, or drawn and kept.
 
         Raises `PidistillError` when the file of the block is damaged.
         """
@@ -248,9 +224,9 @@ class BlockFolder:
 
 
 def draw_block(sampler: Sampler, block: range) -> Solution:
-    """The samples of a block as they are measured (see `rounded`)."""
+    """The samples of a block, on the CPU."""
     drawn = sampler.draw(block.start, len(block))
-    return Solution(rounded(drawn.x), drawn.nfe)
+    return Solution(drawn.x.cpu(), drawn.nfe)
 
 
 def blocks(num: int) -> list[range]:
@@ -272,14 +248,11 @@ def in_order(num: int, work: Callable[[range], T], processes: Processes) -> Iter
             yield from results
 
 
-def _identity(
-    model: Student | Denoiser, seed: int, steps: int, labels: Labels, decoder: nn.Module | None
-) -> dict[str, Any]:
+def _identity(model: Student | Denoiser, seed: int, steps: int, labels: Labels) -> dict[str, Any]:
     return {
         "model": type(model).__qualname__,
         "source": model.source,
         "weights": weights_sha256(model),
-        "decoder": None if decoder is None else weights_sha256(decoder),
         "sigmas": [model.sigma_min, model.sigma_max, model.sigma_data],
         "shape": list(model.sample_shape),
         "num_classes": model.num_classes,

@@ -1,14 +1,141 @@
 """How well a student solves its teacher's equation: errors and residuals along the path."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pidistill.data.noise import initial_noise
 from pidistill.denoiser import Denoiser
 from pidistill.derivative import ForwardMode
+from pidistill.ode import path, sampling_sigmas
 from pidistill.residual import trajectory
-from pidistill.student import TrajectoryStudent
+from pidistill.student import TrajectoryStudent, labels_for
+
+
+class Paths(NamedTuple):
+    """The teacher's and the student's trajectories from the same noise."""
+
+    sigmas: Tensor
+    """Noise levels, shape (k,), decreasing; where the teacher goes on to 0, the last stays out."""
+    teacher: Tensor
+    """Shape (k, n, *sample_shape)."""
+    student: Tensor
+    """Shape (k, n, *sample_shape)."""
+    z: Tensor
+    """The starting noise, shape (n, *sample_shape)."""
+    label: Tensor | None
+    """Class labels (n,), or None."""
+    teacher_nfe: int
+    """Evaluations of the teacher's whole solve."""
+
+
+@torch.no_grad()
+def solve_paths(
+    student: TrajectoryStudent,
+    teacher: Denoiser,
+    num: int,
+    *,
+    seed: int,
+    steps: int,
+    first: int = 0,
+) -> Paths:
+    """Follow `num` trajectories of both, at the nodes of the teacher's grid of `steps`.
+
+    They are those of the samples from `first` on.
+    """
+    z = initial_noise(student, num, seed=seed, first=first)
+    label = labels_for(student, num, first=first)
+    label = None if label is None else label.to(z.device)
+    sigmas = sampling_sigmas(teacher, steps)
+    nodes = list(path(teacher, z, sigmas, label=label))
+    return Paths(
+        sigmas=sigmas[:-1],
+        teacher=torch.stack([node.x for node in nodes[:-1]]),
+        student=torch.stack([student(z, sigma.expand(num), label) for sigma in sigmas[:-1]]),
+        z=z,
+        label=label,
+        teacher_nfe=nodes[-1].nfe,
+    )
+
+
+def trajectory_metrics(
+    student: TrajectoryStudent,
+    teacher: Denoiser,
+    num: int,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Errors, residuals and straightness along the first `num` paths, as JSON values.
+
+    Args:
+        student: The student.
+        teacher: Its teacher, on the same device.
+        num: Number of paths.
+        seed: Seed of the noise.
+        steps: Nodes of the teacher's solver.
+        batch_size: Paths followed at once.
+
+    Returns:
+        `straightness` and `teacher_straightness`; and in `trajectory` the number of paths, the
+        noise levels, and at each of them the RMS `error` and the RMS `residual`.
+    """
+    weights, errors, residuals, bends = [], [], [], []
+    for first in range(0, num, batch_size):
+        count = min(batch_size, num - first)
+        paths = solve_paths(student, teacher, count, seed=seed, steps=steps, first=first)
+        levels = paths.sigmas
+        weights.append(count / num)
+        errors.append(error_along_path(student, paths.z, levels, paths.teacher, paths.label))
+        residuals.append(residual_along_path(student, teacher, paths.z, levels, paths.label))
+        bends.append(
+            [
+                straightness(levels, points, teacher.sigma_data)
+                for points in (paths.student, paths.teacher)
+            ]
+        )
+    share = torch.tensor(weights, dtype=torch.float64)
+    bend, teacher_bend = (share @ torch.tensor(bends, dtype=torch.float64)).tolist()
+    return {
+        "straightness": bend,
+        "teacher_straightness": teacher_bend,
+        "trajectory": {
+            "num_samples": num,
+            "sigma": levels.tolist(),
+            "error": _pooled(share, errors),
+            "residual": _pooled(share, residuals),
+        },
+    }
+
+
+def _pooled(share: Tensor, batches: list[list[float]]) -> list[float]:
+    """Root mean squares over all samples, from those of batches with their shares (m,)."""
+    return (share @ torch.tensor(batches, dtype=torch.float64).square()).sqrt().tolist()
+
+
+def straightness(sigmas: Tensor, points: Tensor, sigma_data: float) -> float:
+    r"""How far paths are from straight lines of constant speed, $S$ of Liu et al. 2022; 0 is best.
+
+    $S = \int_0^1 E \left| (y_1 - y_0) - \frac{dy}{dt} \right|^2 dt$ (arXiv 2209.03003), as a mean
+    over pixels. There $y = (1 - t) x_0 + t \epsilon$ joins data and noise, both of unit variance,
+    which in EDM coordinates is $y = x / (\sigma_{data} + \sigma)$ at $t = \sigma / (\sigma_{data} +
+    \sigma)$. Paths are taken as straight between their nodes, and time from their first node to
+    their last, in units of the whole.
+
+    Args:
+        sigmas: Noise levels, shape (k,), decreasing.
+        points: The paths there, shape (k, b, *sample_shape), in EDM coordinates.
+        sigma_data: Standard deviation of the data.
+    """
+    sigmas = sigmas.double()
+    y = points.double().flatten(1) / (sigma_data + sigmas).to(points.device)[:, None]
+    time = sigmas / (sigma_data + sigmas)
+    share = (time.diff() / (time[-1] - time[0])).to(points.device)
+    velocity = y.diff(dim=0) / share[:, None]
+    return (share @ (velocity - (y[-1] - y[0])).square().mean(1)).item()
 
 
 def per_sample_rms(x: Tensor, reference: Tensor) -> Tensor:

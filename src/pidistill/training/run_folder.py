@@ -24,14 +24,13 @@ def read_config(folder: Path) -> RunConfig:
     return parse_config([read_toml(path)], origin=str(path))
 
 
-def what_is_measured(folder: Path, ema: float | None, reference: str) -> dict[str, Any]:
-    """What metrics of a run are metrics of: the weights' file, the training step, the reference."""
+def what_is_measured(folder: Path, ema: float | None) -> dict[str, Any]:
+    """What metrics of a run are metrics of: the weights' file, and the training step."""
     weights = read_description(folder).get("weights") if ema is None else weights_name(ema)
     log = read_log(folder)
     return {
         "weights": weights,
         **({"step": log[-1]["step"]} if log else {}),
-        "reference": reference,
     }
 
 
