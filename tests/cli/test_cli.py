@@ -368,6 +368,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in printed
+    assert f"next: pidistill distill --out {folder} --resume" in printed
     step = json.loads(log.read_text().splitlines()[-1])["step"]
     assert list((folder / "state").glob(f"step-{step:09d}"))
     assert (

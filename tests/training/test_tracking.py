@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pidistill import PidistillError
+from pidistill.cli import main
 from pidistill.training import tracking
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config
@@ -90,6 +91,16 @@ def test_without_trackers_nothing_is_written(tmp_path):
 )
 def test_ways_to_name_trackers(written, names):
     assert settings(report_to=written).report_to == names
+
+
+def test_the_flag(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["distill", "--teacher", "mixture:ring", "--max-train-steps", "1", "--out"]
+    assert main([*arguments, str(folder), "--report-to", "tensorbord"]) == 2
+    assert "report_to is 'tensorbord'" in capsys.readouterr().err
+    assert not folder.exists()
+    assert main([*arguments, str(folder), "--report-to", "none"]) == 0
+    assert "report_to = []" in (folder / "config.toml").read_text()
 
 
 def test_an_unknown_tracker_is_refused():

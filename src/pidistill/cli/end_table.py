@@ -12,9 +12,7 @@ COLUMNS = ["", "steps", "images", "seconds", "images/s", "teacher evaluations", 
 
 def print_end(out: Out, trainer: "Trainer", what: str) -> None:
     """Print what the training of `what`, the student or the teacher, took and came to."""
-    from pidistill.images import is_image
     from pidistill.training.log import read_log
-    from pidistill.watching.status import next_command
 
     folder, config = trainer.folder, trainer.config
     images = trainer.step * config.batch_size
@@ -39,7 +37,25 @@ def print_end(out: Out, trainer: "Trainer", what: str) -> None:
     ]
     out.say(f"{folder} holds the {what} after {trainer.step} steps")
     out.table("", COLUMNS, [row])
-    shape = tuple(trainer.method.student.sample_shape)
-    table = {"method": {"name": config.method.name}}
-    out.say(f"next: {next_command(folder, 'finished', table, is_image(shape))}")
+    out.say(f"next: {_next(trainer, 'finished')}")
     out.result(facts)
+
+
+def print_stop(out: Out, trainer: "Trainer") -> None:
+    """Say where a run that was stopped is, and how it goes on."""
+    total = trainer.config.max_train_steps
+    out.stderr.print(
+        f"{trainer.folder} is saved at step {trainer.step} of {total}; "
+        f"next: {_next(trainer, 'stopped')}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _next(trainer: "Trainer", state: str) -> str | None:
+    from pidistill.images import is_image
+    from pidistill.watching.status import next_command
+
+    config = {"method": {"name": trainer.config.method.name}, "data": trainer.config.data}
+    shape = tuple(trainer.method.student.sample_shape)
+    return next_command(trainer.folder, state, config, is_image(shape))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pidistill.cli.console import Out, stoppable
+from pidistill.cli.end_table import print_stop
 
 if TYPE_CHECKING:
     from pidistill.training.config import RunConfig
@@ -166,4 +167,5 @@ def train(
                 on_step(report)
         interrupted = should_stop()
     if interrupted:
+        print_stop(out, trainer)
         raise KeyboardInterrupt
