@@ -59,9 +59,9 @@ def load_inception(weights: Path | None, allow_download: bool) -> InceptionFeatu
         ) from error
     except RuntimeError as error:  # torchvision's operators are of another build of torch
         raise PidistillError(
-            f"the features 'inception' need a torchvision that was built for torch "
-            f"{torch.__version__} ({one_line(error)}); install a matching pair, such as with: "
-            'pip install "pidistill[metrics]"'
+            f"torchvision was not built for the torch {torch.__version__} that is installed "
+            f"({one_line(error)}); those of one registry match: "
+            f'pip install "torch==={torch.__version__.partition("+")[0]}" "pidistill[metrics]"'
         ) from error
     path = weights_file(
         InceptionFeatures.name,

@@ -1,0 +1,74 @@
+"""Where weights are looked for, and that nothing is fetched unless it is asked for."""
+
+import hashlib
+
+import pytest
+import torch
+
+from pidistill import PidistillError
+from pidistill.evaluation.features.weights import weights_file
+
+NAME = "network-1234.pth"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty torch hub of our own; a download fails the test unless it replaces it."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+    def refuse(*arguments, **options):
+        pytest.fail(f"fetched {arguments}")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    return tmp_path / "hub" / "checkpoints"
+
+
+def find(given=None, origin="https://example.org/network-1234.pth", sha256="", download=False):
+    return weights_file(
+        "network", NAME, given=given, origin=origin, sha256=sha256, allow_download=download
+    )
+
+
+def test_a_file_a_folder_and_torch_hub(tmp_path, hub):
+    file = tmp_path / "other-name.pth"
+    file.touch()
+    assert find(file) == file
+    (tmp_path / NAME).touch()
+    assert find(tmp_path) == tmp_path / NAME
+    hub.mkdir(parents=True)
+    (hub / NAME).touch()
+    assert find() == hub / NAME
+    assert find(download=True) == hub / NAME
+
+
+def test_what_is_missing_is_named_with_its_origin_and_its_place(tmp_path, hub):
+    with pytest.raises(PidistillError) as error:
+        find()
+    for word in (NAME, "https://example.org", str(hub), "nothing is downloaded"):
+        assert word in str(error.value)
+    for download in (False, True):  # a path that is given is not made up for
+        with pytest.raises(PidistillError, match=r"network-1234\.pth does not exist"):
+            find(tmp_path, download=download)
+    assert not hub.exists()
+
+
+def test_it_is_fetched_when_asked_and_its_hash_is_checked(tmp_path, hub, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    published = tmp_path / "published.pth"
+    published.write_bytes(b"weights")
+    origin = published.as_uri()
+    with pytest.raises(PidistillError, match=r"cannot be fetched .*invalid hash value"):
+        find(origin=origin, sha256="00000000", download=True)
+    assert not list(hub.iterdir())
+    checksum = hashlib.sha256(b"weights").hexdigest()[:8]
+    assert find(origin=origin, sha256=checksum, download=True).read_bytes() == b"weights"
+    with pytest.raises(PidistillError, match="cannot be fetched"):
+        weights_file(
+            "network",
+            "another.pth",
+            given=None,
+            origin=(tmp_path / "nowhere").as_uri(),
+            sha256="",
+            allow_download=True,
+        )
