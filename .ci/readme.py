@@ -2,7 +2,8 @@
 
     python3 .ci/readme.py NAME
 
-prints the fenced block that follows the comment `<!-- ci: NAME -->` in README.md or CONTRIBUTING.md.
+prints the fenced block that follows the comment `<!-- ci: NAME -->` in README.md or in
+CONTRIBUTING.md.
 """
 
 import re
