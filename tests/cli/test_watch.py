@@ -97,6 +97,23 @@ def test_it_starts_without_torch(run: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_page_that_cannot_be_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watch", str(run), "--html", str(tmp_path)]) == 2
+    assert f"--html {tmp_path} is a folder" in capsys.readouterr().err
+
+
+def test_a_terminal_that_knows_ascii_only(run: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pidistill", "watch", str(run)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"finished" in done.stdout
+
+
 class Terminal:
     """A process in a terminal of its own."""
 

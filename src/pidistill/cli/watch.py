@@ -36,6 +36,8 @@ def watch(folders: tuple[Path, ...], once: bool, page: Path | None, as_json: boo
     Goes on until all of them have ended, or Ctrl-C; the runs do not notice.
     """
     out = Out(as_json)
+    if page is not None and page.is_dir():
+        raise click.ClickException(f"--html {page} is a folder; expected a file to write")
     from pidistill.watching.status import look
 
     runs = [look(folder) for folder in folders]

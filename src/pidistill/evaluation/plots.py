@@ -12,8 +12,6 @@ matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text, and files stay 
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from pidistill.storage import replacing  # noqa: E402
-
 TEACHER, STUDENT = "#7a869a", "#c2410c"
 
 
@@ -54,6 +52,8 @@ def finish_axes(axes: Axes, *, title: str, x_label: str, y_label: str) -> None:
 
 def save_figure(figure: Figure, file: Path) -> None:
     """Write a figure to `file` as PNG, at once or not at all."""
+    from pidistill.storage import replacing  # imports torch, which `watch` does without
+
     with replacing(file) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 

@@ -47,7 +47,7 @@ def view(runs: list[RunStatus], console: Console, height: int | None = None) -> 
         console: Where it will be printed: its width and colours.
         height: Rows that there are; None takes what is needed.
     """
-    drawn = panels(runs)
+    drawn = panels(runs) if console.encoding.startswith("utf") else []  # others lack the dots
     across = max(1, min(len(drawn), console.width // 40))
     width = console.width // across - 1
     colored = console.color_system is not None
@@ -162,7 +162,8 @@ def _pictures(
 ) -> list[tuple[Text, list[Text]]]:
     """Title and lines of the newest samples of every run that has any."""
     files = [run.preview for run in runs if run.preview is not None]
-    if console.color_system is None:  # half blocks without colours are all alike
+    if console.color_system is None or not console.encoding.startswith("utf"):
+        # half blocks without colours are all alike, and other encodings have none
         return [(Text(f"\nsamples: {file}"), []) for file in files]
     width = console.width // max(1, len(files)) - 1
     return [
