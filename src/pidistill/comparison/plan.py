@@ -16,9 +16,10 @@ from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.methods import method_class
+from pidistill.model_folder import weights_name
 from pidistill.storage import read_json, sha256_of, weights_sha256, write_json
 from pidistill.training.assemble import build_method
-from pidistill.training.checkpoint import newest_checkpoint
+from pidistill.training.checkpoint import checksum, newest_checkpoint
 from pidistill.training.config import (
     CHANGEABLE,
     CONFIG_FILE,
@@ -218,6 +219,14 @@ def open_run(run: PlannedRun, fingerprint: str) -> None:
 
 
 def is_finished(run: PlannedRun, warn: Callable[[str], None]) -> bool:
-    """Whether the run has a whole checkpoint of its last step."""
+    """Whether the run has a whole checkpoint of its last step, and its weights are at the top.
+
+    A run that died between the two is not finished: resuming it puts them there.
+    """
     found = newest_checkpoint(run.folder / "state", warn)
-    return found is not None and found[1]["step"] >= run.config.max_train_steps
+    if found is None or found[1]["step"] < run.config.max_train_steps:
+        return False
+    names = [weights_name(rate) for rate in (0, *run.config.ema_rates)]
+    files = [run.folder / name for name in names]
+    sums = found[1]["sha256"]
+    return all(file.is_file() and checksum(file) == sums[file.name] for file in files)

@@ -114,8 +114,8 @@ def newest_checkpoint(
     for folder in folders:
         try:
             manifest = _read_manifest(folder)
-            for name, checksum in manifest["sha256"].items():
-                if _checksum(folder / Path(name).name) != checksum:
+            for name, digest in manifest["sha256"].items():
+                if checksum(folder / Path(name).name) != digest:
                     raise PidistillError(f"{folder / name} does not match its checksum")
         except (PidistillError, OSError) as error:
             warn(f"checkpoint {folder} is damaged and passed over: {error}")
@@ -154,7 +154,8 @@ def _own_checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -1,0 +1,180 @@
+"""`pidistill compare` and `pidistill ablate`, end to end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pidistill.cli import main
+
+from method_runs import small, train
+from recipes import RUNS, SWEEP, TINY, write_recipe
+
+
+def compare(recipe, out, *more, verb="compare"):
+    arguments = [verb, "--recipe", str(recipe), "--out", str(out), "--cost-repeats", "0"]
+    assert main([*arguments, *more]) == 0
+
+
+def content_of(out):
+    """What was found, without where and how fast."""
+    content = json.loads((out / "comparison.json").read_text())
+    for rows in content["sections"].values():
+        for row in rows:
+            del row["train_seconds"]
+    return content["sections"], content["teacher"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    compare(write_recipe(folder, TINY, RUNS, SWEEP), folder / "out")
+    return folder / "out"
+
+
+def test_a_comparison_leaves_tables_and_a_page(done):
+    page = (done / "comparison.html").read_text()
+    table = (done / "comparison.md").read_text()
+    for name in ("PID", "BOOT", "0.05", "0.1"):
+        assert name in page
+        assert f"| {name} |" in table
+    assert "<svg" in page
+    assert 'src="http' not in page
+    assert {file.name for file in (done / "plots").iterdir()} == {"runs.png", "step.png"}
+    runs = content_of(done)[0]["Runs"]
+    assert [row["name"] for row in runs] == ["PID", "BOOT"]
+    assert runs[0]["teacher_evals"] == 48
+    assert runs[1]["teacher_evals"] == 96
+    assert runs[0]["seeds"] == [0, 1]
+    assert len(runs[0]["metrics"]["1"]["rms_error"]["values"]) == 2
+
+
+def test_the_order_of_the_runs_does_not_matter(done, tmp_path):
+    first, second = RUNS.split("[[run]]")[1:]
+    recipe = write_recipe(tmp_path, TINY, f"[[run]]{second}[[run]]{first}")
+    compare(recipe, tmp_path / "out")
+    turned = content_of(tmp_path / "out")[0]["Runs"]
+    assert turned[::-1] == content_of(done)[0]["Runs"]
+
+
+def test_nothing_finished_is_trained_again(done, capsys):
+    before = content_of(done)
+    weights = {file: file.stat().st_mtime_ns for file in done.glob("runs/*/student.safetensors")}
+    recipe = write_recipe(done.parent, TINY, RUNS, SWEEP)
+    capsys.readouterr()
+    compare(recipe, done)
+    assert capsys.readouterr().out.count("finished before") == 6
+    assert content_of(done) == before
+    assert weights == {file: file.stat().st_mtime_ns for file in weights}
+
+
+def test_json_on_stdout_is_the_file(done, capsys):
+    recipe = write_recipe(done.parent, TINY, RUNS, SWEEP)
+    capsys.readouterr()
+    compare(recipe, done, "--json")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((done / "comparison.json").read_text())
+
+
+def test_a_comparison_that_is_killed_goes_on(done, tmp_path):
+    """At three moments of its life, each in the middle of the next run."""
+    recipe = write_recipe(tmp_path, TINY, RUNS, SWEEP)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pidistill", "compare", "--recipe", str(recipe)]
+    command += ["--out", str(out), "--cost-repeats", "0"]
+    for finished in (1, 3):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 200
+        while len(list(out.glob("runs/*/state/step-000000003"))) < finished:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    kept = {file: os.stat(file).st_ino for file in out.glob("runs/*/state/step-000000003")}
+    assert len(kept) >= 3
+    compare(recipe, out)
+    assert {file: os.stat(file).st_ino for file in kept} == kept
+    found, expected = content_of(out), content_of(done)
+    assert found == expected
+
+
+def test_a_run_that_diverges_is_a_line_of_the_table(tmp_path, capsys):
+    bad = '[[run]]\nname = "too fast"\nsettings.learning_rate = 1e30\n'
+    text = TINY.replace("budget.images = 48", "budget.images = 96")
+    compare(write_recipe(tmp_path, text, bad, RUNS), tmp_path / "out")
+    row, good, _ = json.loads((tmp_path / "out/comparison.json").read_text())["sections"]["Runs"]
+    assert set(row["failures"]) == {"0", "1"}
+    assert "the loss is nan" in row["failures"]["0"]
+    assert row["metrics"] == {}
+    assert good["metrics"]
+    assert "2 of 2 failed" in capsys.readouterr().out
+
+
+def test_ablate_wants_a_sweep(tmp_path, capsys):
+    recipe = write_recipe(tmp_path, TINY, RUNS)
+    assert main(["ablate", "--recipe", str(recipe), "--out", str(tmp_path / "out")]) == 2
+    assert "no [[sweep]]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ablate_draws_every_sweep(tmp_path):
+    recipe = write_recipe(tmp_path, TINY.replace("[0, 1]", "[0]"), SWEEP)
+    compare(recipe, tmp_path / "out", verb="ablate")
+    assert (tmp_path / "out/plots/step.png").stat().st_size > 1000
+    assert "How wide the difference is." in (tmp_path / "out/comparison.html").read_text()
+
+
+def test_folders_are_compared_on_the_same_terms(tmp_path, capsys):
+    for name, method, seed in (("a", "pid", 0), ("b", "pid", 1), ("c", "boot", 0)):
+        train(small(method, seed=seed), tmp_path / name)
+    folders = [str(tmp_path / name) for name in "abc"]
+    arguments = ["compare", *folders, "--num", "16", "--cost-repeats", "0", "--json"]
+    assert main(arguments) == 0
+    pid, boot = json.loads(capsys.readouterr().out)["sections"]["Runs"]
+    assert pid["seeds"] == [0, 1]
+    assert pid["folders"] == ["a", "b"]
+    assert boot["method"] == "boot"
+    assert pid["images"] == boot["images"] == 80
+    assert len(pid["metrics"]["1"]["rms_error"]["values"]) == 2
+
+
+def test_the_columns_of_the_contract_are_measured(tmp_path, capsys):
+    train(small("pid", teacher="digits"), tmp_path / "run")
+    arguments = ["compare", str(tmp_path / "run"), "--num", "40", "--reference", "digits"]
+    assert (
+        main([*arguments, "--cost-repeats", "1", "--out", str(tmp_path / "table"), "--json"]) == 0
+    )
+    content = json.loads(capsys.readouterr().out)
+    (row,) = content["sections"]["Runs"]
+    assert row["metrics"]["1"]["frechet_distance"]["mean"] > content["teacher"]["frechet_distance"]
+    assert row["cost"]["ms_per_step"] > 0
+    assert row["cost"]["memory"] >= 0
+    assert row["teacher_evals"] == row["images"] == 80
+    assert "data:image/png" in (tmp_path / "table/comparison.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name either run folders or --recipe"),
+        (["{a}", "--recipe", "x.toml"], "name either run folders or --recipe"),
+        (["--recipe", "none.toml"], "does not exist"),
+        (["{a}", "{a}"], "one configuration and seed"),
+        (["{a}", "{digits}"], "compare runs of one teacher"),
+        (["none"], "does not exist"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path, capsys, arguments, words):
+    train(small("pid"), tmp_path / "a")
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits/config.toml").write_text('teacher = "digits"\n[method]\nname = "pid"\n')
+    named = [text.format(a=tmp_path / "a", digits=tmp_path / "digits") for text in arguments]
+    assert main(["compare", *named]) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.err.count("error:") == 1

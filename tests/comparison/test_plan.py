@@ -1,0 +1,141 @@
+import shutil
+
+import pytest
+
+from pidistill import PidistillError, load_teacher
+from pidistill.comparison.budget import Pace
+from pidistill.comparison.plan import is_finished, make_plan, open_run, teacher_fingerprint
+from pidistill.comparison.recipe import read_recipe
+from pidistill.data import load_data
+from pidistill.training.assemble import build_trainer
+from pidistill.training.config import read_toml
+
+from recipes import RUNS, SWEEP, TINY, write_recipe
+
+
+def planned(folder, *parts, pace=None):
+    recipe = read_recipe(write_recipe(folder, *parts))
+    return make_plan(recipe, folder / "out", load_teacher(recipe.teacher), None, pace)
+
+
+def test_equal_configurations_share_their_runs(tmp_path):
+    plan = planned(tmp_path, TINY, RUNS, SWEEP)
+    titles = [title for title, _ in plan.runs()]
+    assert titles == [
+        "PID, seed 0",
+        "BOOT, seed 0",
+        "Step: 0.05, seed 0",
+        "PID, seed 1",
+        "BOOT, seed 1",
+        "Step: 0.05, seed 1",
+    ]
+    default = plan.sweeps["Step"][1]  # 0.1 is the preset's own
+    assert default.runs == plan.entries[0].runs
+
+
+def test_folders_do_not_depend_on_the_order_of_the_runs(tmp_path):
+    first, second = RUNS.split("[[run]]")[1:]
+    plan = planned(tmp_path, TINY, RUNS)
+    turned = planned(tmp_path, TINY, f"[[run]]{second}[[run]]{first}")
+    assert {run.folder for _, run in plan.runs()} == {run.folder for _, run in turned.runs()}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("batch_size = 16", "batch_size = 8"),
+        ("budget.images = 48", "budget.images = 64"),
+        ("width = 8", "width = 16"),
+        ("mixture:ring", "mixture:grid"),
+        ("lr_warmup_steps = 1", "lr_warmup_steps = 2"),
+    ],
+)
+def test_another_configuration_has_other_folders(tmp_path, old, new):
+    assert old in TINY
+    plan, other = planned(tmp_path, TINY, RUNS), planned(tmp_path, TINY.replace(old, new), RUNS)
+    assert not {r.folder for _, r in plan.runs()} & {r.folder for _, r in other.runs()}
+
+
+@pytest.mark.parametrize("old", ["checkpointing_steps = 1", "seeds = [0, 1]"])
+def test_what_does_not_change_a_result_does_not_change_its_folder(tmp_path, old):
+    new = {"checkpointing_steps = 1": "checkpointing_steps = 2", "seeds = [0, 1]": "seeds = [1]"}
+    plan, other = (
+        planned(tmp_path, TINY, RUNS),
+        planned(tmp_path, TINY.replace(old, new[old]), RUNS),
+    )
+    assert {r.folder for _, r in other.runs()} <= {r.folder for _, r in plan.runs()}
+
+
+def test_another_teacher_at_the_same_place_is_another_teacher():
+    teacher, other = load_teacher("digits"), load_teacher("digits")
+    assert teacher_fingerprint(teacher) == teacher_fingerprint(other)
+    next(other.parameters()).data.view(-1)[0] += 1e-3
+    assert teacher_fingerprint(teacher) != teacher_fingerprint(other)
+
+
+def test_a_folder_of_another_configuration_is_refused(tmp_path):
+    plan = planned(tmp_path, TINY, RUNS)
+    fingerprint = teacher_fingerprint(load_teacher("mixture:ring"))
+    (_, pid), (_, boot), *_ = plan.runs()
+    open_run(pid, fingerprint)
+    open_run(pid, fingerprint)
+    shutil.copytree(pid.folder, boot.folder)
+    with pytest.raises(PidistillError, match="another configuration"):
+        open_run(boot, fingerprint)
+
+
+def test_a_config_that_was_changed_by_hand_is_refused(tmp_path):
+    ((_, run), *_) = planned(tmp_path, TINY, RUNS).runs()
+    fingerprint = teacher_fingerprint(load_teacher("mixture:ring"))
+    open_run(run, fingerprint)
+    file = run.folder / "config.toml"
+    file.write_text(file.read_text().replace("batch_size = 16", "batch_size = 4"))
+    with pytest.raises(PidistillError, match="another configuration"):
+        open_run(run, fingerprint)
+
+
+def test_a_folder_that_was_cut_while_it_was_made_is_made_again(tmp_path):
+    ((_, run), *_) = planned(tmp_path, TINY, RUNS).runs()
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.toml").write_text("batch_si")
+    open_run(run, teacher_fingerprint(load_teacher("mixture:ring")))
+    assert read_toml(run.folder / "config.toml")["batch_size"] == 16
+
+
+def test_a_run_is_finished_with_its_last_checkpoint(tmp_path):
+    ((_, run), *_) = planned(tmp_path, TINY, RUNS).runs()
+    open_run(run, teacher_fingerprint(load_teacher("mixture:ring")))
+    for report in build_trainer(run.config, run.folder).run():
+        finished = is_finished(run, print)
+        assert finished == (report.step == run.config.max_train_steps)
+    last = (run.folder / "student.safetensors").read_bytes()
+    shutil.copy(run.folder / "state/step-000000002/student.safetensors", run.folder)
+    assert not is_finished(run, print)  # it died before it wrote them
+    list(build_trainer(run.config, run.folder).run())
+    assert is_finished(run, print)
+    assert (run.folder / "student.safetensors").read_bytes() == last
+
+
+def test_a_pace_is_measured_once(tmp_path):
+    text = TINY.replace("budget.images = 48", "budget.seconds = 8.0")
+    asked = []
+
+    def pace(config):
+        asked.append(config)
+        return Pace(seconds_per_step=2.0, seconds_before=0.0)
+
+    first = planned(tmp_path, text, RUNS, pace=pace)
+    assert [run.config.max_train_steps for _, run in first.runs()] == [4] * 4
+    again = planned(tmp_path, text, RUNS, pace=None)
+    assert again.runs() == first.runs()
+    assert len(asked) == 2
+
+
+def test_images_go_to_the_methods_that_need_some(tmp_path):
+    text = TINY.replace("mixture:ring", "digits") + RUNS
+    text += '[[run]]\nname = "CD"\nsettings.method.name = "consistency"\n'
+    text = text.replace("seeds", 'data = "digits"\nseeds')
+    recipe = read_recipe(write_recipe(tmp_path, text))
+    teacher = load_teacher("digits")
+    plan = make_plan(recipe, tmp_path / "out", teacher, load_data("digits"), None)
+    assert [run.config.data for _, run in plan.runs()][:3] == [None, None, "digits"]

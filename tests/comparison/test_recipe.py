@@ -1,0 +1,86 @@
+import pytest
+
+from pidistill import PidistillError
+from pidistill.comparison.recipe import read_recipe
+
+from recipes import RUNS, SWEEP, TINY, write_recipe
+
+
+def test_a_recipe_names_runs_and_sweeps(tmp_path):
+    recipe = read_recipe(write_recipe(tmp_path, TINY, RUNS, SWEEP))
+    assert [entry.name for entry in recipe.run] == ["PID", "BOOT"]
+    assert [entry.name for entry in recipe.sweep[0].entries()] == ["0.05", "0.1"]
+    assert recipe.sweep[0].entries()[0].settings == {"method": {"step": 0.05}}
+    assert recipe.sweep[0].numbers() == [0.05, 0.1]
+    assert str(recipe.budget) == "48 images"
+
+
+def test_a_variant_overrides_what_its_sweep_shares(tmp_path):
+    sweep = """
+    [[sweep]]
+    name = "Form"
+    settings.method = { residual = "velocity", step = 0.2 }
+    [sweep.variants]
+    "as it is" = {}
+    "data" = { method = { residual = "data" } }
+    """
+    first, second = read_recipe(write_recipe(tmp_path, TINY, sweep)).sweep[0].entries()
+    assert first.settings["method"] == {"residual": "velocity", "step": 0.2}
+    assert second.settings["method"] == {"residual": "data", "step": 0.2}
+    assert second.name == "data"
+
+
+def test_words_are_no_axis(tmp_path):
+    sweep = '[[sweep]]\nname = "Form"\nkey = "method.residual"\nvalues = ["data", "velocity"]'
+    assert read_recipe(write_recipe(tmp_path, TINY, sweep)).sweep[0].numbers() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["[[run]] or [[sweep]]"]),
+        (RUNS + "sede = 3", ["run.1.sede", "seed"]),
+        (RUNS.replace("BOOT", "PID"), ["[[run]] 'PID' is there twice"]),
+        (SWEEP.replace("values", "variants"), ["sweep.0.variants"]),
+        (SWEEP.replace('key = "method.step"', ""), ["either key and values"]),
+        (SWEEP.replace('"Step"', "3"), ["sweep.0.name"]),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_one_line(tmp_path, text, words):
+    file = write_recipe(tmp_path, TINY, text)
+    with pytest.raises(PidistillError) as caught:
+        read_recipe(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(file))
+    for word in words:
+        if word != "seed":
+            assert word in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("budget.images = 48", "", "budget"),
+        ("budget.images = 48", "budget = {}", "exactly one of"),
+        ("budget.images = 48", "budget = { images = 48, seconds = 1.0 }", "exactly one of"),
+        ("budget.images = 48", "budget.imges = 48", "did you mean 'images'"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "seed '0' is there twice"),
+        ("seeds = [0, 1]", "seeds = []", "seeds"),
+        ("num_samples = 32", "num_samples = true", "num_samples"),
+        ("num_samples = 32", "num_sample = 32", "did you mean 'num_samples'"),
+        ('title = "Tiny"', "title =", "not readable as TOML"),
+    ],
+)
+def test_wrong_terms_are_refused_in_one_line(tmp_path, old, new, words):
+    assert old in TINY
+    file = write_recipe(tmp_path, TINY.replace(old, new), RUNS)
+    with pytest.raises(PidistillError) as caught:
+        read_recipe(file)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_is_not_there(tmp_path):
+    with pytest.raises(PidistillError, match="does not exist"):
+        read_recipe(tmp_path / "none.toml")
