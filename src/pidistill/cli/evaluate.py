@@ -180,6 +180,7 @@ def evaluate(
         processes=processes,
         store=None if folder is None or opened.samples is not None else folder / "samples",
     )
+    _say_what_is_there(out, first, terms, seeds)
     of_reference = {}
     if of_features and processes.is_main:
         of_reference = _collect(out, compared, network, of_features)
@@ -285,6 +286,19 @@ def _outputs(file: Path | None, target: "Target") -> tuple[Path | None, Path | N
         raise PidistillError(f"--out {file} does not end in .json")
     file.parent.mkdir(parents=True, exist_ok=True)
     return file, file.with_suffix("")
+
+
+def _say_what_is_there(
+    out: Out, subject: "Subject", terms: "Terms", seeds: tuple[int, ...]
+) -> None:
+    """Say how far a call that was killed had come."""
+    from pidistill.evaluation.protocol import stored_samples
+    from pidistill.evaluation.sampling import BLOCK
+
+    folders = [folder for seed in seeds for folder in stored_samples(subject, terms, seed)]
+    there = sum(folder.count() for folder in folders)
+    if there:
+        out.say(f"going on: {there} blocks of {BLOCK} samples were drawn before")
 
 
 def _collect(

@@ -28,6 +28,8 @@ from pidistill.student import Student, sample_in_batches
 BLOCK = 512
 """Samples in a block: what a killed run loses at most, for each process."""
 
+SUFFIX = ".safetensors"
+
 DECODED_AT_ONCE = 8
 """Latents turned into images at a time."""
 
@@ -198,6 +200,10 @@ class BlockFolder:
         """Whether a block was drawn before."""
         return self._path(block).is_file()
 
+    def count(self) -> int:
+        """How many blocks were drawn before."""
+        return len(list(self.folder.glob(f"*{SUFFIX}")))
+
     def block(self, block: range) -> Solution:
         """The samples of a block, on the CPU: read, or drawn and kept.
 
@@ -220,7 +226,7 @@ class BlockFolder:
             parent.rmdir()
 
     def _path(self, block: range) -> Path:
-        return self.folder / f"{block.start:09d}-{block.stop:09d}.safetensors"
+        return self.folder / f"{block.start:09d}-{block.stop:09d}{SUFFIX}"
 
 
 def draw_block(sampler: Sampler, block: range) -> Solution:

@@ -1,0 +1,268 @@
+"""`pidistill evaluate` end to end: runs, teachers, files, sweeps, and calls that were killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pidistill import load_student
+from pidistill.cli import main
+from pidistill.evaluation import sampling
+from pidistill.images import to_uint8
+
+TINY = ["--max-train-steps", "4", "--batch-size", "8"]
+SMALL_NETWORK = ["--set", 'network={name="mlp",config={width=16,num_blocks=1,embedding_width=8}}']
+TWO_AVERAGES = ["--set", "ema_rates=[0.9,0.99]"]
+
+
+@pytest.fixture(scope="module")
+def ring_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps on a mixture, with two averages of the weights."""
+    folder = tmp_path_factory.mktemp("evaluate") / "ring"
+    arguments = ["distill", "--teacher", "mixture:ring", "--out", str(folder)]
+    assert main([*arguments, *TINY, *SMALL_NETWORK, *TWO_AVERAGES]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps on the bundled digits teacher."""
+    folder = tmp_path_factory.mktemp("evaluate") / "digits"
+    arguments = ["distill", "--teacher", "digits", "--out", str(folder)]
+    assert main([*arguments, *TINY, *SMALL_NETWORK]) == 0
+    return folder
+
+
+def measured(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    """What `evaluate --json` prints."""
+    capsys.readouterr()
+    assert main(["evaluate", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    """Assert that `evaluate` ends with one line that holds `words`."""
+    capsys.readouterr()
+    assert main(["evaluate", *arguments]) == 2
+    printed = capsys.readouterr()
+    line = printed.err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "Traceback" not in printed.err
+    for word in words:
+        assert word in line
+
+
+def test_a_run_has_metrics_and_pictures(
+    digits_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = measured([str(digits_run), "--reference", "digits", "--num", "40"], capsys)
+    assert metrics == json.loads((digits_run / "metrics.json").read_text())
+    assert {
+        "straightness",
+        "trajectory",
+        "duplicates",
+        "nearest_sample",
+        "nearest_training_image",
+    } <= metrics.keys()
+    assert metrics["error_num_samples"] == 40
+    assert metrics["features"].startswith("digits-")
+    pictures = {file.name for file in (digits_run / "evaluation").iterdir()}
+    assert pictures == {"samples.png", "trajectory.png", "neighbours.png", "nearest.png"}
+    for name in pictures:
+        with Image.open(digits_run / "evaluation" / name) as image:
+            assert image.width > 100
+
+
+def test_metrics_are_chosen_by_name(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = "fid, kid,is,precision-recall"
+    arguments = [str(digits_run), "--reference", "digits", "--num", "40", "--metrics", names]
+    metrics = measured(arguments, capsys)
+    assert {
+        "frechet_distance",
+        "kernel_distance",
+        "inception_score",
+        "precision",
+        "recall",
+    } <= metrics.keys()
+    assert not {"rms_error", "teacher_nfe", "ms_per_sample", "trajectory"} & metrics.keys()
+
+
+def test_the_teacher_solves_for_fewer(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--reference", "digits", "--num", "40", "--num-error", "8"]
+    metrics = measured([str(digits_run), *arguments, "--metrics", "error"], capsys)
+    assert (metrics["num_samples"], metrics["error_num_samples"]) == (40, 8)
+
+
+def test_a_teacher_is_measured_by_its_spec(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "deeper" / "teacher.json"
+    arguments = ["digits", "--reference", "digits", "--num", "40", "--steps", "5"]
+    metrics = measured([*arguments, "--solver", "euler", "--out", str(file)], capsys)
+    assert metrics == json.loads(file.read_text())
+    assert metrics["nfe"] == 5
+    assert {"frechet_distance", "ms_per_sample", "target"} <= metrics.keys()
+    assert not {"rms_error", "teacher_nfe"} & metrics.keys()
+    assert (tmp_path / "deeper" / "teacher" / "samples.png").is_file()
+
+
+def test_a_rivals_samples_are_scored_by_the_same_code(
+    digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In our form, and in that of guided-diffusion: 8 bits, channels last."""
+    x = load_student(digits_run).generate(40, seed=0, batch_size=256).x
+    np.savez(tmp_path / "ours.npz", samples=x.numpy())
+    np.savez(tmp_path / "theirs.npz", arr_0=to_uint8(x).permute(0, 2, 3, 1).numpy())
+    arguments = ["--reference", "digits", "--metrics", "fid,kid"]
+    run = measured([str(digits_run), *arguments, "--num", "40"], capsys)
+    for name in ("ours", "theirs"):
+        metrics = measured([str(tmp_path / f"{name}.npz"), *arguments], capsys)
+        for key in ("frechet_distance", "kernel_distance", "num_samples"):
+            assert metrics[key] == pytest.approx(run[key], rel=1e-6)
+        assert not {"nfe", "seed", "ms_per_sample"} & metrics.keys()
+    assert {file.suffix for file in tmp_path.iterdir()} == {".npz"}
+
+
+def test_every_average_and_seed_in_one_call(
+    ring_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--num", "16", "--ema", "all", "--seed", "0", "--seed", "1"]
+    metrics = measured([str(ring_run), *arguments], capsys)
+    found = [(one["weights"], one["seed"]) for one in metrics["measurements"]]
+    files = ("ema-0.9.safetensors", "ema-0.99.safetensors")
+    assert found == [(name, seed) for name in files for seed in (0, 1)]
+    assert [one["weights"] for one in metrics["over_seeds"]] == list(files)
+    assert metrics["weights"] == files[0]
+    alone = measured([str(ring_run), "--num", "16", "--ema", "0.99", "--seed", "1"], capsys)
+    assert alone["rms_error"] == pytest.approx(metrics["measurements"][3]["rms_error"])
+    assert main(["evaluate", str(ring_run), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "ema-0.99, seed 1" in printed
+    assert "rms_error over the seeds: least" in printed
+
+
+def test_labels_as_in_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["digits", "--reference", "digits", "--num", "40", "--steps", "4"]
+    arguments += ["--metrics", "fid"]
+    even = measured(arguments, capsys)
+    alike = measured([*arguments, "--labels", "reference"], capsys)
+    assert even["frechet_distance"] != alike["frechet_distance"]
+
+
+class TestRefusals:
+    """Each is one line that says what was expected."""
+
+    def test_unknown_metric(self, ring_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        refused([str(ring_run), "--metrics", "error,fids"], capsys, "'fids'", "fid", "trajectory")
+
+    @pytest.mark.parametrize("name", ["fid", "precision-recall", "training-images"])
+    def test_metrics_without_what_they_need(
+        self, name: str, digits_run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        refused([str(digits_run), "--metrics", name], capsys, f"'{name}'", "--reference")
+
+    def test_an_error_without_a_student(self, capsys: pytest.CaptureFixture[str]) -> None:
+        refused(["digits", "--metrics", "error"], capsys, "'error'", "run folder")
+
+    def test_unknown_features(self, digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = [str(digits_run), "--reference", "digits", "--features", "incepton"]
+        refused(arguments, capsys, "'incepton'", "inception")
+
+    def test_weights_of_no_features(
+        self, digits_run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        refused([str(digits_run), "--weights", "x.pth"], capsys, "--features")
+
+    def test_more_samples_than_a_file_holds(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.savez(tmp_path / "x.npz", samples=np.zeros((8, 1, 8, 8), dtype=np.float32))
+        refused([str(tmp_path / "x.npz"), "--num", "9"], capsys, "--num 9", "8 samples")
+        refused([str(tmp_path / "x.npz"), "--solver", "heun"], capsys, "--solver")
+
+    def test_averages_of_what_has_none(self, capsys: pytest.CaptureFixture[str]) -> None:
+        refused(["digits", "--ema", "all"], capsys, "--ema all", "run folders")
+
+    def test_an_average_that_is_no_number(
+        self, ring_run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        refused([str(ring_run), "--ema", "half"], capsys, "half", "0.999")
+
+    def test_a_file_that_is_not_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+        refused(["digits", "--num", "2", "--out", "x.txt"], capsys, "x.txt", ".json")
+
+    def test_labels_of_a_reference_without_any(
+        self, digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.savez(tmp_path / "x.npz", samples=np.zeros((8, 1, 8, 8), dtype=np.float32))
+        arguments = [str(digits_run), "--labels", "reference", "--num", "8"]
+        refused(arguments, capsys, "--labels reference", "--reference")
+        refused([*arguments, "--reference", str(tmp_path / "x.npz")], capsys, "no labels")
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    """Wait until a condition holds of a process that is alive."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_call_that_was_killed_goes_on(
+    ring_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num = 40_000
+    arguments = [str(ring_run), "--num", str(num), "--metrics", "diversity"]
+    samples = ring_run / "evaluation" / "samples"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pidistill", "evaluate", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    wait_for(lambda: len(list(samples.glob("*/*.safetensors"))) >= 3, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = [file.name for file in samples.glob("*/*.safetensors")]
+    assert 3 <= len(kept) < num / sampling.BLOCK
+    drawn = []
+    draw_block = sampling.draw_block
+    monkeypatch.setattr(
+        sampling, "draw_block", lambda *given: drawn.append(given[1]) or draw_block(*given)
+    )
+    resumed = measured(arguments, capsys)
+    assert len(drawn) + len(kept) == len(sampling.blocks(num))
+    assert not samples.exists()
+    at_once = measured([*arguments, "--keep-samples"], capsys)
+    assert resumed == at_once
+    assert len(list(samples.glob("*/*.safetensors"))) == len(sampling.blocks(num))
+    assert main(["evaluate", *arguments]) == 0
+    assert f"going on: {len(sampling.blocks(num))} blocks" in capsys.readouterr().out
+    assert not samples.exists()
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_same_metrics(
+    digits_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = [str(digits_run), "--reference", "digits", "--num", "1200", "--num-error", "40"]
+    names = ["--metrics", "fid,kid,precision-recall,error,diversity", "--json"]
+    alone = measured([*arguments, *names[:2]], capsys)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "pidistill", "evaluate", *arguments, *names],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == alone
