@@ -1,4 +1,4 @@
-"""Data sets, chosen by a spec: `digits`, or `folder:PATH` for a folder of images."""
+"""Data sets, chosen by a spec: `digits`, `glyphs`, or `folder:PATH` for a folder of images."""
 
 from typing import NamedTuple
 
@@ -30,8 +30,12 @@ def load_data(spec: str) -> Dataset:
         from pidistill.data.digits import load_digits_images
 
         return load_digits_images()
+    if spec == "glyphs":
+        from pidistill.data.glyphs import load_glyphs
+
+        return load_glyphs()
     if kind == "folder" and locator:
         from pidistill.data.folder import load_folder
 
         return load_folder(locator)
-    raise PidistillError(f"unknown data {spec!r}; expected 'digits' or 'folder:PATH'")
+    raise PidistillError(f"unknown data {spec!r}; expected 'digits', 'glyphs' or 'folder:PATH'")

@@ -1,0 +1,183 @@
+r"""Glyphs: 32x32 colour images of ten shapes, drawn on the spot from factors that are known.
+
+A shape is where its signed distance is negative; a pixel is covered by `1/2 - distance / pixel`,
+clipped to [0, 1], which makes edges one pixel wide. Everything is computed in float64 from counted
+random numbers and rounded to 8 bits, so that every machine draws the same bytes.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pidistill.data import Dataset
+from pidistill.data.noise import Draws
+
+SIZE = 32
+"""Height and width in pixels."""
+
+NUM_IMAGES = 20_000
+"""Images of the data set `glyphs`."""
+
+_BATCH = 500  # images drawn at once: small enough for a processor's cache
+
+_Distance = Callable[[Tensor, Tensor], Tensor]
+"""Signed distance at points (x to the right, y down) in units of the shape's radius."""
+
+
+class Factors(NamedTuple):
+    """What an image is drawn from; every field has the shape (n,)."""
+
+    label: Tensor
+    """Index into `CLASSES`, int64: sample i has the label i modulo 10."""
+    x: Tensor
+    """Centre, to the right, from -0.2 to 0.2; the image spans -1 to 1. float64, as all below."""
+    y: Tensor
+    """Centre, downwards, from -0.2 to 0.2."""
+    radius: Tensor
+    """Size, in the same unit, from 0.5 to 0.7: the shape is always whole."""
+    angle: Tensor
+    """Rotation, clockwise, in radians from -0.4 to 0.4."""
+    hue: Tensor
+    """Hue of the shape, in turns from 0 to 1."""
+    ground_hue: Tensor
+    """Hue of the background, 0.3 to 0.7 turns further."""
+    light: Tensor
+    """Direction, in radians, in which the background grows lighter."""
+
+
+def glyphs_factors(num: int, seed: int, first: int = 0) -> Factors:
+    """Factors of the samples `first .. first + num - 1`; sample i depends on `seed` and i only."""
+    draws = Draws(seed, first, num)
+
+    def between(low: float, high: float, stream: str) -> Tensor:
+        return low + (high - low) * draws.uniform(f"glyphs {stream}")
+
+    hue = between(0, 1, "hue")
+    return Factors(
+        label=torch.arange(first, first + num) % len(CLASSES),
+        x=between(-0.2, 0.2, "x"),
+        y=between(-0.2, 0.2, "y"),
+        radius=between(0.5, 0.7, "radius"),
+        angle=between(-0.4, 0.4, "angle"),
+        hue=hue,
+        ground_hue=(hue + between(0.3, 0.7, "ground hue")) % 1,
+        light=between(0, 2 * math.pi, "light"),
+    )
+
+
+def glyphs_images(num: int, seed: int, first: int = 0) -> tuple[Tensor, Factors]:
+    """Draw the samples `first .. first + num - 1` of `seed`.
+
+    Returns:
+        Images (num, 3, 32, 32), float32, in [-1, 1] on the grid of 8-bit levels, and their factors.
+    """
+    factors = glyphs_factors(num, seed, first)
+    images = torch.empty(num, 3, SIZE, SIZE)
+    for label, distance in enumerate(CLASSES.values()):
+        for rows in (factors.label == label).nonzero()[:, 0].split(_BATCH):
+            images[rows] = draw(Factors(*(values[rows] for values in factors)), distance)
+    return images, factors
+
+
+def load_glyphs() -> Dataset:
+    """The data set: 20,000 images, the samples of seed 0."""
+    images, factors = glyphs_images(NUM_IMAGES, seed=0)
+    return Dataset(images, factors.label, num_classes=len(CLASSES), name="glyphs")
+
+
+def draw(factors: Factors, distance: _Distance) -> Tensor:
+    """Images (n, 3, 32, 32), float32, of one shape given by its signed distance."""
+    x, y, radius, angle, light = (
+        values[:, None, None]
+        for values in (factors.x, factors.y, factors.radius, factors.angle, factors.light)
+    )
+    line = (torch.arange(SIZE, dtype=torch.float64) + 0.5) * (2 / SIZE) - 1
+    across, down = line[None, None, :], line[None, :, None]
+    u, v = (across - x) / radius, (down - y) / radius
+    cos, sin = angle.cos(), angle.sin()
+    inside = distance(cos * u + sin * v, cos * v - sin * u) * radius
+    cover = (0.5 - inside * (SIZE / 2)).clamp(0, 1)[:, None]
+    slope = (across * light.cos() + down * light.sin())[:, None]  # -sqrt(2) to sqrt(2)
+    ground = colour(factors.ground_hue, saturation=0.6, value=0.4 + 0.14 * slope)
+    shape = colour(factors.hue, saturation=0.5, value=torch.ones_like(slope))
+    levels = (255 * (ground + cover * (shape - ground))).round()
+    return (levels / 127.5 - 1).float()
+
+
+def colour(hue: Tensor, *, saturation: float, value: Tensor) -> Tensor:
+    """Colours (n, 3, ...) in [0, 1] of hues (n,) in turns at values (n, 1, ...): HSV to RGB."""
+    offset = torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64)
+    sector = (offset + 6 * hue[:, None]) % 6
+    strength = torch.minimum(sector, 4 - sector).clamp(0, 1)
+    return value * (1 - saturation * strength[:, :, *[None] * (value.ndim - 2)])
+
+
+def polygon(*corners: tuple[float, float]) -> _Distance:
+    """Signed distance to a simple polygon: to its nearest edge, negative inside (even-odd rule)."""
+
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        nearest = torch.full_like(x, math.inf)
+        inside = torch.zeros_like(x, dtype=torch.bool)
+        for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0]), strict=True):
+            dx, dy = x1 - x0, y1 - y0
+            along = (((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy)).clamp(0, 1)
+            squared = (x - x0 - along * dx) ** 2 + (y - y0 - along * dy) ** 2
+            nearest = torch.minimum(nearest, squared)
+            if dy:
+                inside ^= ((y < y0) != (y < y1)) & (x < x0 + (y - y0) * (dx / dy))
+        return torch.where(inside, -nearest.sqrt(), nearest.sqrt())
+
+    return distance
+
+
+def circle(x0: float, y0: float, radius: float) -> _Distance:
+    """Signed distance to a disc."""
+    return lambda x, y: ((x - x0) ** 2 + (y - y0) ** 2).sqrt() - radius
+
+
+def union(*parts: _Distance) -> _Distance:
+    """What is inside any of the parts."""
+    return lambda x, y: torch.stack([part(x, y) for part in parts]).amin(0)
+
+
+def without(whole: _Distance, hole: _Distance) -> _Distance:
+    """What is inside `whole` and outside `hole`."""
+    return lambda x, y: torch.maximum(whole(x, y), -hole(x, y))
+
+
+def regular(num: int, *radii: float) -> list[tuple[float, float]]:
+    """Corners at `num` equal angles, clockwise from the top, the radii in turn."""
+    turns = [2 * math.pi * i / num for i in range(num)]
+    return [
+        (radii[i % len(radii)] * math.sin(turn), -radii[i % len(radii)] * math.cos(turn))
+        for i, turn in enumerate(turns)
+    ]
+
+
+CLASSES: dict[str, _Distance] = {
+    "disc": circle(0, 0, 0.9),
+    "ring": without(circle(0, 0, 1), circle(0, 0, 0.55)),
+    "square": polygon((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),
+    "triangle": polygon(*regular(3, 1.15)),
+    "cross": union(
+        polygon((-1, -0.32), (1, -0.32), (1, 0.32), (-1, 0.32)),
+        polygon((-0.32, -1), (0.32, -1), (0.32, 1), (-0.32, 1)),
+    ),
+    "star": polygon(*regular(10, 1.15, 0.5)),
+    "crescent": without(circle(0.1, 0, 1), circle(0.62, -0.1, 0.74)),
+    "heart": union(
+        circle(-0.45, -0.25, 0.55),
+        circle(0.45, -0.25, 0.55),
+        polygon((0, -0.7), (0.86, 0.08), (0, 1), (-0.86, 0.08)),
+    ),
+    "arrow": polygon(
+        (0, -1.05), (0.85, -0.1), (0.32, -0.1), (0.32, 1), (-0.32, 1), (-0.32, -0.1), (-0.85, -0.1)
+    ),
+    "bolt": polygon(
+        (0.42, -1.05), (-0.75, 0.25), (-0.12, 0.25), (-0.42, 1.05), (0.75, -0.25), (0.12, -0.25)
+    ),
+}
+"""The ten classes in the order of their labels: signed distances about the origin, size about 1."""
