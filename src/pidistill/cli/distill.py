@@ -19,7 +19,7 @@ from pidistill.presets import preset_names
     "--data",
     default=None,
     metavar="DATA",
-    help="Images, for consistency and progressive: digits, or folder:PATH.",
+    help="Images, for consistency and progressive: digits, glyphs, or folder:PATH.",
 )
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @training_options

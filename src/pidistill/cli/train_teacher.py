@@ -8,9 +8,13 @@ import click
 from pidistill.cli.console import Out, json_option
 from pidistill.cli.end_table import print_end
 from pidistill.cli.run import resolve_config, train, training_options
+from pidistill.presets import preset_names
+
+PRESETS = {"digits": "digits-teacher", "glyphs": "glyphs-teacher"}
+"""The preset of a data set that has its own."""
 
 
-@click.command()
+@click.command(epilog=f"Presets: {', '.join(preset_names())}.")
 @click.argument("data", metavar="DATA")
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @training_options
@@ -25,14 +29,14 @@ def train_teacher(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Train a diffusion model (the EDM loss) on DATA: digits, or folder:PATH of images.
+    """Train a diffusion model (the EDM loss) on DATA: digits, glyphs, or folder:PATH of images.
 
     DIR becomes a run folder that 'native:DIR' names as a teacher.
     """
     out = Out(as_json)
     settings = resolve_config(
         folder,
-        default_preset="digits-teacher" if data == "digits" else "image-teacher",
+        default_preset=PRESETS.get(data, "image-teacher"),
         fixed={"data": data},
         preset=preset,
         config=config,

@@ -108,11 +108,11 @@ def draw(factors: Factors, distance: _Distance) -> Tensor:
 
 
 def colour(hue: Tensor, *, saturation: float, value: Tensor) -> Tensor:
-    """Colours (n, 3, ...) in [0, 1] of hues (n,) in turns at values (n, 1, ...): HSV to RGB."""
+    """Colours (n, 3, h, w) of hues (n,) in turns at values (n, 1, h, w) in [0, 1]: HSV to RGB."""
     offset = torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64)
     sector = (offset + 6 * hue[:, None]) % 6
     strength = torch.minimum(sector, 4 - sector).clamp(0, 1)
-    return value * (1 - saturation * strength[:, :, *[None] * (value.ndim - 2)])
+    return value * (1 - saturation * strength[..., None, None])
 
 
 def polygon(*corners: tuple[float, float]) -> _Distance:

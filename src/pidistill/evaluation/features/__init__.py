@@ -18,6 +18,7 @@ from pidistill.evaluation.features.base import (
     FeatureNetwork,
 )
 from pidistill.evaluation.features.digits import DigitsClassifier, load_digits_classifier
+from pidistill.evaluation.features.glyphs import GlyphsClassifier, load_glyphs_classifier
 from pidistill.images import is_image
 
 __all__ = [
@@ -34,12 +35,9 @@ __all__ = [
 ]
 
 
-def _digits() -> FeatureNetwork:
-    return ClassifierFeatures("digits", load_digits_classifier())
-
-
 BUNDLED: dict[tuple[int, ...], Callable[[], FeatureNetwork]] = {
-    DigitsClassifier.sample_shape: _digits,
+    DigitsClassifier.sample_shape: lambda: ClassifierFeatures("digits", load_digits_classifier()),
+    GlyphsClassifier.sample_shape: lambda: ClassifierFeatures("glyphs", load_glyphs_classifier()),
 }
 """Networks that come with the package, by the shape of the samples that they suit."""
 

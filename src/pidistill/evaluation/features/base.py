@@ -1,11 +1,13 @@
 """The contract of feature networks: images to vectors that distances are taken between."""
 
-from typing import NamedTuple
+import importlib.resources
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 from pidistill.images import from_uint8, to_uint8
-from pidistill.storage import weights_sha256
+from pidistill.storage import load_weights, read_tensors, weights_sha256
 
 
 class FeatureBatch(NamedTuple):
@@ -59,6 +61,17 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, k) of samples `x` (n, *sample_shape) in [-1, 1]."""
         return self.output(self.features(x))
+
+
+_Classifier = TypeVar("_Classifier", bound=Classifier)
+
+
+def load_bundled(classifier: _Classifier, file: str) -> _Classifier:
+    """Give `classifier` the weights of the package's asset `file`, freeze and return it."""
+    with importlib.resources.as_file(importlib.resources.files("pidistill") / "assets") as assets:
+        path = Path(assets) / file
+        load_weights(classifier, read_tensors(path), str(path))
+    return classifier.eval().requires_grad_(False)
 
 
 class ClassifierFeatures(FeatureNetwork):

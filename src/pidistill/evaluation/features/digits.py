@@ -1,13 +1,9 @@
 """The bundled classifier of 8x8 digits."""
 
-import importlib.resources
-from pathlib import Path
-
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from pidistill.evaluation.features.base import Classifier
-from pidistill.storage import load_weights, read_tensors
+from pidistill.evaluation.features.base import Classifier, load_bundled
 
 CLASSIFIER_FILE = "digits-classifier.safetensors"
 
@@ -15,7 +11,7 @@ CLASSIFIER_FILE = "digits-classifier.safetensors"
 class DigitsClassifier(Classifier):
     """A small convolutional classifier of 8x8 digits; its last hidden layer is the features.
 
-    `benchmarks/train_digits_classifier.py` trains the weights that are bundled.
+    `benchmarks/train_classifier.py` trains the weights that are bundled.
     """
 
     sample_shape = (1, 8, 8)
@@ -38,8 +34,4 @@ class DigitsClassifier(Classifier):
 
 def load_digits_classifier() -> DigitsClassifier:
     """The bundled classifier."""
-    classifier = DigitsClassifier()
-    with importlib.resources.as_file(importlib.resources.files("pidistill") / "assets") as assets:
-        path = Path(assets) / CLASSIFIER_FILE
-        load_weights(classifier, read_tensors(path), str(path))
-    return classifier.eval().requires_grad_(False)
+    return load_bundled(DigitsClassifier(), CLASSIFIER_FILE)
