@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pidistill.cli import main
+from pidistill.teachers import load_teacher
 
 TINY = ["--max-train-steps", "4", "--batch-size", "8"]
 SMALL_NETWORK = ["--set", 'network={name="mlp",config={width=16,num_blocks=1,embedding_width=8}}']
@@ -173,6 +174,19 @@ def test_train_teacher_makes_a_teacher(tmp_path: Path) -> None:
     arguments = ["sample", f"native:{folder}", "-n", "2", "--steps", "3", "--out", str(file)]
     assert main(arguments) == 0
     assert np.load(file)["samples"].shape == (2, 1, 8, 8)
+
+
+def test_train_teacher_of_glyphs_takes_their_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pidistill.data.glyphs.NUM_IMAGES", 50)
+    folder = tmp_path / "teacher"
+    arguments = ["--max-train-steps", "2", "--batch-size", "4", "--set", "preview_steps=0"]
+    assert main(["train-teacher", "glyphs", "--out", str(folder), *arguments]) == 0
+    teacher = load_teacher(f"native:{folder}")
+    assert (teacher.sample_shape, teacher.num_classes) == ((3, 32, 32), 10)
+    network, _ = teacher.network_to_copy()
+    assert network.config["patch_size"] == 2
 
 
 def test_train_teacher_on_a_folder_of_images(tmp_path: Path) -> None:

@@ -58,6 +58,34 @@ def test_agrees_with_a_second_computation(variant):
     torch.testing.assert_close(network(u, c_noise, label), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("patch_size", [2, 4])
+def test_patches_are_pixels_of_a_coarser_image_with_more_channels(patch_size):
+    folded = randomized(SongUNet(**{**SMALL, **fold(SMALL, patch_size), "label_dim": 3}))
+    network = SongUNet(**SMALL, label_dim=3, patch_size=patch_size).eval()
+    network.load_state_dict(folded.state_dict())
+    u, c_noise, label = inputs(network.config, torch.float32)
+    # (b, c, H, p, W, p) with the pixel's place in its patch moved behind the channel
+    parts = u.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
+    out = folded(parts.permute(0, 1, 3, 5, 2, 4).flatten(1, 3), c_noise, label)
+    out = out.unflatten(1, (3, patch_size, patch_size)).permute(0, 1, 4, 2, 5, 3)
+    assert torch.equal(network(u, c_noise, label), out.flatten(4, 5).flatten(2, 3))
+
+
+def fold(config, patch_size):
+    """The arguments for images whose patches have been folded into channels."""
+    return {
+        "img_resolution": config["img_resolution"] // patch_size,
+        "in_channels": config["in_channels"] * patch_size**2,
+        "out_channels": config["out_channels"] * patch_size**2,
+    }
+
+
+@pytest.mark.parametrize("patch_size", [0, 3, 32])
+def test_patches_have_to_fill_the_image(patch_size):
+    with pytest.raises(PidistillError, match=rf"patch_size is {patch_size}; expected a divisor"):
+        SongUNet(**SMALL, patch_size=patch_size)
+
+
 @pytest.mark.parametrize("c_noise", [0.0, 12.345, 999.0])
 def test_float32_agrees_over_the_range_of_vp_times(c_noise):
     network = randomized(SongUNet(**SMALL))
@@ -138,8 +166,9 @@ def test_a_fresh_network_is_almost_zero_and_learns():
     assert all(used)
 
 
-def test_forward_and_reverse_derivatives_in_the_noise_level_agree():
-    network = randomized(SongUNet(**SMALL)).double()
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_forward_derivative_in_the_noise_level_agrees_with_differences(patch_size):
+    network = randomized(SongUNet(**SMALL, patch_size=patch_size)).double()
     u, c_noise, _ = inputs(SMALL)
     one = torch.ones_like(c_noise)
     _, forward = torch.func.jvp(lambda c: network(u, c), (c_noise,), (one,))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--reference",
     default=None,
     metavar="DATA/FILE.npz",
-    help="A data set, a folder of images, or an .npz of samples or of mu and sigma.",
+    help="digits, glyphs, a folder of images, or an .npz of samples or of mu and sigma.",
 )
 @click.option(
     "--num",

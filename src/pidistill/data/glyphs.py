@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pidistill.data import Dataset
 from pidistill.data.noise import Draws
+from pidistill.images import from_uint8
 
 SIZE = 32
 """Height and width in pixels."""
@@ -103,8 +104,8 @@ def draw(factors: Factors, distance: _Distance) -> Tensor:
     slope = (across * light.cos() + down * light.sin())[:, None]  # -sqrt(2) to sqrt(2)
     ground = colour(factors.ground_hue, saturation=0.6, value=0.4 + 0.14 * slope)
     shape = colour(factors.hue, saturation=0.5, value=torch.ones_like(slope))
-    levels = (255 * (ground + cover * (shape - ground))).round()
-    return (levels / 127.5 - 1).float()
+    pixels = ground + cover * (shape - ground)
+    return from_uint8((255 * pixels).round().to(torch.uint8))
 
 
 def colour(hue: Tensor, *, saturation: float, value: Tensor) -> Tensor:
