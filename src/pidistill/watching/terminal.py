@@ -58,21 +58,24 @@ def view(runs: list[RunStatus], console: Console, height: int | None = None) -> 
         rows -= 1
     drawn = drawn[: rows * across]
     pictures = _pictures(runs, console, min(24, int(min(rest, 80)) // 2 - 2))
-    rest -= max((len(lines) + 2 for _, lines in pictures), default=0)
+    picture_width = console.width // max(1, len(pictures)) - 1
+    rest -= max((len(g) + 1 + math.ceil(len(t) / picture_width) for t, g in pictures), default=0)
     plot_height = 10 if height is None else max(4, min(20, int(rest) // max(1, rows) - 3))
     plots = [_panel(panel, len(runs), width, plot_height, colored) for panel in drawn]
     grids = [Group(title, *lines) for title, lines in pictures]
     return Group(
         *head,
         Columns(plots, width=width, padding=(0, 1)),
-        Columns(grids, width=console.width // max(1, len(grids)) - 1, padding=(0, 1)),
+        Columns(grids, width=picture_width, padding=(0, 1)),
     )
 
 
 def _table(runs: list[RunStatus]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("run", "state", "step", "images/s", "left", "loss"):
-        table.add_column(name, justify="left" if name in ("run", "state") else "right")
+    table.add_column("run", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for name in ("step", "images/s", "left", "loss"):
+        table.add_column(name, justify="right", no_wrap=True)
     for index, run in enumerate(runs):
         color = COLORS[index % len(COLORS)] if len(runs) > 1 else "bold"
         table.add_row(
@@ -164,7 +167,7 @@ def _pictures(
     files = [run.preview for run in runs if run.preview is not None]
     if console.color_system is None or not console.encoding.startswith("utf"):
         # half blocks without colours are all alike, and other encodings have none
-        return [(Text(f"\nsamples: {file}"), []) for file in files]
+        return [(Text(f"\nsamples: {file}", overflow="fold"), []) for file in files]
     width = console.width // max(1, len(files)) - 1
     return [
         (Text(f"\nsamples: {file}", "dim", no_wrap=True), half_blocks(file, width, height))
