@@ -1,8 +1,8 @@
 """Which parametrisation of PID suits a teacher that predicts noise, at a high sigma_max.
 
-Trains a small noise-predicting network of the digits on the variance-preserving SDE (sigma_max 152),
-then a PID student of it in every parametrisation, anchored or not, with the `fast` recipe but for
-its length.
+Trains a small noise-predicting network of the digits on the variance-preserving SDE, whose
+sigma_max is 152, then a PID student of it in every parametrisation, anchored or not, with the
+`fast` recipe but for its length.
 
     python benchmarks/noise_teacher.py --out benchmarks/results/noise_teacher.json
 """

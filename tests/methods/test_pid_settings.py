@@ -237,6 +237,33 @@ def test_the_gradient_at_the_nodes_of_the_published_difference(gaussian, gradien
     torch.testing.assert_close(student.network.values.grad, expected)
 
 
+@pytest.mark.parametrize(("gradient", "grows"), [("both", False), ("value", True)])
+def test_a_detached_derivative_that_looks_down_diverges(gaussian, gradient, grows):
+    """In the published difference the value's own node has a negative weight."""
+    nodes = karras_sigmas(5, gaussian.sigma_min, gaussian.sigma_max)
+    student = TrajectoryStudent.from_teacher(gaussian, network=Table(nodes))
+    z = (80 * Draws(0, 0, 1).normal("z", (2,))).expand(5, 2)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.02)
+    losses = []
+    for _ in range(300):
+        loss, _ = pid_loss(
+            student,
+            gaussian,
+            z,
+            nodes,
+            None,
+            derivative=OneSided(gaussian.sigma_min, gaussian.sigma_max, 5),
+            residual=RESIDUALS["data"],
+            distance=l2,
+            gradient=GRADIENTS[gradient],
+        )
+        optimizer.zero_grad()
+        loss.sum().backward()
+        optimizer.step()
+        losses.append(loss.sum().item())
+    assert (losses[-1] > 100 * losses[0]) if grows else (losses[-1] < losses[0])
+
+
 @pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
 def test_stopping_the_gradient_changes_no_loss(mlp_teacher, residual, parametrisation):
