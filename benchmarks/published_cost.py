@@ -21,7 +21,8 @@ from pidistill.lpips import LPIPS
 from pidistill.machine import machine
 from pidistill.networks import build_network
 from pidistill.storage import write_json
-from pidistill.training.config import parse_config, read_preset
+from pidistill.training.config import RunConfig, parse_config, read_preset
+from pidistill.training.strategy import parts_of_batch
 
 RESULT = Path(__file__).parent / "results" / "published_cost.json"
 
@@ -124,15 +125,32 @@ def run_cost(preset: str, distance: dict[str, int]) -> dict[str, Any]:
         gpu: sum(images * per_sample[p] / (peak[p] * SHARE[p]) for p in per_sample) / 3600
         for gpu, peak in PEAK.items()
     }
+    saved = 2 * network["saved_bytes"] + distance["saved_bytes"]
+    state = 4 * (copies * network["parameters"] + distance["parameters"])
     return {
         "network": network,
         "operations_per_sample": per_sample,
-        "saved_bytes_per_sample": 2 * network["saved_bytes"] + distance["saved_bytes"],
+        "saved_bytes_per_sample": saved,
         "images": images,
         "operations": {p: images * count for p, count in per_sample.items()},
         "copies_of_the_weights": copies,
-        "state_bytes": 4 * (copies * network["parameters"] + distance["parameters"]),
+        "state_bytes": state,
         "assumed_gpu_hours": {gpu: round(value) for gpu, value in hours.items()},
+        "plans": {num: plan(settings, num, state, saved, hours) for num in (1, 8, 64)},
+    }
+
+
+def plan(
+    settings: RunConfig, num: int, state: int, saved: int, hours: dict[str, float]
+) -> dict[str, Any]:
+    """How `num` GPUs share the run by DDP: micro-batches, bytes in each, hours."""
+    parts = parts_of_batch(settings, num)
+    micro_batch = settings.batch_size // (num * parts)
+    return {
+        "micro_batches": parts,
+        "micro_batch": micro_batch,
+        "bytes": state + micro_batch * saved,
+        "assumed_hours": {gpu: round(value / num) for gpu, value in hours.items()},
     }
 
 

@@ -10,6 +10,7 @@ from pidistill.methods.pid import PIDSettings
 from pidistill.networks import build_network
 from pidistill.storage import read_json
 from pidistill.training.config import parse_config, parse_toml_value, read_preset
+from pidistill.training.strategy import parts_of_batch
 
 ROOT = Path(__file__).parent.parent
 PRESETS = ("cifar10-published", "imagenet64-published")
@@ -54,16 +55,18 @@ def test_it_is_a_config_without_a_teacher(name):
 
 
 def test_the_small_published_preset_differs_by_the_distance_only():
-    own = {**read_preset("cifar10-published"), "checkpointing_steps": 1, "preview_steps": 1}
-    small = {**read_preset("published"), "checkpointing_steps": 1, "preview_steps": 1}
+    ours = {"checkpointing_steps": 1, "preview_steps": 1, "max_micro_batch": 1}
+    own = {**read_preset("cifar10-published"), **ours}
+    small = {**read_preset("published"), **ours}
     small["method"]["distance"] = "lpips"
     assert own == small
 
 
-def test_the_presets_differ_by_four_settings():
+def test_the_presets_differ_by_four_settings_and_by_what_fits_into_memory():
     cifar, imagenet = (read_preset(name) for name in PRESETS)
     different = {key for key in cifar if cifar[key] != imagenet[key]}
-    assert different == {"batch_size", "max_train_steps", "learning_rate", "mixed_precision"}
+    published = {"batch_size", "max_train_steps", "learning_rate", "mixed_precision"}
+    assert different == published | {"max_micro_batch"}
 
 
 @pytest.mark.parametrize(
@@ -80,3 +83,30 @@ def test_the_counts_are_of_these_runs(name, network, arguments):
     with torch.device("meta"):
         built = build_network(network, {"in_channels": 3, "out_channels": 3, **arguments})
     assert cost["network"]["parameters"] == sum(p.numel() for p in built.parameters())
+
+
+@every_preset
+def test_the_plans_are_what_the_trainer_does(name):
+    cost = read_json(ROOT / "benchmarks" / "results" / "published_cost.json")[name]
+    config = parse_config([read_preset(name)])
+    assert cost["plans"].keys() == {"1", "8", "64"}
+    for gpus, plan in cost["plans"].items():
+        assert plan["micro_batches"] == parts_of_batch(config, int(gpus))
+        assert plan["micro_batch"] * plan["micro_batches"] * int(gpus) == config.batch_size
+        assert plan["bytes"] < 80e9
+
+
+@every_preset
+def test_the_page_on_many_gpus_has_the_plans(name):
+    page = (ROOT / "docs" / "many-gpus.md").read_text(encoding="utf-8")
+    plans = read_json(ROOT / "benchmarks" / "results" / "published_cost.json")[name]["plans"]
+    for gpus, plan in plans.items():
+        cells = [
+            f"`{name}`",
+            gpus,
+            f"{plan['micro_batches']} x {plan['micro_batch']}",
+            f"{plan['bytes'] / 1e9:.0f} GB",
+            f"{plan['assumed_hours']['H100 SXM']:,}",
+            f"{plan['assumed_hours']['A100 SXM']:,}",
+        ]
+        assert "| " + " | ".join(cells) + " |" in page

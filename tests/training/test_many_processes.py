@@ -1,10 +1,16 @@
 """Runs by several processes: what they compute, write and restore is what one process does."""
 
 import json
+import math
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+
+from pidistill import PidistillError
+from pidistill.data import pairs as pairs_module
+from pidistill.sharding import local
 
 from method_runs import METHODS, make_trainer, small
 from together import together
@@ -14,14 +20,15 @@ STRATEGIES = {"DDP": {}, "FSDP": FSDP}
 
 
 def train(config, folder, num=1, *, stop_at=None, **environment):
-    """Train with `num` processes, to the end or to an orderly stop."""
+    """Train with `num` processes, to the end or until one of them is asked to stop."""
 
     def work(rank):
         trainer = make_trainer(config, folder)
-        for _ in trainer.run(should_stop=lambda: trainer.step == stop_at):
+        for _ in trainer.run(lambda: rank == num - 1 and trainer.step == stop_at):
             pass
+        assert trainer.step == (stop_at or config.max_train_steps)
 
-    if num == 1 and not environment:
+    if num == 1:
         work(0)
     else:
         problems = together(num, work, **environment)
@@ -34,12 +41,13 @@ def log_lines(folder):
 
 
 def assert_same_run(folder, expected, rtol=1e-4):
-    """The logs, weights and optimizers of two runs agree to float tolerance."""
+    """The logs, and the last weights and optimizer, of two runs agree to float tolerance."""
     logged, lines = log_lines(folder), log_lines(expected)
     assert [line["step"] for line in logged] == [line["step"] for line in lines]
     for one, other in zip(logged, lines, strict=True):
         assert one == pytest.approx(other, rel=rtol)
-    for file in expected.rglob("*.safetensors"):
+    newest = max(file.name for file in (expected / "state").iterdir())
+    for file in [*expected.glob("*.safetensors"), *(expected / "state" / newest).glob("*.saf*")]:
         own, others = load_file(folder / file.relative_to(expected)), load_file(file)
         assert own.keys() == others.keys()
         for name, tensor in others.items():
@@ -49,7 +57,117 @@ def assert_same_run(folder, expected, rtol=1e-4):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_do_what_one_does(tmp_path, name, strategy):
-    config = small(name, checkpoints_total_limit=5)
+    config = small(name)
     train(config, tmp_path / "one")
     train(config, tmp_path / "two", 2, **STRATEGIES[strategy])
     assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("num", "changes"),
+    [
+        (2, {"gradient_accumulation_steps": 4}),
+        (1, {"gradient_accumulation_steps": 8}),
+        (2, {"max_micro_batch": 3, "max_grad_norm": 0.05}),
+        pytest.param(4, {}, marks=pytest.mark.slow),
+        pytest.param(4, {"gradient_accumulation_steps": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_loss_of_a_step_is_the_same_however_the_batch_is_cut(tmp_path, num, changes):
+    """Step 0 too, which measures the whole first batch."""
+    train(small("pid", max_grad_norm=changes.get("max_grad_norm")), tmp_path / "whole")
+    train(small("pid", **changes), tmp_path / "cut", num)
+    assert log_lines(tmp_path / "whole")[0]["step"] == 0
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+CHAINS = {
+    "1 2 1": [(1, {}), (2, {}), (1, {})],
+    "DDP FSDP DDP": [(2, {}), (2, FSDP), (2, {})],
+    "FSDP of 2, 1, FSDP of 3": [(2, FSDP), (1, {}), (3, FSDP)],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("name", ["consistency", "progressive"])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, chain, name):
+    """The last two have state beside the student's: a target, a teacher that was a student."""
+    config = small(name, batch_size=12)
+    train(config, tmp_path / "straight")
+    for (num, environment), stop_at in zip(CHAINS[chain], (3, 7, None), strict=True):
+        train(config, tmp_path / "cut", num, stop_at=stop_at, **environment)
+    assert_same_run(tmp_path / "cut", tmp_path / "straight")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"optimizer": "radam"}, {"mixed_precision": "bf16"}])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_other_optimizers_and_precisions(tmp_path, strategy, changes):
+    config = small("pid", teacher="digits", max_train_steps=4, **changes)
+    train(config, tmp_path / "one")
+    train(config, tmp_path / "two", 2, **STRATEGIES[strategy])
+    assert_same_run(
+        tmp_path / "two", tmp_path / "one", rtol=1e-2 if "mixed" in str(changes) else 1e-4
+    )
+
+
+def test_under_fsdp_every_process_holds_its_part(tmp_path):
+    """Of weights, moments and averages; none of them is ever cast."""
+
+    def work(rank):
+        trainer = make_trainer(small("pid", mixed_precision="bf16"), tmp_path)
+        student = trainer.method.student
+        assert trainer.accelerator.distributed_type.value == "FSDP"
+        assert all(isinstance(p, DTensor) for p in student.parameters())
+        whole = sum(p.numel() for p in student.parameters())
+        trainer.train_step()
+        moments = [
+            value
+            for state in trainer.optimizer.state.values()
+            for name, value in state.items()
+            if name == "exp_avg"
+        ]
+        for part in (student.parameters(), moments, trainer.ema.averages[0]):
+            part = list(map(local, part))
+            assert sum(tensor.numel() for tensor in part) <= whole // 2 + len(part) * 16
+            assert {tensor.dtype for tensor in part} == {torch.float32}
+
+    assert together(2, work, **FSDP) == ["", ""]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_previews_are_drawn_by_all_and_written_once(tmp_path, strategy):
+    config = small("progressive", teacher="mixture:image", max_train_steps=2, preview_steps=1)
+    train(config, tmp_path, 2, **STRATEGIES[strategy])
+    names = sorted(file.name for file in (tmp_path / "previews").iterdir())
+    assert names == [f"step-{step:09d}.png" for step in (0, 1, 2)]
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all(tmp_path):
+    def work(rank):
+        trainer = make_trainer(small("pid"), tmp_path)
+        steps = trainer.run()
+        next(steps)
+        denoise = trainer.method.teacher.forward
+
+        def broken(x, sigma, label=None):
+            return denoise(x, sigma, label) + (math.nan if rank == 1 else 0.0)
+
+        trainer.method.teacher.forward = broken
+        with pytest.raises(PidistillError, match=r"loss is nan at step 2 \(sigma .* \.\. "):
+            next(steps)
+        assert trainer.step == 1
+
+    assert together(2, work) == ["", ""]
+
+
+def test_pairs_are_the_same_shards_for_any_number_of_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs_module, "SHARD", 16)
+    for num in (1, 2, 3):
+        train(small("knowledge", max_train_steps=1, batch_size=6), tmp_path / str(num), num)
+    files = {
+        num: {file.name: file.read_bytes() for file in (tmp_path / num / "pairs").iterdir()}
+        for num in "123"
+    }
+    assert len(files["1"]) == 4
+    assert files["1"] == files["2"] == files["3"]

@@ -10,10 +10,13 @@ import signal
 
 import click
 
+from pidistill.processes import is_first_to_fail, is_main_process, num_processes
+
 VERBS = {
     "quickstart": "A first result: bundled digits teacher, one-step student, report.",
     "train-teacher": "Train a diffusion model on a data set.",
     "distill": "Distil a teacher into a one-step student.",
+    "pairs": "Solve a teacher's equation from many noises, for knowledge distillation.",
     "sample": "Draw samples from a student or a teacher.",
     "evaluate": "Measure a student against its teacher and a reference.",
     "compare": "Several runs on equal terms: train what is missing, one table.",
@@ -22,6 +25,9 @@ VERBS = {
     "watch": "Draw the curves and the newest samples of runs.",
     "inspect": "Say what a teacher or a run folder is.",
 }
+
+SHARED = ("train-teacher", "distill", "pairs", "sample", "evaluate")
+"""Verbs whose work several processes share (torchrun, accelerate launch)."""
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -51,8 +57,15 @@ class _Verbs(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="pidistill")
-def pidistill() -> None:
+@click.pass_context
+def pidistill(context: click.Context) -> None:
     """Diffusion models that sample in one network evaluation, by physics informed distillation."""
+    verb = context.invoked_subcommand
+    if num_processes() > 1 and verb not in SHARED:
+        raise click.UsageError(
+            f"{verb} works in one process, and {num_processes()} were started; leave out the "
+            f"launcher, which is for {', '.join(SHARED)}"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,17 +94,17 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return EXIT_INTERRUPTED
+        return _interrupted()
     except Exception as error:
         if interrupted:  # a library that was being imported made another error of it
-            click.echo("interrupted", err=True)
-            return EXIT_INTERRUPTED
+            return _interrupted()
         from pidistill.cli.failures import one_line
 
         line = one_line(error)
-        if line is None:
+        if line is None and is_first_to_fail():
             raise
+        if line is None:
+            return EXIT_BAD_INPUT
         return _fail(line)
     finally:
         signal.signal(signal.SIGINT, previous)
@@ -99,6 +112,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    line = " ".join(message.split())
-    click.echo(f"error: {line}", err=True)
+    """Print the error, unless another of several processes did already."""
+    if is_first_to_fail():
+        line = " ".join(message.split())
+        click.echo(f"error: {line}", err=True)
     return EXIT_BAD_INPUT
+
+
+def _interrupted() -> int:
+    if is_main_process():
+        click.echo("interrupted", err=True)
+    return EXIT_INTERRUPTED

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from pidistill.processes import is_main_process
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Put one JSON object on stdout, the rest on stderr."
 )
@@ -43,14 +45,19 @@ HEARTBEAT_SECONDS = 15.0
 
 
 class Out:
-    """Where a verb prints: people's tables on stdout, or JSON there and the rest on stderr."""
+    """Where a verb prints: people's tables on stdout, or JSON there and the rest on stderr.
+
+    Of several processes, the first one prints.
+    """
 
     def __init__(self, as_json: bool) -> None:
         """Say whether stdout is for one JSON object."""
-        self.as_json = as_json
-        self.stderr = Console(stderr=True, highlight=False)
-        self.people = self.stderr if as_json else Console(highlight=False)
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        quiet = not is_main_process()
+        self.as_json = as_json and not quiet
+        self.stderr = Console(stderr=True, highlight=False, quiet=quiet)
+        self.people = self.stderr if as_json else Console(highlight=False, quiet=quiet)
+        level = logging.ERROR if quiet else logging.INFO
+        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
         logging.getLogger("httpx").setLevel(logging.WARNING)
 
     def say(self, text: str) -> None:
@@ -77,7 +84,7 @@ class Out:
 
         Yields a function to call with how many more are done, and more text to show.
         """
-        if self.stderr.is_terminal:
+        if self.stderr.is_terminal and not self.stderr.quiet:
             with Progress(
                 TextColumn(title),
                 BarColumn(),

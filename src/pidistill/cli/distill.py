@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from pidistill.cli.console import Out, json_option
+from pidistill.cli.dry_run import print_estimate
 from pidistill.cli.end_table import print_end
-from pidistill.cli.run import resolve_config, train, training_options
+from pidistill.cli.run import out_folder, resolve_config, train, training_options
 from pidistill.methods import NAMES
 from pidistill.presets import preset_names
 
@@ -21,18 +22,19 @@ from pidistill.presets import preset_names
     metavar="DATA",
     help="Images, for consistency and progressive: digits, glyphs, or folder:PATH.",
 )
-@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@click.option("--out", "folder", type=click.Path(path_type=Path), metavar="DIR")
 @training_options
 @json_option
 def distill(
     teacher: str | None,
     method: str | None,
     data: str | None,
-    folder: Path,
+    folder: Path | None,
     preset: str | None,
     config: Path | None,
     assignments: tuple[str, ...],
     resume: bool,
+    dry_run: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -46,7 +48,7 @@ def distill(
     flags["data"] = data
     flags["method"] = None if method is None else {"name": method}
     settings = resolve_config(
-        folder,
+        out_folder(folder, dry_run, resume),
         default_preset="fast",
         fixed={},
         preset=preset,
@@ -60,6 +62,9 @@ def distill(
 
     if settings.teacher is None:
         raise PidistillError("no teacher is named; add --teacher SPEC, such as --teacher digits")
+    if folder is None or dry_run:
+        print_estimate(out, settings)
+        return
     trainer = build_trainer(settings, folder)
     train(trainer, out, "distilling")
     print_end(out, trainer, "student")

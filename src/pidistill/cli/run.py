@@ -9,6 +9,7 @@ import click
 
 from pidistill.cli.console import Out, stoppable
 from pidistill.cli.end_table import print_stop
+from pidistill.processes import was_restarted
 
 if TYPE_CHECKING:
     from pidistill.training.config import RunConfig
@@ -31,6 +32,12 @@ FLAGS = (
     click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), default=None),
     click.option("--checkpointing-steps", type=int, default=None, metavar="N"),
     click.option(
+        "--torch-compile",
+        is_flag=True,
+        default=None,
+        help="Compile the networks: faster, after minutes of compiling.",
+    ),
+    click.option(
         "--set",
         "assignments",
         multiple=True,
@@ -44,6 +51,11 @@ FLAGS = (
         help="Trackers to log to: tensorboard, wandb, ..., several with commas between, or all.",
     ),
     click.option("--resume", is_flag=True, help="Go on where the run in --out was cut."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Measure a few steps, estimate the run, and write nothing; --out may be left out.",
+    ),
 )
 
 
@@ -54,8 +66,18 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def out_folder(folder: Path | None, dry_run: bool, resume: bool) -> Path | None:
+    """The run folder that decides the config; None for a dry run that goes on with no run.
+
+    Raises `click.UsageError` when there has to be one.
+    """
+    if folder is None and (resume or not dry_run):
+        raise click.UsageError("Missing option '--out': name the folder of the run")
+    return folder if resume or not dry_run else None
+
+
 def resolve_config(
-    out_folder: Path,
+    run_folder: Path | None,
     *,
     default_preset: str,
     fixed: dict[str, Any],
@@ -68,14 +90,14 @@ def resolve_config(
     """The config of a run from its layers: preset, file, `--set`, flags.
 
     Args:
-        out_folder: The run folder.
+        run_folder: The run folder; None where nothing will be written.
         default_preset: The preset when none is named.
         fixed: What the verb itself decides.
         preset: `--preset`.
         config: `--config`.
         assignments: Every `--set`.
         resume: `--resume`: the config of the folder, where there is one, comes below all flags, and
-            they must not contradict it.
+            they must not contradict it. Processes that were restarted go on without being told.
         flags: The other flags; None means not given.
 
     Raises:
@@ -94,24 +116,25 @@ def resolve_config(
     given = {key: value for key, value in flags.items() if value is not None}
     named = {key: given[key] for key in ("method",) if key in given}  # `--set` refers to it
     upper = [named, *(parse_assignment(text) for text in assignments), given, fixed]
-    saved_file = out_folder / "config.toml"
-    files = out_folder.iterdir() if out_folder.is_dir() else ()
+    below = [read_preset(preset or default_preset)]
+    below += [read_toml(config)] if config is not None else []
+    if run_folder is None:
+        return parse_config([*below, *upper], origin=str(config or "settings"))
+    resume = resume or was_restarted()
+    saved_file = run_folder / "config.toml"
+    files = run_folder.iterdir() if run_folder.is_dir() else ()
     if not resume and any(file.name not in (LOCK_FILE, HEARTBEAT_FILE) for file in files):
         raise PidistillError(
-            f"{out_folder} is not empty; add --resume to go on with the run in it, "
+            f"{run_folder} is not empty; add --resume to go on with the run in it, "
             "or choose another --out"
         )
     if resume and saved_file.is_file():
         saved = read_toml(saved_file)
-        below = [saved]
-        if preset is not None or config is not None:
-            below = [read_preset(preset or default_preset)]
-            below += [read_toml(config)] if config is not None else []
+        if preset is None and config is None:
+            below = [saved]
         resolved = parse_config([*below, *upper], origin=str(config or saved_file))
-        require_same_run(parse_config([saved], origin=str(saved_file)), resolved, out_folder)
+        require_same_run(parse_config([saved], origin=str(saved_file)), resolved, run_folder)
         return resolved
-    below = [read_preset(preset or default_preset)]
-    below += [read_toml(config)] if config is not None else []
     return parse_config([*below, *upper], origin=str(config or "settings"))
 
 

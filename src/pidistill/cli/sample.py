@@ -1,5 +1,8 @@
 """`pidistill sample`: pictures or arrays from a student or a teacher."""
 
+from collections.abc import Callable
+from functools import partial
+from math import lcm
 from pathlib import Path
 
 import click
@@ -66,16 +69,20 @@ def sample(
     samples are latents of a diffusers pipeline, its decoder makes images of them.
     """
     out = Out(as_json)
+    import torch
     from torch import nn
 
     from pidistill.cli.models import open_model
     from pidistill.errors import PidistillError
     from pidistill.evaluation.features import in_batches
     from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
+    from pidistill.ode import Solution
+    from pidistill.processes import join_processes
     from pidistill.sample_files import require_drawable, require_writable, write_samples
     from pidistill.student import Student
     from pidistill.training.run_folder import decoder_of_run
 
+    processes = join_processes()
     opened = open_model(model, ema).to(best_device(device))
     decoder: nn.Module | None
     if isinstance(opened, Student):
@@ -84,33 +91,37 @@ def sample(
         decoder = opened.decoder
     if decoder is None:
         require_drawable(file, opened.sample_shape)
-    require_writable(file)
-    with out.progress("sampling", num, "samples") as advance:
-        if isinstance(opened, Student):
-            if solver is not None:
-                raise PidistillError(f"--solver {solver} is for teachers; {model} is a student")
-            solution = opened.generate(
-                num,
+    if processes.is_main:
+        require_writable(file)
+    draw: Callable[..., Solution]
+    if isinstance(opened, Student):
+        if solver is not None:
+            raise PidistillError(f"--solver {solver} is for teachers; {model} is a student")
+        draw = partial(opened.generate, steps=steps or opened.num_steps)
+    else:
+        nodes = TEACHER_STEPS if steps is None else steps
+        draw = partial(teacher_samples, opened, steps=nodes, solver=solver or "heun")
+    # A batch that is cut elsewhere has other rounding errors.
+    part = processes.span(num, batch_size if decoder is None else lcm(batch_size, DECODED_AT_ONCE))
+    own: list[Solution] = []
+    with out.progress("sampling", len(part), "samples") as advance:
+        if part:
+            drawn = draw(
+                len(part),
                 seed=seed,
-                steps=steps or opened.num_steps,
                 label=label,
+                first=part.start,
                 batch_size=batch_size,
                 on_batch=advance,
             )
-        else:
-            solution = teacher_samples(
-                opened,
-                num,
-                seed=seed,
-                steps=TEACHER_STEPS if steps is None else steps,
-                solver=solver or "heun",
-                label=label,
-                batch_size=batch_size,
-                on_batch=advance,
-            )
-    x = solution.x
-    if decoder is not None:
-        x = in_batches(decoder.cpu(), x, DECODED_AT_ONCE)
-    write_samples(file, x)
-    out.say(f"{file}: {num} samples, {solution.nfe} network evaluation(s) each, seed {seed}")
-    out.result({"out": str(file), "num_samples": num, "nfe": solution.nfe, "seed": seed})
+            x = drawn.x.cpu()
+            if decoder is not None:
+                x = in_batches(decoder.cpu(), x, DECODED_AT_ONCE)
+            own = [Solution(x, drawn.nfe)]
+    everything = [solution for solutions in processes.gather(own) for solution in solutions]
+    if not processes.is_main:
+        return
+    write_samples(file, torch.cat([solution.x for solution in everything]))
+    nfe = everything[0].nfe
+    out.say(f"{file}: {num} samples, {nfe} network evaluation(s) each, seed {seed}")
+    out.result({"out": str(file), "num_samples": num, "nfe": nfe, "seed": seed})

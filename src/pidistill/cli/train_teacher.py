@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from pidistill.cli.console import Out, json_option
+from pidistill.cli.dry_run import print_estimate
 from pidistill.cli.end_table import print_end
-from pidistill.cli.run import resolve_config, train, training_options
+from pidistill.cli.run import out_folder, resolve_config, train, training_options
 from pidistill.presets import preset_names
 
 PRESETS = {"digits": "digits-teacher", "glyphs": "glyphs-teacher"}
@@ -16,16 +17,17 @@ PRESETS = {"digits": "digits-teacher", "glyphs": "glyphs-teacher"}
 
 @click.command(epilog=f"Presets: {', '.join(preset_names())}.")
 @click.argument("data", metavar="DATA")
-@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@click.option("--out", "folder", type=click.Path(path_type=Path), metavar="DIR")
 @training_options
 @json_option
 def train_teacher(
     data: str,
-    folder: Path,
+    folder: Path | None,
     preset: str | None,
     config: Path | None,
     assignments: tuple[str, ...],
     resume: bool,
+    dry_run: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -35,7 +37,7 @@ def train_teacher(
     """
     out = Out(as_json)
     settings = resolve_config(
-        folder,
+        out_folder(folder, dry_run, resume),
         default_preset=PRESETS.get(data, "image-teacher"),
         fixed={"data": data},
         preset=preset,
@@ -51,6 +53,9 @@ def train_teacher(
         raise PidistillError(
             f"method.name is {settings.method.name!r}; a teacher is trained by 'denoising'"
         )
+    if folder is None or dry_run:
+        print_estimate(out, settings)
+        return
     trainer = build_trainer(settings, folder)
     train(trainer, out, "training")
     print_end(out, trainer, "teacher")

@@ -127,7 +127,7 @@ def make_pairs(
             continue
         while done < needed:
             count = min(batch_size, needed - done)
-            parts.append(_solved(teacher, manifest, first + done, count))
+            parts.append(solve_pairs(teacher, manifest, first + done, count))
             done += count
             if done == needed:
                 whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
@@ -145,10 +145,10 @@ def share_of_pairs(num: int, processes: Processes) -> int:
     )
 
 
-def _solved(
+def solve_pairs(
     teacher: Denoiser, manifest: dict[str, Any], first: int, count: int
 ) -> dict[str, Tensor]:
-    """The pairs `first .. first + count - 1`, by name, on the CPU.
+    """The pairs `first .. first + count - 1`, by name, on the CPU; arguments as `make_pairs`.
 
     Their noise has a stream of its own: no sample of any seed is a pair that was trained on.
     """

@@ -149,6 +149,14 @@ class Method(abc.ABC):
         """
         return iter(())
 
+    def rehearse(self, run: Run, num: int) -> int:
+        """Prepare just enough for steps of `num` samples, in memory; for estimates.
+
+        Returns:
+            The teacher evaluations that it took.
+        """
+        return 0
+
     def start_phase(self, step: int, max_train_steps: int) -> bool:
         """Asked before every step: whether a new phase of training begins with step `step`.
 

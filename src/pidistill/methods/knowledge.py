@@ -12,7 +12,7 @@ step; the pairs may be shared by several runs.
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 import torch
@@ -26,6 +26,7 @@ from pidistill.data.pairs import (
     make_pairs,
     open_pairs,
     share_of_pairs,
+    solve_pairs,
 )
 from pidistill.denoiser import Denoiser
 from pidistill.distance import Distance, DistanceName, distance_for
@@ -117,13 +118,7 @@ class Knowledge(Distillation):
         folder = run.folder / "pairs"
         if settings.pairs is not None:
             folder = Path(settings.pairs).expanduser()
-        manifest = describe_pairs(
-            self.teacher,
-            run.teacher,
-            solver=settings.solver,
-            steps=settings.steps,
-            seed=settings.pairs_seed,
-        )
+        manifest = self._describe_pairs(run)
         open_pairs(folder, manifest, run.processes)
         share = share_of_pairs(settings.num_pairs, run.processes)
         progress = Preparation("solving for pairs", 0, share, "pairs")
@@ -138,6 +133,24 @@ class Knowledge(Distillation):
         ):
             yield dataclasses.replace(progress, done=done)
         self.pairs = load_pairs(folder, settings.num_pairs)
+
+    def rehearse(self, run: Run, num: int) -> int:
+        """Make a few pairs, as many as a batch of their making holds, and keep them in memory."""
+        settings = self.settings
+        count = min(num, settings.num_pairs, settings.pairs_batch_size)
+        pairs = solve_pairs(self.teacher, self._describe_pairs(run), 0, count)
+        self.pairs = Pairs(pairs["z"], pairs["x"], pairs.get("label"))
+        return count * self.teacher_evaluations_before // settings.num_pairs
+
+    def _describe_pairs(self, run: Run) -> dict[str, Any]:
+        settings = self.settings
+        return describe_pairs(
+            self.teacher,
+            run.teacher,
+            solver=settings.solver,
+            steps=settings.steps,
+            seed=settings.pairs_seed,
+        )
 
     def loss(self, batch: Batch) -> Losses:
         """The losses of pairs drawn at random; their labels come with them."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import DistributedType, ProjectConfiguration
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
@@ -21,6 +21,13 @@ from pidistill.methods.base import Method
 from pidistill.training.config import RunConfig
 
 log = logging.getLogger("pidistill")
+
+STRATEGIES = {
+    DistributedType.MULTI_CPU: "DDP",
+    DistributedType.MULTI_GPU: "DDP",
+    DistributedType.FSDP: "FSDP",
+}
+"""How several processes share a run, for people to read."""
 
 
 def make_accelerator(
@@ -40,10 +47,9 @@ def make_accelerator(
         fsdp_plugin=plugin,
         log_with=log_with,
         project_config=project_config,
-        # A student's buffers are constants.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        PartialState().distributed_type = DistributedType.FSDP  # which later states start from
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
@@ -125,13 +131,18 @@ def compile_networks(method: Method, device: torch.device) -> None:
 
     Raises `PidistillError` when there is no compiler for `device`.
     """
+    require_compiler(device)
+    for network in method.networks():
+        network.compile()
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise `PidistillError` unless torch can compile for `device`; it takes a few seconds."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
-    except Exception as error:  # whatever the compiler, its absence looks different
+    except Exception as error:  # every missing compiler has an exception of its own
         reason = str(error).strip().partition("\n")[0]
         raise PidistillError(
             f"torch_compile is set, but torch cannot compile for {device.type} here: {reason}; "
             "install a C++ compiler (CPU) or triton (GPU), or leave it out"
         ) from None
-    for network in method.networks():
-        network.compile()

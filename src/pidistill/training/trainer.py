@@ -214,7 +214,7 @@ class Trainer:
                 self._measure_start()
                 self._preview()
             while self.step < self.config.max_train_steps:
-                report = self._train_step()
+                report = self.train_step()
                 self.heartbeat.trained(self.step, report.loss)
                 done = self.step == self.config.max_train_steps
                 stop = self.processes.any(should_stop())
@@ -275,7 +275,8 @@ class Trainer:
         log.info("before training: %s", numbers)
         self._write_log_line()
 
-    def _train_step(self) -> StepReport:
+    def train_step(self) -> StepReport:
+        """Take one optimizer step; nothing is written."""
         config, accelerator = self.config, self.accelerator
         began = time.perf_counter()
         if self.method.start_phase(self.step, config.max_train_steps):
