@@ -7,6 +7,7 @@ import click
 
 from pidistill.cli.console import Out, best_device
 from pidistill.cli.run import train
+from pidistill.processes import num_processes
 
 if TYPE_CHECKING:
     from pidistill.comparison.costs import Cost
@@ -44,6 +45,7 @@ def follow_recipe(
     from pidistill.errors import PidistillError
     from pidistill.teachers import load_teacher
 
+    _require_one_process()
     recipe = read_recipe(file)
     if verb == "ablate" and not recipe.sweep:
         raise PidistillError(f"{file} has no [[sweep]]; use pidistill compare")
@@ -98,6 +100,7 @@ def compare_folders(
     from pidistill.comparison.measure import Terms
     from pidistill.comparison.page import Comparison, Section
 
+    _require_one_process()
     teacher = teacher_of(folders)
     entries = entries_of(folders, teacher)
     teacher.to(best_device(device))
@@ -118,6 +121,17 @@ def compare_folders(
     command = f"pidistill compare {names} --num {num} --seed {seed}"
     command += f" --reference {reference}" if reference else ""
     _present(out, output, comparison, terms, command)
+
+
+def _require_one_process() -> None:
+    """Raise `PidistillError` under a launcher: runs are trained and timed one after the other."""
+    from pidistill.errors import PidistillError
+
+    if num_processes() > 1:
+        raise PidistillError(
+            f"{num_processes()} processes were started, but comparisons take one; start it without "
+            "torchrun or accelerate, or train with pidistill distill and name the folders"
+        )
 
 
 def _train(out: Out, plan: "Plan", fingerprint: str) -> dict[Path, str]:

@@ -171,7 +171,7 @@ def _block(section: Section, tables: list[table.Cells], svgs: list[str], terms: 
         [
             f"<h2>{html.escape(section.title)}</h2>",
             f"<p>{html.escape(section.about)}</p>",
-            *(_table(cells) for cells in tables),
+            *(_table(cells, name) for cells, name in zip(tables, ("quality", "cost"), strict=True)),
             *failures,
             *(f"<figure>{svg}</figure>" for svg in svgs),
             *_pictures(section.rows, terms),
@@ -179,11 +179,11 @@ def _block(section: Section, tables: list[table.Cells], svgs: list[str], terms: 
     )
 
 
-def _table(cells: table.Cells) -> str:
+def _table(cells: table.Cells, name: str) -> str:
     head = "".join(f"<th>{html.escape(column)}</th>" for column in cells.columns)
     lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in cells.lines]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return f'<div class="wide"><table class="{name}"><tr>{head}</tr>{body}</table></div>'
 
 
 def _pictures(rows: list[Row], terms: Terms) -> list[str]:

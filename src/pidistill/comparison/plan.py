@@ -185,13 +185,17 @@ def teacher_fingerprint(teacher: Denoiser) -> str:
 def identity_of(config: RunConfig, fingerprint: str) -> str:
     """The hash of a configuration: all that decides a run but its seed.
 
+    Settings that are left at their defaults do not count, so that a setting which a later version
+    adds does not make another run of what was trained before it.
+
     Args:
         config: The config.
         fingerprint: That of its teacher (`teacher_fingerprint`): a spec such as `native:DIR` does
             not say which weights are in the folder.
     """
     facts = {
-        "config": config.model_dump(mode="json", exclude=NOT_IDENTITY),
+        "method": config.method.name,
+        "config": config.model_dump(mode="json", exclude=NOT_IDENTITY, exclude_defaults=True),
         "teacher": fingerprint,
         "pidistill": __version__,
     }

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from pidistill.comparison.recipe import Sweep
 from pidistill.comparison.table import Row
@@ -41,7 +43,7 @@ def dot_plot(rows: list[Row], teacher: dict[str, float]) -> Figure:
             axes.plot(spread.values, y, "o", color=STUDENT, alpha=0.35, markersize=5)
             axes.plot([spread.mean], [place], "|", color=STUDENT, markersize=15, markeredgewidth=2)
         _teacher_line(axes.axvline, teacher.get(name))
-        axes.set_xscale("log")
+        _log_axis(axes.xaxis)
         axes.set_yticks(range(len(rows)), [row.entry.name for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _dress(axes, name)
@@ -67,7 +69,9 @@ def line_plot(rows: list[Row], sweep: Sweep, x: list[float], teacher: dict[str, 
         _teacher_line(axes.axhline, teacher.get(name))
         if min(x) > 0 and max(x) / min(x) > 8:
             axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set_xticks(x, [f"{value:g}" for value in x])
+        axes.xaxis.set_minor_locator(NullLocator())
+        _log_axis(axes.yaxis)
         axes.set_xlabel(str(sweep.key), fontsize=9)
         _dress(axes, name)
     return figure
@@ -82,8 +86,10 @@ def trade_off(rows: list[Row], teacher: dict[str, float], metric: str) -> Figure
         spreads = [row.metrics[k][metric] for k in steps]
         axes.plot(steps, [spread.mean for spread in spreads], "o-", label=row.entry.name)
     _teacher_line(axes.axhline, teacher.get(metric))
-    axes.set_yscale("log")
+    _log_axis(axes.yaxis)
     axes.set_xscale("log", base=2)
+    every = sorted({k for row in rows for k in row.metrics})
+    axes.set_xticks(every, [str(k) for k in every])
     axes.set_xlabel("evaluations a sample", fontsize=9)
     axes.legend(fontsize=8, frameon=False)
     _dress(axes, metric)
@@ -94,6 +100,14 @@ def _teacher_line(line: Callable[..., Any], value: float | None) -> None:
     """Draw the teacher's value, where there is one, with its name."""
     if value is not None:
         line(value, color=TEACHER, linestyle="--", linewidth=1.2, label="teacher")
+
+
+def _log_axis(axis: XAxis | YAxis) -> None:
+    """A logarithmic axis whose ticks are plain numbers, few enough to be read."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _dress(axes: Axes, metric: str) -> None:
