@@ -253,7 +253,7 @@ def test_a_call_that_was_killed_goes_on(
 def test_torchrun_gives_the_same_metrics(
     digits_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    arguments = [str(digits_run), "--reference", "digits", "--num", "1200", "--num-error", "40"]
+    arguments = [str(digits_run), "--reference", "digits", "-n", "1200", "--num-error", "40"]
     names = ["--metrics", "fid,kid,precision-recall,error,diversity", "--json"]
     alone = measured([*arguments, *names[:2]], capsys)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

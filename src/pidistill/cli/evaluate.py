@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     help="digits, glyphs, a folder of images, or an .npz of samples or of mu and sigma.",
 )
 @click.option(
+    "-n",
     "--num",
     type=click.IntRange(min=2),
     default=None,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pidistill.data.noise import device_of
 from pidistill.errors import PidistillError
 from pidistill.evaluation.collect import Summary
 from pidistill.evaluation.diversity import Nearest, nearest_among, neighbour_metrics
@@ -15,7 +16,7 @@ from pidistill.evaluation.features import FeatureNetwork
 from pidistill.evaluation.metrics import METRICS, measure
 from pidistill.evaluation.protocol import Seen, Terms, look_at_samples, look_at_teacher
 from pidistill.evaluation.reference import ReferenceData
-from pidistill.evaluation.sampling import TEACHER_STEPS
+from pidistill.evaluation.sampling import TEACHER_STEPS, as_measured
 from pidistill.evaluation.subject import Subject
 from pidistill.evaluation.trajectory import rms, trajectory_metrics
 from pidistill.student import TrajectoryStudent
@@ -45,31 +46,46 @@ class Evidence:
     batch_size: int = 256
     """Samples evaluated at once."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where distances are computed; on the CPU where the accelerator has no float64."""
+        for module in (self.subject.student, self.terms.network):
+            if module is not None and device_of(module).type != "mps":
+                return device_of(module)
+        return torch.device("cpu")
+
     @functools.cached_property
     def neighbours(self) -> tuple[Nearest, Nearest | None]:
         """Nearest neighbours among as many samples of the subject, and of its teacher."""
         if self.of_teacher is None:
-            return nearest_among(self.seen.x, self.seen.x), None
+            return nearest_among(self.seen.x, self.seen.x, self.device), None
         num = min(len(self.seen.x), len(self.of_teacher.x))
         x, teacher_x = self.seen.x[:num], self.of_teacher.x[:num]
-        return nearest_among(x, x), nearest_among(teacher_x, teacher_x)
+        return (
+            nearest_among(x, x, self.device),
+            nearest_among(teacher_x, teacher_x, self.device),
+        )
 
     @functools.cached_property
     def training_neighbours(self) -> tuple[Nearest, Nearest | None]:
         """The nearest reference images to samples of the subject, and of its teacher."""
         assert self.images is not None
-        nearest = nearest_among(self.seen.x[:NEAREST_NUM], self.images)
+        images = as_measured(self.images)
+        nearest = nearest_among(self.seen.x[:NEAREST_NUM], images, self.device)
         if self.of_teacher is None:
             return nearest, None
-        return nearest, nearest_among(self.of_teacher.x[:NEAREST_NUM], self.images)
+        x = self.of_teacher.x[:NEAREST_NUM]
+        return nearest, nearest_among(x, images, self.device)
 
 
 def _features(name: str, evidence: Evidence) -> dict[str, Any]:
     """A metric of `metrics.METRICS`, of the subject and, where it was looked at, of its teacher."""
-    values = measure([name], evidence.seen.summary, evidence.reference)
+    device = evidence.device
+    values = measure([name], evidence.seen.summary, evidence.reference, device=device)
     if evidence.of_teacher is None:
         return values
-    of_teacher = measure([name], evidence.of_teacher.summary, evidence.reference)
+    summary = evidence.of_teacher.summary
+    of_teacher = measure([name], summary, evidence.reference, device=device)
     own = {key: value for key, value in of_teacher.items() if not key.startswith("reference_")}
     return {**values, **{f"teacher_{key}": value for key, value in own.items()}}
 

@@ -1,0 +1,78 @@
+"""Pictures of an evaluation show what was measured, and nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pidistill.data import load_data
+from pidistill.evaluation.diversity import Nearest
+from pidistill.evaluation.measures import gather_evidence, metrics_of
+from pidistill.evaluation.pictures import (
+    COLUMNS,
+    nearest_picture,
+    neighbours_figure,
+    trajectory_figure,
+    write_pictures,
+)
+from pidistill.evaluation.protocol import Terms
+from pidistill.evaluation.subject import samples_subject, student_subject
+from pidistill.images import grid
+
+EVERYTHING = ["error", "trajectory", "diversity"]
+
+
+def test_points_in_the_plane_are_scattered(gaussian, gaussian_student, tmp_path):
+    subject = student_subject(gaussian_student, gaussian)
+    evidence = gather_evidence(subject, Terms(num=20), 0, EVERYTHING, reference={})
+    write_pictures(tmp_path / "new", evidence, metrics_of(evidence, EVERYTHING))
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {
+        "samples.png",
+        "trajectory.png",
+        "neighbours.png",
+    }
+
+
+def test_images_come_as_a_grid(tmp_path):
+    x = load_data("digits").images[:130]
+    evidence = gather_evidence(samples_subject(x, "x"), Terms(num=130), 0, [], reference={})
+    write_pictures(tmp_path, evidence, {})
+    (file,) = tmp_path.iterdir()
+    with Image.open(file) as image:
+        assert np.array_equal(np.asarray(image), grid(x[:100], columns=COLUMNS))
+
+
+def test_curves_leave_out_what_a_logarithm_cannot_show():
+    figure = trajectory_figure(
+        {"sigma": [80.0, 1.0, 0.002], "error": [0.0, 0.1, 0.2], "residual": [0.3, 0.2, 0.1]}
+    )
+    error, residual = (axes.lines[0] for axes in figure.axes)
+    assert list(error.get_xdata()) == [1.0, 0.002]
+    assert list(residual.get_ydata()) == [0.3, 0.2, 0.1]
+    exact = trajectory_figure({"sigma": [80.0], "error": [0.0], "residual": [0.0]})
+    assert not any(axes.lines for axes in exact.axes)
+
+
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_a_panel_for_each_kind_of_neighbour(with_teacher):
+    own = Nearest(torch.linspace(0, 1, 10), torch.zeros(10))
+    pair = (own, own if with_teacher else None)
+    assert len(neighbours_figure(pair, None).axes) == 1
+    both = neighbours_figure(pair, pair)
+    assert len(both.axes) == 2
+    names = [text.get_text() for text in both.axes[0].get_legend().get_texts()]
+    assert ("teacher" in names) == with_teacher
+
+
+def test_samples_stand_above_their_nearest_images():
+    images = load_data("digits").images[:50]
+    samples = images[[7, 3, 9]] * 0.9
+    evidence = gather_evidence(
+        samples_subject(samples, "x"), Terms(num=3), 0, [], reference={}, images=images
+    )
+    nearest = evidence.training_neighbours[0]
+    assert nearest.which.tolist() == [7, 3, 9]
+    shown = nearest_picture(evidence, nearest)
+    order = nearest.distance.argsort()
+    torch.testing.assert_close(shown[3:], images[nearest.which[order]])
+    torch.testing.assert_close(shown[:3], samples[order], atol=1 / 127, rtol=0)
