@@ -43,10 +43,9 @@ class Moments:
         """
         if not features.isfinite().all():
             raise PidistillError("a feature is not finite; are the samples?")
-        block = features.cpu() if features.device.type == "mps" else features  # no float64 there
-        block = block.to(torch.float64, copy=True)
+        block = in_float64(features)
         mean = block.mean(0)
-        block -= mean
+        block = block - mean
         comoment = block.T @ block
         num = len(block)
         if self.mean is None or self.comoment is None:
@@ -67,6 +66,11 @@ class Moments:
         if self.num < 2 or self.mean is None or self.comoment is None:
             raise PidistillError(f"{self.num} sample(s) have no covariance; expected at least 2")
         return Statistics(self.mean.cpu(), (self.comoment / (self.num - 1)).cpu())
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """`x` in float64, on its device where that has such numbers, else on the CPU."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def statistics(features: Tensor) -> Statistics:

@@ -6,6 +6,8 @@ $\exp \mathbb{E}_x \, \mathrm{KL}(p(y|x) \,\|\, p(y))$, for each of ten parts of
 import torch
 from torch import Tensor
 
+from pidistill.evaluation.frechet import in_float64
+
 SPLITS = 10
 """Parts of the samples, one after the other, that are scored apart."""
 
@@ -26,16 +28,16 @@ class ClassScores:
         """Take in the logits (n, k) of the next samples."""
         split = sum(end <= self.first for end in self.ends)
         while len(logits):
-            if split == len(self.marginal):
-                zeros = torch.zeros(logits.shape[1] + 1, dtype=torch.float64)
-                self.marginal.append(zeros[:-1])
-                self.negative_entropy.append(zeros[-1])
-            part = logits[: self.ends[split] - self.first].cpu().double()
-            log_p = part.log_softmax(1)
-            self.marginal[split] = self.marginal[split] + log_p.exp().sum(0)
-            self.negative_entropy[split] = (
-                self.negative_entropy[split] + (log_p.exp() * log_p).sum()
-            )
+            part = logits[: self.ends[split] - self.first]
+            log_p = in_float64(part).log_softmax(1)
+            marginal = log_p.exp().sum(0).cpu()
+            negative_entropy = (log_p.exp() * log_p).sum().cpu()
+            if split < len(self.marginal):
+                self.marginal[split] += marginal
+                self.negative_entropy[split] += negative_entropy
+            else:
+                self.marginal.append(marginal)
+                self.negative_entropy.append(negative_entropy)
             self.first += len(part)
             logits = logits[len(part) :]
             split += 1

@@ -101,7 +101,7 @@ def test_all_that_metrics_need_comes_from_one_evaluation(network):
     seen = []
     hook = network.extractor.register_forward_hook(lambda *_: seen.append(1))
     x = pixels(3).float() / 127.5 - 1
-    summary = summarise(network, x.split(2), 4, tuple(SINKS))
+    summary = summarise(network, x.split(2), 4, sorted(SINKS.keys() - {"split_half"}))
     hook.remove()
     assert len(seen) == 2
     assert summary["features"].shape == (4, 2048)
