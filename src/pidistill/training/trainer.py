@@ -89,13 +89,16 @@ class StepReport:
     """Time spent training, interruptions left out."""
 
 
-def seed_dropout(draws: Draws) -> None:
+def seed_dropout(draws: Draws, device: torch.device) -> None:
     """Seed torch's generators, which dropout draws from, by the first sample of a batch.
 
     So a resumed run drops what the straight one does.
     """
     first = Draws(draws.seed, draws.first, 1)
-    torch.manual_seed(int(first.uniform("dropout").item() * 2**53))
+    seed = int(first.uniform("dropout").item() * 2**53)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would do it for all devices
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 class LossModule(nn.Module):
@@ -312,7 +315,7 @@ class Trainer:
         """The losses of micro-batch `part` of this process in the coming step."""
         shard = part * self.processes.count + self.processes.index
         batch = self.batch(self.step * self.config.batch_size + shard * self.micro_batch)
-        seed_dropout(batch.draws)
+        seed_dropout(batch.draws, self.accelerator.device)
         with self.accelerator.autocast():  # FSDP's modules do not do it by themselves
             losses: Losses = self.module(batch)
         return losses

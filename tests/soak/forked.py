@@ -1,0 +1,142 @@
+"""Commands of pidistill in forked processes: real ones, without the seconds that torch takes.
+
+What a command prints goes to a file, so that a killed one leaves its words, too.
+"""
+
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pidistill.cli import VERBS, main
+
+MODULES = (
+    "pidistill.training.assemble",
+    "pidistill.evaluation.evaluate",
+    "pidistill.teachers.digits",
+    "pidistill.teachers.mixture",
+    "pidistill.teachers.native",
+    "sklearn.datasets",
+    "torch._dynamo",
+    "torch.fx.experimental.symbolic_shapes",
+    "PIL.PngImagePlugin",
+    "matplotlib.pyplot",
+)
+"""Imported once, before all forks."""
+
+CRASHED = 70
+"""Exit code of a command that ended with a traceback."""
+
+NETWORK = 'network={name="mlp",config={width=16,num_blocks=1,embedding_width=16}}'
+RUN = {
+    "teacher": "mixture:image",
+    "max_train_steps": 10,
+    "batch_size": 4,
+    "lr_warmup_steps": 3,
+    "ema_rates": [0.9, 0.5],
+    "logging_steps": 3,
+    "checkpointing_steps": 4,
+    "checkpoints_total_limit": 2,
+    "preview_steps": 5,
+}
+"""A run that is small, and yet writes all that a run can write."""
+
+
+def scratch() -> "tempfile.TemporaryDirectory[str]":
+    """A folder in memory where there is one: what is killed is a process, not the machine."""
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
+
+
+def load_everything() -> None:
+    """Import what the commands import, so that the forked processes find it done."""
+    torch.set_num_threads(1)  # threads do not survive a fork
+    verbs = [f"pidistill.cli.{verb.replace('-', '_')}" for verb in VERBS]
+    for module in (*verbs, *MODULES):
+        importlib.import_module(module)
+
+
+def distil(folder: Path, **changes: object) -> Callable[[], int]:
+    """The command that begins the run of `RUN`, or goes on with it."""
+    settings = [f"{key}={json.dumps(value)}" for key, value in {**RUN, **changes}.items()]
+    assignments = [word for text in (NETWORK, *settings) for word in ("--set", text)]
+    return lambda: main(["distill", "--out", str(folder), "--resume", *assignments])
+
+
+def start(action: Callable[[], int], output: Path) -> int:
+    """Fork a process that ends with the exit code that `action` returns; return its id."""
+    process = os.fork()
+    if process:
+        return process
+    code = CRASHED
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        code = action()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def finish(process: int) -> int:
+    """Wait for a process; its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def finish_within(process: int, seconds: float) -> int | None:
+    """The exit code of a process, or None if it has not ended after so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(min(0.001, max(0.0, deadline - time.monotonic())))
+    return None
+
+
+def run(action: Callable[[], int], output: Path) -> int:
+    """Run `action` in a process of its own to its end; return its exit code."""
+    return finish(start(action, output))
+
+
+def error_lines(output: Path) -> list[str]:
+    """The lines with which a command was refused."""
+    text = output.read_text(errors="replace")
+    return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+def remains(folder: Path) -> dict[str, object]:
+    """All that must be the same however often a run was interrupted: not where time is told."""
+    newest = max((folder / "state").glob("step-*"))
+    files = [*folder.glob("*.safetensors"), *newest.glob("*.safetensors"), folder / "network.json"]
+    manifest = json.loads((newest / "manifest.json").read_text())
+    del manifest["values"]["seconds"], manifest["manifest_sha256"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"]
+    contents: dict[str, object] = {str(f.relative_to(folder)): f.read_bytes() for f in files}
+    return {**contents, "manifest": manifest, "log": lines}
+
+
+def sample_shape(folder: Path) -> list[int]:
+    """The shape of a sample of the run in `folder`."""
+    shape: list[int] = json.loads((folder / "network.json").read_text())["sample_shape"]
+    return shape
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Temporary files and folders below `folder`."""
+    return [str(p.relative_to(folder)) for p in folder.rglob(".*") if p.name != ".lock"]
