@@ -10,14 +10,16 @@ import tomli_w
 
 from pidistill.export.card import Provenance, without_folders_in
 from pidistill.model_folder import MODEL_FILE, read_description
-from pidistill.storage import write_json, write_text
+from pidistill.storage import require_no_way_out, write_json, write_text
 
 
 def write_run(folder: Path, run: Path, provenance: Provenance) -> None:
     """Write into `folder` what `pidistill sample` needs of the run folder `run`, and its records.
 
-    The weights that `provenance` names are the only ones, and the default.
+    The weights that `provenance` names are the only ones, and the default. Raises `PidistillError`
+    when the run has links that lead out of it: what they show might be published.
     """
+    require_no_way_out(run)
     description = without_folders_in(read_description(run))
     write_json(folder / MODEL_FILE, {**description, "weights": provenance.weights})
     shutil.copyfile(run / provenance.weights, folder / provenance.weights)

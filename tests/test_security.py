@@ -1,0 +1,258 @@
+"""Nothing that a file says is executed, and nothing is written where a file points to."""
+
+import ast
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pidistill
+from pidistill import PidistillError, load_student, load_teacher
+from pidistill.cli import main
+from pidistill.export.export import export_student
+from pidistill.model_folder import write_description
+from pidistill.sample_files import read_samples
+from pidistill.storage import read_json, read_tensors, write_json, write_tensors
+from pidistill.teachers.weights import read_torch
+from pidistill.training.checkpoint import newest_checkpoint, write_checkpoint
+
+SOURCES = sorted(Path(pidistill.__file__).parent.rglob("*.py"))
+
+FORBIDDEN = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+    "marshal.load",
+    "marshal.loads",
+    "shelve.open",
+    "joblib.load",
+    "dill.load",
+    "dill.loads",
+    "torch.hub.load",
+    "torch.jit.load",
+    "torch.export.load",
+    "runpy.run_path",
+    "runpy.run_module",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "shutil.unpack_archive",
+}
+"""Calls that execute what they are given, or unpack it where it says."""
+
+NEEDED = {
+    "torch.load": ("weights_only", True),
+    "np.load": ("allow_pickle", False),
+    "numpy.load": ("allow_pickle", False),
+}
+"""Calls that are safe with one argument only."""
+
+EXTRACTING = {"extractall"}
+
+
+def calls(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def faults_of(text):
+    """What is wrong with a module, a line each."""
+    tree = ast.parse(text)
+    found = []
+    for name, call in calls(tree):
+        options = {keyword.arg: keyword.value for keyword in call.keywords}
+        if name in FORBIDDEN or name.split(".")[-1] in EXTRACTING:
+            found.append(f"line {call.lineno}: {name}")
+        if name in NEEDED:
+            key, value = NEEDED[name]
+            given = options.get(key)
+            if not (isinstance(given, ast.Constant) and given.value is value):
+                found.append(f"line {call.lineno}: {name} without {key}={value}")
+        if "trust_remote_code" in options:
+            found.append(f"line {call.lineno}: trust_remote_code")
+        if any(ast.unparse(option) == "True" for key, option in options.items() if key == "shell"):
+            found.append(f"line {call.lineno}: a shell")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names]
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            taken = {"pickle", "marshal", "shelve", "dill", "joblib", "tarfile"} & set(modules)
+            found += [f"line {node.lineno}: import of {module}" for module in taken]
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_module_executes_what_it_reads(path):
+    assert faults_of(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval(text)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "np.load(path)",
+        "import pickle",
+        "from pickle import loads",
+        "archive.extractall(folder)",
+        "Pipeline.from_pretrained(name, trust_remote_code=True)",
+        "subprocess.run(text, shell=True)",
+    ],
+)
+def test_the_scan_sees_what_it_must(line):
+    assert len(faults_of(line)) == 1
+
+
+class Bomb:
+    """A pickle that leaves a trace when it is read."""
+
+    def __init__(self, trace):
+        self.trace = str(trace)
+
+    def __reduce__(self):
+        return os.mkdir, (self.trace,)
+
+
+@pytest.fixture
+def trace(tmp_path):
+    return tmp_path / "executed"
+
+
+def bombs(tmp_path, trace):
+    """Files of every format that may hold a pickle, with one in them."""
+    plain, torch_file, old = tmp_path / "a.pkl", tmp_path / "a.pt", tmp_path / "old.pt"
+    arrays = tmp_path / "a.npz"
+    plain.write_bytes(pickle.dumps(Bomb(trace)))
+    torch.save({"weight": torch.ones(1), "bomb": Bomb(trace)}, torch_file)
+    torch.save({"bomb": Bomb(trace)}, old, _use_new_zipfile_serialization=False)
+    np.savez(arrays, samples=np.array([Bomb(trace)] * 4, dtype=object))
+    return [plain, torch_file, old, arrays]
+
+
+def test_the_bombs_are_live(tmp_path, trace):
+    bombs(tmp_path, trace)
+    with (tmp_path / "a.pkl").open("rb") as file:
+        pickle.load(file)  # noqa: S301
+    assert trace.is_dir()
+
+
+@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_torch,
+        read_tensors,
+        read_json,
+        read_samples,
+        lambda path: load_teacher(str(path)),
+        lambda path: load_teacher(f"edm:{path}"),
+        lambda path: load_teacher(f"score-sde:{path}"),
+    ],
+)
+def test_no_reader_executes_a_pickle(tmp_path, trace, read, index):
+    with pytest.raises(PidistillError) as caught:
+        read(bombs(tmp_path, trace)[index])
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
+@pytest.fixture
+def run(tmp_path, mlp_student):
+    """A run folder with a checkpoint."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_description(folder, mlp_student, 0)
+    write_tensors(folder / "student.safetensors", dict(mlp_student.state_dict()))
+    tensors = {"student.safetensors": dict(mlp_student.state_dict())}
+    write_checkpoint(folder / "state", 3, tensors, {}, keep=1)
+    return folder
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_no_file_of_a_run_is_unpickled(tmp_path, trace, run, index):
+    bomb = bombs(tmp_path, trace)[index].read_bytes()
+    for file in (*run.glob("state/*/*"), *(f for f in run.iterdir() if f.is_file())):
+        before = file.read_bytes()
+        file.write_bytes(bomb)
+        for verb in (["inspect"], ["sample", "--out", str(tmp_path / "x.npz")]):
+            main([verb[0], str(run), *verb[1:]])
+        if file.parent != run:
+            with pytest.raises(PidistillError):
+                newest_checkpoint(run / "state", lambda line: None)
+        assert not trace.exists()
+        file.write_bytes(before)
+    load_student(run)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "..", "a/../../secret"])
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path, run, name):
+    """They are looked for by their last part, in the checkpoint's own folder."""
+    (run / "state/secret").write_text("secret")
+    folder = run / "state/step-000000003"
+    manifest = read_json(folder / "manifest.json")
+    manifest["sha256"][name] = manifest["sha256"].popitem()[1]
+    write_json(folder / "manifest.json", manifest)
+    with pytest.raises(PidistillError, match="are damaged"):
+        newest_checkpoint(run / "state", lambda line: None)
+
+
+def test_a_run_that_comes_with_links_is_not_exported_through_them(tmp_path, run):
+    """What is copied into an export may be published."""
+    secret = tmp_path / "secret"
+    secret.write_text("a key")
+    (run / "metrics.jsonl").symlink_to(secret)
+    with pytest.raises(PidistillError, match=r"metrics\.jsonl is a link to"):
+        export_student(run, tmp_path / "copy", to="run")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_an_archive_with_names_that_climb_writes_nothing(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for name in ("a.pt", "a.npz"):
+        with zipfile.ZipFile(inner / name, "w") as archive:
+            archive.writestr("../escaped", "x")
+            archive.writestr("archive/data.pkl", pickle.dumps({}))
+            archive.writestr("../../samples.npy", b"")
+    before = sorted(tmp_path.rglob("*"))
+    for read in (read_torch, read_samples):
+        for file in sorted(inner.iterdir()):
+            with pytest.raises(PidistillError):
+                read(file)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["os.system", "../../evil", "pidistill.cli:main", "__import__"])
+@pytest.mark.parametrize("key", ["kind", "network", "precondition"])
+def test_a_description_cannot_name_other_code(run, key, name):
+    content = read_json(run / "network.json")
+    if key == "kind":
+        content["kind"] = name
+    else:
+        content[key]["name"] = name
+    write_json(run / "network.json", content)
+    with pytest.raises(PidistillError, match="unknown"):
+        load_student(run)
+
+
+@pytest.mark.parametrize("key", ["../../escaped", "/escaped", "..", "a\\..\\b"])
+def test_names_of_tensors_are_no_paths(tmp_path, run, key):
+    weights = read_tensors(run / "student.safetensors")
+    weights[key] = torch.ones(1)
+    write_tensors(run / "student.safetensors", weights)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(PidistillError, match="unexpected weight"):
+        load_student(run)
+    assert sorted(tmp_path.rglob("*")) == before
