@@ -5,11 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pidistill import load_student, load_teacher, solve
 from pidistill.cli import main
 from pidistill.errors import PidistillError
+from pidistill.evaluation.evaluate import error_metrics
+from pidistill.evaluation.sampling import teacher_samples
 from pidistill.guidance import GuidedDenoiser
+from pidistill.images import grid
 from pidistill.model_folder import build_model, describe
 from pidistill.student import TrajectoryStudent
 
@@ -132,3 +136,22 @@ def test_sampling_a_student_of_latents_draws_images(tmp_path):
     torch.testing.assert_close(torch.from_numpy(np.load(images)["samples"]), expected)
     assert main(["sample", spec(tmp_path), "-n", "2", "--steps", "2", "--out", str(solved)]) == 0
     assert np.load(solved)["samples"].shape == (2, *expected.shape[1:])
+
+
+def test_evaluating_a_student_of_latents_looks_at_images(tmp_path):
+    """The error is taken between latents, everything else of their images."""
+    stable_diffusion(tmp_path)
+    run, drawn = tmp_path / "run", tmp_path / "x.npz"
+    options = ["--max-train-steps", "2", "--batch-size", "2", "--set", "preview_steps=0"]
+    assert main(["distill", "--teacher", spec(tmp_path), "--out", str(run), *options]) == 0
+    names = ["--metrics", "error,diversity", "--num-error", "2"]
+    assert main(["evaluate", str(run), "-n", "4", *names]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    teacher, student = load_teacher(spec(tmp_path)), load_student(run)
+    latents = teacher_samples(teacher, 2, seed=0).x
+    expected = error_metrics(student.generate(2, seed=0).x, latents)
+    assert metrics["rms_error"] == pytest.approx(expected["rms_error"], rel=1e-3)
+    assert main(["sample", str(run), "-n", "4", "--out", str(drawn)]) == 0
+    with Image.open(run / "evaluation" / "samples.png") as image:
+        picture = grid(torch.from_numpy(np.load(drawn)["samples"]), columns=10)
+        assert np.abs(np.asarray(image).astype(int) - picture).max() <= 1

@@ -166,6 +166,8 @@ def evaluate(
     first = subject_of(emas[0])
     if compared is not None and compared.images is not None:
         require_shape(compared.name, compared.images.shape[1:], first.sample_shape)
+    if compared is None and metrics is None:
+        out.say("without --reference: no distances to data")
     network = _network(out, features, first.sample_shape, weights, allow_download, opened.place)
     names = choose_measures(
         None if metrics is None else tuple(name.strip() for name in metrics.split(",")),
@@ -203,7 +205,7 @@ def evaluate(
         return
     result = {
         **swept.metrics,
-        **_what_is_measured(opened, emas[0], compared, terms),
+        **_what_is_measured(opened, first, emas[0], compared, terms),
     }
     if file is not None and folder is not None:
         write_json(file, result)
@@ -239,6 +241,7 @@ def _network(
     """The feature network of a name; by default the bundled one that suits, or None and a word."""
     from pidistill.errors import PidistillError
     from pidistill.evaluation.features import features_for, features_named
+    from pidistill.images import is_image
 
     if weights is not None and name == "auto":
         raise PidistillError(f"--weights {weights} needs --features, such as inception")
@@ -247,10 +250,8 @@ def _network(
         return found.to(place)
     bundled = features_for(sample_shape)
     if bundled is None:
-        out.say(
-            f"no bundled feature network suits samples of shape {sample_shape}: no distances; "
-            "images can be measured with --features inception"
-        )
+        other = "; choose --features inception or dinov2" if is_image(sample_shape) else ""
+        out.say(f"no bundled feature network suits samples of shape {sample_shape}{other}")
         return None
     return bundled.to(place)
 
@@ -323,14 +324,18 @@ def _collect(
 
 
 def _what_is_measured(
-    target: "Target", ema: float | None, reference: "ReferenceData | None", terms: "Terms"
+    target: "Target",
+    subject: "Subject",
+    ema: float | None,
+    reference: "ReferenceData | None",
+    terms: "Terms",
 ) -> dict[str, Any]:
     """What the metrics are metrics of: weights, training step, reference, features."""
     from pidistill.training.run_folder import what_is_measured
 
-    facts: dict[str, Any] = {"target": target.name}
+    facts: dict[str, Any] = {} if subject.student is not None else {"target": target.name}
     if target.folder is not None:
-        facts = what_is_measured(target.folder, ema)
+        facts.update(what_is_measured(target.folder, ema))
     if reference is not None:
         facts["reference"] = reference.name
     if terms.network is not None:
