@@ -14,7 +14,6 @@ from pidistill.evaluation.metrics import (
     measure,
     needs_of_reference,
     needs_of_samples,
-    require_reference,
 )
 
 NAMES = tuple(METRICS)
@@ -65,9 +64,6 @@ def test_each_metric_alone_says_what_all_of_them_say(digits):
     }
 
 
-def test_unknown_metrics_and_references_that_will_not_do_are_refused():
+def test_unknown_metrics_are_refused():
     with pytest.raises(PidistillError, match=r"unknown metric 'fad'; expected one of fid, kid"):
         needs_of_samples(["fid", "fad"])
-    require_reference(["fid", "is"], {"statistics"}, "stats.npz")
-    with pytest.raises(PidistillError, match=r"'kid' .* stats\.npz holds only their mean"):
-        require_reference(["fid", "kid"], {"statistics"}, "stats.npz")

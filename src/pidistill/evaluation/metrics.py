@@ -3,7 +3,7 @@
 All of them come from one pass: `needs_of` says what to collect, `measure` computes the rest.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -87,22 +87,6 @@ def metric_named(name: str) -> Metric:
     if name not in METRICS:
         raise PidistillError(f"unknown metric {name!r}; expected one of {', '.join(METRICS)}")
     return METRICS[name]
-
-
-def require_reference(names: Sequence[str], there: Collection[str], what: str) -> None:
-    """Raise `PidistillError` when a metric needs more of a reference than can be had of it.
-
-    Args:
-        names: Keys of `METRICS`.
-        there: What can be collected of the reference, keys of `collect.SINKS`.
-        what: What the reference is, for the error.
-    """
-    for name in names:
-        if metric_named(name).of_reference - set(there):
-            raise PidistillError(
-                f"metric {name!r} compares with the reference's samples, and {what} holds only "
-                "their mean and covariance; leave the metric out, or give images as the reference"
-            )
 
 
 def measure(

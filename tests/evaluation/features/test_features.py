@@ -2,10 +2,12 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from pidistill import PidistillError
+from pidistill.cli import main
 from pidistill.data import load_data
 from pidistill.evaluation.features import BUNDLED, NAMES, features_for, features_named
 from pidistill.images import from_uint8, to_uint8
@@ -75,6 +77,17 @@ def without(monkeypatch):
         monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
 
     return forget
+
+
+def test_the_command_line_says_what_to_install(without, tmp_path, capsys):
+    np.savez(tmp_path / "samples.npz", samples=np.zeros((8, 3, 32, 32), np.float32))
+    np.savez(tmp_path / "edm.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    without("torch_fidelity", ModuleNotFoundError("No module named 'torch_fidelity'"))
+    files = [str(tmp_path / "samples.npz"), "--reference", str(tmp_path / "edm.npz")]
+    assert main(["evaluate", *files, "--features", "inception", "--metrics", "fid"]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert 'pip install "pidistill[metrics]"' in line
 
 
 @pytest.mark.parametrize(

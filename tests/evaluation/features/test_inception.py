@@ -4,15 +4,19 @@ The whole network runs here, so these tests want torch-fidelity and a torchvisio
 """
 
 import io
+import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 from pidistill import PidistillError
+from pidistill.cli import main
 from pidistill.evaluation.collect import SINKS, summarise
 from pidistill.evaluation.features import features_named
 from pidistill.evaluation.features.inception import FILE, load_inception
+from pidistill.evaluation.frechet import statistics
 
 pytestmark = pytest.mark.metrics
 
@@ -118,6 +122,42 @@ def test_it_is_frozen_and_found_in_torch_hub(network, folder, tmp_path, monkeypa
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / FILE).symlink_to(folder / FILE)
     assert load_inception(None, allow_download=False).identity == network.identity
+
+
+class TestEvaluate:
+    """`pidistill evaluate` with these features, on a file of anybody's samples."""
+
+    def evaluate(self, folder, capsys, samples, reference, names):
+        arguments = [str(samples), "--reference", str(reference), "--features", "inception"]
+        arguments += ["--weights", str(folder), "--metrics", names, "--device", "cpu", "--json"]
+        assert main(["evaluate", *arguments]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        """Eight samples as floats, and eight others as 8-bit images in guided-diffusion's form."""
+        x = pixels(3).repeat(2, 1, 1, 1).roll(1, 3)
+        x[4:] = 255 - x[4:]
+        np.savez(tmp_path / "samples.npz", samples=(x.float() / 127.5 - 1).numpy())
+        np.savez(tmp_path / "others.npz", arr_0=x.permute(0, 2, 3, 1).numpy() // 2)
+        return tmp_path / "samples.npz", tmp_path / "others.npz", x
+
+    def test_against_edms_statistics(self, network, folder, files, capsys, tmp_path):
+        samples, _, x = files
+        features = network(x.float() / 127.5 - 1).features
+        fitted = statistics(features)
+        np.savez(
+            tmp_path / "edm.npz", mu=fitted.mean.numpy() + 0.5, sigma=fitted.covariance.numpy()
+        )
+        metrics = self.evaluate(folder, capsys, samples, tmp_path / "edm.npz", "fid,is")
+        assert metrics["frechet_distance"] == pytest.approx(2048 * 0.25, rel=1e-4)
+        assert metrics["inception_score"] >= 1
+
+    def test_against_other_images(self, folder, files, capsys):
+        samples, others, _ = files
+        metrics = self.evaluate(folder, capsys, samples, others, "kid,precision-recall")
+        assert metrics["kernel_distance"] != 0
+        assert {metrics["precision"], metrics["recall"]} <= {i / 8 for i in range(9)}
 
 
 class Trap:

@@ -92,14 +92,13 @@ def features_named(
     """
     if name not in NAMES:
         raise PidistillError(f"unknown features {name!r}; expected one of {', '.join(NAMES)}")
-    network = features_for(sample_shape)
-    if name in PUBLISHED:
-        if not is_image(sample_shape):
-            raise PidistillError(
-                f"the features {name!r} are of images of 1 or 3 channels, and the samples have "
-                f"shape {tuple(sample_shape)}"
-            )
-        network = PUBLISHED[name](weights, allow_download)
+    if name in PUBLISHED and not is_image(sample_shape):
+        raise PidistillError(
+            f"the features {name!r} are of images of 1 or 3 channels, and the samples have shape "
+            f"{tuple(sample_shape)}"
+        )
+    load = PUBLISHED.get(name)
+    network = load(weights, allow_download) if load is not None else features_for(sample_shape)
     if network is None:
         raise PidistillError(
             f"no bundled feature network suits samples of shape {tuple(sample_shape)}; choose one "
