@@ -58,7 +58,10 @@ def measure(name: str, arguments: list[str], seed: int, folder: Path) -> dict[st
             "distill", "--teacher", "digits", *arguments, "--seed", str(seed),
             "--out", str(folder), "--resume",
         )  # fmt: skip
-        pidistill("evaluate", str(folder), "--reference", "digits", "--num", str(NUM))
+        pidistill(
+            "evaluate", str(folder), "--reference", "digits", "--num", str(NUM),
+            "--metrics", "fid,error,speed",
+        )  # fmt: skip
     last = read_log(folder)[-1]
     metrics = read_json(folder / "metrics.json")
     return {
