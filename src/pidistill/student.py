@@ -337,6 +337,26 @@ class TrajectoryStudent(Student):
         return {"anchored": self.anchored}
 
 
+def should_anchor(wanted: bool | None, teacher: Denoiser, network: nn.Module | None = None) -> bool:
+    """Whether a trajectory student of `teacher` is to be anchored.
+
+    Args:
+        wanted: The answer, where a setting gives it. None leaves it to the teacher: yes where its
+            network predicts something of the size of its data, at most twice `sigma_data` at
+            `sigma_max`. What predicts noise, or a velocity that is mostly noise, would have every
+            change of its output multiplied by a number near `sigma_max`.
+        teacher: The teacher.
+        network: A network that the student gets instead of a copy, with EDM's preconditioning.
+    """
+    if wanted is not None:
+        return wanted
+    parts = teacher.network_to_copy()
+    if network is not None or parts is None:
+        return True
+    start = torch.tensor([teacher.sigma_max], dtype=torch.float64)
+    return abs(parts[1].scales(start).c_out.item()) <= 2 * teacher.sigma_data
+
+
 def load_student(
     folder: str | Path, ema: float | None = None, device: str | torch.device | None = None
 ) -> Student:

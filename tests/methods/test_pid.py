@@ -10,12 +10,15 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from pidistill import PidistillError, initial_noise, load_teacher, solve
 from pidistill.data.noise import Draws
+from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.derivative import OneSided, chord_intercept
 from pidistill.distance import l2
+from pidistill.methods import method_class
 from pidistill.methods.base import Batch
 from pidistill.methods.pid import DERIVATIVES, DRAWS, PID, PIDSettings, pid_loss
 from pidistill.networks.mlp import MLP
 from pidistill.ode import path
+from pidistill.precondition import PRECONDITIONS
 from pidistill.residual import data_form
 from pidistill.schedule import karras_sigmas
 from pidistill.student import TrajectoryStudent
@@ -335,7 +338,12 @@ def test_no_noise_level_is_hard_coded(gaussian, derivative, draw):
     network = MLP((2,), width=8, num_blocks=1).double()
     torch.nn.init.normal_(network.output.weight)
     settings = PIDSettings(
-        derivative=derivative, draw=draw, normalise=0.0, num_nodes=20, anchored=False
+        derivative=derivative,
+        draw=draw,
+        normalise=0.0,
+        num_nodes=20,
+        anchored=False,
+        parametrisation="linear",
     )
     losses = [
         PID.build(settings, teacher=teacher, data=None, network=network_of_it).loss(
@@ -355,6 +363,25 @@ def test_pid_needs_a_teacher():
 @pytest.mark.parametrize("anchored", [False, True])
 def test_the_student_is_anchored_as_the_settings_say(mlp_teacher, anchored):
     assert method(mlp_teacher, anchored=anchored).student.anchored == anchored
+
+
+@pytest.mark.parametrize(
+    ("source", "anchored"),
+    [("edm", True), ("vp", False), ("ve", False), ("iddpm", False)],
+)
+@pytest.mark.parametrize("name", ["pid", "boot"])
+def test_left_out_anchored_follows_what_the_teacher_predicts(mlp_teacher, name, source, anchored):
+    teacher = PreconditionedDenoiser(
+        mlp_teacher.network,
+        PRECONDITIONS[source](),
+        sample_shape=mlp_teacher.sample_shape,
+        num_classes=mlp_teacher.num_classes,
+        source=source,
+    )
+    built = method_class(name).build(
+        method_class(name).Settings(), teacher=teacher, data=None, network=None
+    )
+    assert built.student.anchored == anchored
 
 
 def test_a_preview_is_samples_of_the_student(mlp_teacher):

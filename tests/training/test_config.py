@@ -275,7 +275,12 @@ def test_the_published_preset_is_the_papers():
     assert config.adam_weight_decay == 0
     assert config.max_grad_norm is None
     assert config.method == PIDSettings(
-        derivative="one-sided", num_nodes=250, draw="nodes", normalise=0, anchored=False
+        derivative="one-sided",
+        num_nodes=250,
+        draw="nodes",
+        normalise=0,
+        anchored=False,
+        parametrisation="linear",
     )
 
 

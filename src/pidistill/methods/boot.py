@@ -23,7 +23,8 @@ from pidistill.denoiser import Denoiser, over_sample
 from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.methods.base import Batch, Distillation, Losses, MethodSettings, require_teacher
 from pidistill.schedule import karras_sigmas
-from pidistill.student import TrajectoryStudent
+from pidistill.student import TrajectoryStudent, should_anchor
+from pidistill.trajectory_students import PARAMETRISATIONS
 
 
 class BOOTSettings(MethodSettings):
@@ -36,8 +37,12 @@ class BOOTSettings(MethodSettings):
     """Weight of the boundary loss."""
     distance: DistanceName = "l2"
     """Distance between student and target (`pidistill.distance`), both divided by the step."""
-    anchored: bool = True
-    """Whether F is scaled as the teacher is at sigma_max (`TrajectoryStudent`)."""
+    anchored: bool | None = None
+    """Whether F is scaled as the teacher is at sigma_max (`TrajectoryStudent`). Left out, it is
+    where the teacher's network predicts data, not noise (`student.should_anchor`)."""
+    parametrisation: Literal["linear", "edm", "log-odds"] = "linear"
+    """Form of the trajectory (`pidistill.trajectory_students`), pinned at sigma_max; published:
+    linear."""
 
 
 def signal(student: TrajectoryStudent, z: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
@@ -129,8 +134,10 @@ class BOOT(Distillation):
     ) -> "BOOT":
         """Make the student from the teacher alone (see `Method.build`); no data are used."""
         teacher = require_teacher("boot", teacher)
-        student = TrajectoryStudent.from_teacher(
-            teacher, network=network, anchored=settings.anchored
+        student = PARAMETRISATIONS[settings.parametrisation].from_teacher(
+            teacher,
+            network=network,
+            anchored=should_anchor(settings.anchored, teacher, network),
         )
         return cls(settings, student, teacher)
 

@@ -35,7 +35,7 @@ from pidistill.methods.base import Batch, Distillation, Losses, MethodSettings, 
 from pidistill.methods.noise_levels import DRAWS, WEIGHTS, mean_weight
 from pidistill.networks import fresh_network
 from pidistill.residual import GRADIENTS, RESIDUALS, Pair, through_both, trajectory
-from pidistill.student import TrajectoryStudent
+from pidistill.student import TrajectoryStudent, should_anchor
 from pidistill.trajectory_students import PARAMETRISATIONS
 
 
@@ -64,12 +64,13 @@ class PIDSettings(MethodSettings):
     normalise: float = pydantic.Field(default=1e-3, ge=0)
     """Each loss is divided by sqrt(its detached value + normalise); 0 turns that off, as
     published."""
-    anchored: bool = True
-    """Whether F is scaled as the teacher is at sigma_max (`TrajectoryStudent`); published: no."""
+    anchored: bool | None = None
+    """Whether F is scaled as the teacher is at sigma_max (`TrajectoryStudent`); published: no. Left
+    out, it is where the teacher's network predicts data, not noise (`student.should_anchor`)."""
     initialisation: Literal["copied", "random"] = "copied"
     """Whether the student's network begins with the teacher's weights (published), or with fresh
     ones of the same architecture that the run's seed decides."""
-    parametrisation: Literal["linear", "edm", "log-odds", "soft"] = "linear"
+    parametrisation: Literal["linear", "edm", "log-odds", "soft"] = "edm"
     """Form of the trajectory (`pidistill.trajectory_students`); published: linear."""
     boundary_weight: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the penalty on x(z, sigma_max) - z in the parametrisation `soft`; for the others
@@ -199,7 +200,9 @@ class PID(Distillation):
         """Make the student from the teacher alone (see `Method.build`); no data are used."""
         teacher = require_teacher("pid", teacher)
         student = PARAMETRISATIONS[settings.parametrisation].from_teacher(
-            teacher, network=network, anchored=settings.anchored
+            teacher,
+            network=network,
+            anchored=should_anchor(settings.anchored, teacher, network),
         )
         student.network = INITIALISATIONS[settings.initialisation](student.network).eval()
         return cls(settings, student, teacher)
