@@ -89,7 +89,9 @@ def checkpoint(network, precond="EDMPrecond", settings=None, *, attributes=None)
     ema = persistent(shell)
     ema.class_name = precond
     ema.state["_modules"] = {"model": persistent(network, config)}
-    inner = {k: v for k, v in config.items() if k not in ("in_channels", "out_channels")}
+    inner = {
+        k: v for k, v in config.items() if k not in ("in_channels", "out_channels", "patch_size")
+    }
     ema.state["_init_kwargs"] = {
         "img_channels": config["in_channels"],
         "model_type": type(network).__name__,
