@@ -35,6 +35,11 @@ class TestBundled:
         assert torch.equal(network(x).features, network.extract(rounded).features)
         assert not torch.equal(network(x).features, network.extract(x).features)
 
+    def test_convolutions_keep_full_precision_on_an_accelerator(self, sample_shape, monkeypatch):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        features_for(sample_shape)
+        assert not torch.backends.cudnn.allow_tf32
+
     def test_it_is_frozen_and_says_what_it_is(self, sample_shape):
         network = features_named("auto", sample_shape)
         assert not network.training

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from pidistill.images import from_uint8, to_uint8
+from pidistill.numerics import set_numerics
 from pidistill.storage import load_weights, read_tensors, weights_sha256
 
 
@@ -32,6 +33,11 @@ class FeatureNetwork(nn.Module):
     num_features: int
     version: int = 1
     """Raised when `extract` changes its numbers, so that cached statistics are not mixed up."""
+
+    def __init__(self) -> None:
+        """Begin, in full single precision: an accelerator's features are those of the CPU."""
+        super().__init__()
+        set_numerics()
 
     def forward(self, x: Tensor) -> FeatureBatch:
         """Features and logits of images `x` (n, c, h, w) in [-1, 1], rounded to 8 bits."""
