@@ -14,6 +14,7 @@ from pidistill.errors import PidistillError
 from pidistill.model_folder import load_model
 from pidistill.numerics import set_numerics
 from pidistill.ode import Solution
+from pidistill.paths import user_path
 from pidistill.precondition import EDMPrecondition, Precondition, Scales
 from pidistill.residual import trajectory
 from pidistill.schedule import require_sigma_range
@@ -370,7 +371,7 @@ def load_student(
     Raises:
         PidistillError: The folder, its description or its weights are not what they should be.
     """
-    model = load_model(Path(folder).expanduser(), ema)
+    model = load_model(user_path(folder), ema)
     if not isinstance(model, Student):
         raise PidistillError(
             f"{folder} holds a denoiser, not a student; load it as the teacher 'native:{folder}'"

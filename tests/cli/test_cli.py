@@ -229,6 +229,16 @@ def test_quickstart_ends_with_a_report(tmp_path: Path, capsys: pytest.CaptureFix
     assert 'src="http' not in page
 
 
+@pytest.mark.parametrize("folder", ["/dev/null", "~nobody-of-that-name/x", "", "\0"])
+def test_pairs_that_cannot_be_kept_leave_no_folder(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["distill", "--teacher", "mixture:ring", "--method", "knowledge", *TINY]
+    place = ["--set", f"method.pairs={json.dumps(folder)}", "--out", str(tmp_path / "run")]
+    fails([*arguments, *SMALL_NETWORK, *place], capsys)
+    assert not (tmp_path / "run").exists()
+
+
 class TestErrors:
     """Each ends with exit code 2 and one line that names the value and what was expected."""
 

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from datetime import date
 
 import pydantic
 import pytest
@@ -167,7 +168,10 @@ WRONG = {
     "ema_rates": [[], [0], [1], [0.9, 1.5], 0.9, ["a"], [0.9, 0.9], {"a": 0.9}],
     "ema_warmup": ["perhaps", 2, []],
     "teacher": [1, ["digits"], {}],
-    "network": ["mlp", 1, [], {}, {"name": 1}, {"name": "mlp", "config": 3}],
+    "network": [
+        *["mlp", 1, [], {}, {"name": 1}, {"name": "mlp", "config": 3}],
+        *({"name": "mlp", "config": {"a": value}} for value in (math.inf, math.nan, [date.min])),
+    ],
     "preview_steps": [-1, "a"],
     "report_to": ["tensorbord", ["w&b"], 7, [1], {"a": 1}],
     "checkpoints_total_limit": [0],

@@ -32,6 +32,9 @@ SHARED = ("train-teacher", "distill", "pairs", "sample", "evaluate")
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+LONGEST_LINE = 800
+"""Characters of an error that people still read."""
+
 
 class _Verbs(click.Group):
     """A group that imports a verb's module only when it needs the verb."""
@@ -115,6 +118,8 @@ def _fail(message: str) -> int:
     """Print the error, unless another of several processes did already."""
     if is_first_to_fail():
         line = " ".join(message.split())
+        if len(line) > LONGEST_LINE:  # of a value that is beyond reason
+            line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4 :]}"
         click.echo(f"error: {line}", err=True)
     return EXIT_BAD_INPUT
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pidistill.cli.console import Out, json_option
+from pidistill.paths import user_path
 
 
 @click.command()
@@ -34,7 +35,7 @@ def inspect(model: str, as_json: bool) -> None:
         facts["network"] = type(network).__name__
         facts["network_config"] = network.config
         facts["precondition"] = type(opened.precondition).__name__
-    facts.update(run_facts(Path(model).expanduser()))
+    facts.update(run_facts(user_path(model)))
     width = max(map(len, facts))
     for name, value in facts.items():
         out.say(f"{name.replace('_', ' '):<{width}}  {value}")

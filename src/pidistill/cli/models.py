@@ -1,10 +1,9 @@
 """Opening what a user names: a run folder, or a teacher by its spec."""
 
-from pathlib import Path
-
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.model_folder import is_model_folder, load_model
+from pidistill.paths import user_path
 from pidistill.student import Student
 from pidistill.teachers import load_teacher
 
@@ -14,7 +13,7 @@ def open_model(name: str, ema: float | None = None) -> Student | Denoiser:
 
     Raises `PidistillError` when it is neither, or when `ema` is given for what has no averages.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if is_model_folder(path):
         model = load_model(path, ema)
         return model.eval().requires_grad_(False)

@@ -16,6 +16,7 @@ from pidistill.evaluation.reference import ReferenceData
 from pidistill.evaluation.sampling import TEACHER_STEPS
 from pidistill.evaluation.subject import Subject, samples_subject, student_subject, teacher_subject
 from pidistill.model_folder import is_model_folder, read_description, weights_name
+from pidistill.paths import user_path
 from pidistill.sample_files import read_pixels
 from pidistill.student import Student
 from pidistill.training.run_folder import decoder_of_run, teacher_of_run
@@ -44,7 +45,7 @@ def open_target(name: str, place: str, say: Callable[[str], None]) -> Target:
     """
     if name.endswith(".npz"):
         return Target(name, None, read_pixels(Path(name)), None, None, place)
-    path = Path(name).expanduser()
+    path = user_path(name)
     folder = path if is_model_folder(path) else None
     teacher, decoder = None, None
     if folder is not None and read_description(folder).get("kind") != "denoiser":

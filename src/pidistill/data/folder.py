@@ -7,6 +7,7 @@ import torch
 
 from pidistill.data import Dataset
 from pidistill.errors import PidistillError
+from pidistill.paths import user_path
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -16,7 +17,7 @@ def load_folder(locator: str) -> Dataset:
 
     Raises `PidistillError` when there are none, one is damaged, or their sizes differ.
     """
-    folder = Path(locator).expanduser()
+    folder = user_path(locator)
     if not folder.is_dir():
         raise PidistillError(f"data folder {str(folder)!r} is not a folder")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pidistill.errors import PidistillError
+from pidistill.paths import user_path
 from pidistill.storage import read_tensors, tensors_sha256, write_tensors
 
 VARIABLE = "PIDISTILL_CACHE"
@@ -24,7 +25,7 @@ def cache_folder() -> Path:
     """Where what is cached lies; it need not exist."""
     named = os.environ.get(VARIABLE)
     if named:
-        return Path(named).expanduser()
+        return user_path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pidistill"
 
 

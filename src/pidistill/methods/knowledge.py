@@ -11,7 +11,6 @@ step; the pairs may be shared by several runs.
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
@@ -40,6 +39,7 @@ from pidistill.methods.base import (
     Run,
     require_teacher,
 )
+from pidistill.paths import user_path
 
 
 class KnowledgeSettings(MethodSettings):
@@ -48,7 +48,7 @@ class KnowledgeSettings(MethodSettings):
     name: Literal["knowledge"] = "knowledge"
     num_pairs: int = pydantic.Field(default=20_000, ge=1, le=2**40)
     """Pairs to train on; all are kept in memory."""
-    pairs: str | None = pydantic.Field(default=None, min_length=1)
+    pairs: str | None = pydantic.Field(default=None, pattern=r"^[^\x00]+$")
     """Folder of pairs, to share them among runs; None is `pairs` in the run folder."""
     pairs_seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """Seed of the pairs."""
@@ -117,7 +117,7 @@ class Knowledge(Distillation):
         settings = self.settings
         folder = run.folder / "pairs"
         if settings.pairs is not None:
-            folder = Path(settings.pairs).expanduser()
+            folder = user_path(settings.pairs)
         manifest = self._describe_pairs(run)
         open_pairs(folder, manifest, run.processes)
         share = share_of_pairs(settings.num_pairs, run.processes)

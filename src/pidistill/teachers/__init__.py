@@ -9,13 +9,13 @@ Loading never executes anything that a file says.
 """
 
 import importlib
-from pathlib import Path
 from types import ModuleType
 
 import torch
 
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
+from pidistill.paths import user_path
 
 SOURCES = {
     "digits": "pidistill.teachers.digits",
@@ -48,7 +48,7 @@ def split_spec(spec: str) -> tuple[str, str]:
     kind, _, locator = spec.partition(":")
     if kind in SOURCES:
         return kind, locator
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     if path.exists():
         for kind in SOURCES:
             recognises = getattr(source_module(kind), "recognises", None)
@@ -72,7 +72,7 @@ def absolute_spec(spec: str) -> str:
     kind, _, locator = spec.partition(":")
     prefix, name = (f"{kind}:", locator) if kind in SOURCES else ("", spec)
     name, mark, options = name.partition("?")
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not name or not path.exists():
         return spec
     return f"{prefix}{path.resolve()}{mark}{options}"

@@ -34,6 +34,7 @@ from typing import Any
 from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.model_folder import build_precondition
+from pidistill.paths import user_path
 from pidistill.teachers.edm_module import (
     ARGUMENTS,
     NETWORKS,
@@ -61,7 +62,7 @@ def load(locator: str) -> PreconditionedDenoiser:
 
     Raises `PidistillError` when it is missing, damaged, or not a checkpoint of EDM's networks.
     """
-    path = Path(locator).expanduser()
+    path = user_path(locator)
     if not path.is_file():
         raise PidistillError(
             f"{locator!r} is not a file; expected edm:FILE.pkl, already downloaded"

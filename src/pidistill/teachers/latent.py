@@ -5,7 +5,6 @@ network sees them. A teacher of latents has an attribute `decoder`, a module tha
 images.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from pidistill.errors import PidistillError
 from pidistill.networks.diffusers_unet import plain_config
 from pidistill.networks.text_unet import TextUNet
+from pidistill.paths import user_path
 from pidistill.teachers.pipeline_folder import PipelineFolder
 
 LATENT_SIGMA_DATA = 1.0
@@ -79,7 +79,7 @@ def read_prompts(path: str) -> list[str]:
     Raises `PidistillError` when the file cannot be read or holds none.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = user_path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PidistillError(f"prompts file {path} cannot be read: {error}") from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]

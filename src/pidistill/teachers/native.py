@@ -8,6 +8,7 @@ from pathlib import Path
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.model_folder import is_model_folder, load_model
+from pidistill.paths import user_path
 
 
 def load(locator: str) -> Denoiser:
@@ -17,7 +18,7 @@ def load(locator: str) -> Denoiser:
     """
     if not locator:
         raise PidistillError("teacher 'native:' names no folder; expected native:DIR")
-    model = load_model(Path(locator).expanduser())
+    model = load_model(user_path(locator))
     if not isinstance(model, Denoiser):
         raise PidistillError(
             f"{locator} holds a one-step student, not a denoiser; a teacher must be a denoiser"

@@ -13,6 +13,7 @@ from typing import Any
 
 from pidistill.errors import PidistillError
 from pidistill.networks.diffusers_unet import require
+from pidistill.paths import user_path
 from pidistill.storage import read_json
 
 INDEX = "model_index.json"
@@ -141,7 +142,7 @@ def open_pipeline(
 
     Raises `PidistillError` when it is neither.
     """
-    path = Path(locator).expanduser()
+    path = user_path(locator)
     if is_pipeline_folder(path):
         return PipelineFolder(path, locator, allow_pickle)
     if path.is_dir():

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError
+from pidistill.paths import user_path
 from pidistill.precondition import Precondition, VEPrecondition, VPPrecondition
 from pidistill.teachers.score_sde_modules import network_config, renamed, split_parts
 from pidistill.teachers.weights import (
@@ -51,7 +52,7 @@ def load(locator: str) -> PreconditionedDenoiser:
     Raises `PidistillError` when it is missing, damaged, or of a network or an SDE that is not
     supported.
     """
-    path = Path(locator).expanduser()
+    path = user_path(locator)
     if not path.is_file():
         raise PidistillError(
             f"{locator!r} is not a file; expected score-sde:FILE, already downloaded"

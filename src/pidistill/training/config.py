@@ -6,6 +6,7 @@ names the nearest known one.
 
 import difflib
 import importlib.resources
+import json
 import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -62,6 +63,16 @@ class NetworkTable(_Table):
     """Name in `pidistill.networks.NETWORKS`."""
     config: dict[str, Any] = {}
     """Its arguments; sample shape and number of classes are filled in."""
+
+    @pydantic.field_validator("config")
+    @classmethod
+    def _plain_values(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """What cannot be kept in `network.json` is no argument: dates, and what is not finite."""
+        try:
+            json.dumps(config, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not plain finite values: {error}") from None
+        return config
 
 
 class RunConfig(_Table):

@@ -4,16 +4,21 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from pidistill.errors import PidistillError
 from pidistill.storage import require_no_way_out
+from pidistill.training.heartbeat import HEARTBEAT_FILE
 
 log = logging.getLogger("pidistill")
 
 LOCK_FILE = ".lock"
+
+NOTHING = frozenset({LOCK_FILE, HEARTBEAT_FILE})
+"""A folder with no more than these holds no run."""
 
 
 @contextlib.contextmanager
@@ -21,8 +26,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder, which is created where it is missing, for this process.
 
     The operating system drops the lock when the process ends, however it ends. A folder that is
-    created here and still empty when the block fails is removed again. On a drive that has no locks
-    there is a warning, and no protection.
+    created here and still without a run when the block fails is removed again. On a drive that has
+    no locks there is a warning, and no protection.
 
     Raises `PidistillError` when the folder is not writable, another process holds it, or an entry
     of it leads out of it.
@@ -58,9 +63,8 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if new and [entry.name for entry in folder.iterdir()] == [LOCK_FILE]:
-                (folder / LOCK_FILE).unlink()
-                folder.rmdir()
+            if new and {entry.name for entry in folder.iterdir()} <= NOTHING:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
     finally:
         os.close(descriptor)
