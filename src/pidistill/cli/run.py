@@ -188,7 +188,7 @@ def train(
                 advance(report.images - seen, f"step {report.step} loss {report.loss:.4g}")
                 seen = report.images
                 on_step(report)
-        interrupted = should_stop()
+        interrupted = should_stop() or trainer.step < total  # or another process was asked to
     if interrupted:
         print_stop(out, trainer)
         raise KeyboardInterrupt
