@@ -1,6 +1,7 @@
 """The short form of `two_processes.py`."""
 
 import pytest
+
 import two_processes
 
 
