@@ -162,6 +162,21 @@ def test_a_manifest_cannot_be_edited_unnoticed(tmp_path):
         newest_checkpoint(tmp_path, lambda line: None)
 
 
+@pytest.mark.parametrize("change", [{"more": 1}, {"sha256": ["a.safetensors"]}])
+def test_a_manifest_of_another_form_is_refused_however_it_is_signed(tmp_path, change):
+    folder = write(tmp_path, 2)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["manifest_sha256"]
+    manifest.update(change)
+    signed = {**manifest, "manifest_sha256": checkpoint._own_checksum(manifest)}
+    (folder / "manifest.json").write_text(json.dumps(signed))
+    assert best_checkpoint(tmp_path) is None
+    warnings = []
+    with pytest.raises(PidistillError, match="are damaged"):
+        newest_checkpoint(tmp_path, warnings.append)
+    assert "of another version" in warnings[0]
+
+
 def test_damaged_checkpoints_are_passed_over_one_by_one(tmp_path):
     for step in (1, 2, 3):
         write(tmp_path, step, keep=3)

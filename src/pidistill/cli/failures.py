@@ -16,8 +16,8 @@ REMEDIES = {
 }
 
 OUT_OF_MEMORY = (
-    "lower --batch-size, or raise --gradient-accumulation-steps where a run is trained; what was "
-    "saved before stays"
+    "lower --batch-size; a run can go on by --resume with a higher --gradient-accumulation-steps, "
+    "since what was saved before stays"
 )
 
 LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")

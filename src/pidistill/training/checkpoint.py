@@ -21,6 +21,9 @@ from pidistill.storage import json_text, read_json, read_tensors, sync, tensor_b
 
 MANIFEST = "manifest.json"
 
+KEYS = {"step", "best", "sha256", "values"}
+"""What a manifest holds, beside its own checksum."""
+
 
 def write_checkpoint(
     state: Path,
@@ -147,6 +150,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST)
     if manifest.pop("manifest_sha256", None) != _own_checksum(manifest):
         raise PidistillError(f"{folder / MANIFEST} does not match its checksum")
+    if manifest.keys() != KEYS or not isinstance(manifest["sha256"], dict):
+        raise PidistillError(f"{folder / MANIFEST} is of another version of pidistill")
     return manifest
 
 
