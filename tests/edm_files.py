@@ -84,14 +84,12 @@ def persistent(module, kwargs=None):
 
 def checkpoint(network, precond="EDMPrecond", settings=None, *, attributes=None):
     """The content of a checkpoint: `network` in the preconditioning, with attributes added."""
-    config = dict(network.config)
+    config = {k: v for k, v in network.config.items() if k != "patch_size"}  # EDM has none
     shell = nn.Module()
     ema = persistent(shell)
     ema.class_name = precond
     ema.state["_modules"] = {"model": persistent(network, config)}
-    inner = {
-        k: v for k, v in config.items() if k not in ("in_channels", "out_channels", "patch_size")
-    }
+    inner = {k: v for k, v in config.items() if k not in ("in_channels", "out_channels")}
     ema.state["_init_kwargs"] = {
         "img_channels": config["in_channels"],
         "model_type": type(network).__name__,
