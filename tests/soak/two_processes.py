@@ -152,7 +152,7 @@ def soak(short: bool) -> dict[str, Any]:
     return measured if short else {**measured, **compare_speed()}
 
 
-def compare_speed(steps: int = 60, batch_size: int = 512) -> dict[str, float]:
+def compare_speed(steps: int = 40, batch_size: int = 1024) -> dict[str, float]:
     """How many times as fast two processes are, by the clock and by processor time."""
     one, two = (speed(processes, steps, batch_size) for processes in (1, 2))
     ratios = {key: one[key] / two[key] for key in one}
