@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    kills = arguments.kills or (5 if arguments.short else 100)
+    kills = arguments.kills or (4 if arguments.short else 100)
     with forked.scratch() as place:
         return 0 if soak(kills, arguments.seed, Path(place)) else 1
 

@@ -165,7 +165,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=None, help="take every so many write points")
     arguments = parser.parse_args()
     with forked.scratch() as place:
-        return 0 if soak(arguments.every or (60 if arguments.short else 1), Path(place)) else 1
+        return 0 if soak(arguments.every or (100 if arguments.short else 1), Path(place)) else 1
 
 
 if __name__ == "__main__":
