@@ -130,7 +130,7 @@ def main() -> None:
         right = classifier.output(features).argmax(1) == fresh.labels
         errors = (teller(features) - fresh.targets).square().mean(0)
     write_tensors(ASSETS / recipe.file, classifier.state_dict())
-    reference = reference_statistics(load_data(arguments.data).images)
+    reference = reference_statistics(load_data(arguments.data).images, arguments.data)
     scores = {
         "seed": arguments.seed,
         "epochs": recipe.epochs,

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="auto (the bundled network that suits), inception or dinov2.",
+    help="auto (the bundled one of the reference), digits, glyphs, inception or dinov2.",
 )
 @click.option(
     "--weights",
@@ -168,7 +168,9 @@ def evaluate(
         require_shape(compared.name, compared.images.shape[1:], first.sample_shape)
     if compared is None and metrics is None:
         out.say("without --reference: no distances to data")
-    network = _network(out, features, first.sample_shape, weights, allow_download, opened.place)
+    network = _network(
+        out, features, first.sample_shape, reference, weights, allow_download, opened.place
+    )
     names = choose_measures(
         None if metrics is None else tuple(name.strip() for name in metrics.split(",")),
         what_is_there(first, network, compared),
@@ -234,6 +236,7 @@ def _network(
     out: Out,
     name: str,
     sample_shape: tuple[int, ...],
+    reference: str | None,
     weights: Path | None,
     allow_download: bool,
     place: str,
@@ -248,10 +251,13 @@ def _network(
     if name != "auto":
         found = features_named(name, sample_shape, weights=weights, allow_download=allow_download)
         return found.to(place)
-    bundled = features_for(sample_shape)
+    bundled = features_for(sample_shape, reference)
     if bundled is None:
         other = "; choose --features inception or dinov2" if is_image(sample_shape) else ""
-        out.say(f"no bundled feature network suits samples of shape {sample_shape}{other}")
+        out.say(
+            f"no bundled feature network suits samples of shape {sample_shape} compared with "
+            f"{reference}{other}"
+        )
         return None
     return bundled.to(place)
 

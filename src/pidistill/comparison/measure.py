@@ -73,7 +73,7 @@ class Terms:
                 f"reference {self.reference_name} holds samples of shape {tuple(x.shape[1:])}; "
                 f"the teacher draws {self.teacher.sample_shape}"
             )
-        return reference_statistics(x)
+        return reference_statistics(x, self.reference_name)
 
     @functools.cached_property
     def solved(self) -> Solution:

@@ -16,14 +16,17 @@ from pidistill.ode import Solution
 from pidistill.student import Student
 
 
-def reference_statistics(x: Tensor) -> Reference | None:
-    """Prepare reference samples (n, *sample_shape), or None where no feature network suits."""
-    network = features_for(tuple(x.shape[1:]))
+def reference_statistics(x: Tensor, name: str = "samples") -> Reference | None:
+    """Prepare reference samples (n, *sample_shape), or None where no feature network suits.
+
+    `name` is that of a data set, where they are one.
+    """
+    network = features_for(tuple(x.shape[1:]), name)
     if network is None:
         return None
-    data = ReferenceData("samples", x, None, None)
+    data = ReferenceData(name, x, None, None)
     summary = collect_reference(data, network, ["statistics", "split_half"])
-    return Reference("samples", network, summary)
+    return Reference(name, network, summary)
 
 
 def evaluate(

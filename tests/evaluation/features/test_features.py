@@ -13,14 +13,18 @@ from pidistill.evaluation.features import BUNDLED, NAMES, features_for, features
 from pidistill.images import from_uint8, to_uint8
 
 
-@pytest.mark.parametrize("sample_shape", list(BUNDLED))
-class TestBundled:
-    def images(self, sample_shape):
-        generator = torch.Generator().manual_seed(0)
-        return torch.rand(5, *sample_shape, generator=generator) * 2.4 - 1.2
+def named(name):
+    return features_named(name, BUNDLED[name].sample_shape)
 
-    def test_features_and_logits_come_for_every_image_alone(self, sample_shape):
-        network, x = features_for(sample_shape), self.images(sample_shape)
+
+@pytest.mark.parametrize("name", list(BUNDLED))
+class TestBundled:
+    def images(self, name):
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(5, *BUNDLED[name].sample_shape, generator=generator) * 2.4 - 1.2
+
+    def test_features_and_logits_come_for_every_image_alone(self, name):
+        network, x = named(name), self.images(name)
         features, logits = network(x)
         assert features.shape == (5, network.num_features)
         assert features.dtype == torch.float32
@@ -29,25 +33,43 @@ class TestBundled:
         torch.testing.assert_close(alone, features, rtol=1e-5, atol=1e-5)
         assert features.std(0).max() > 0.01
 
-    def test_images_are_rounded_to_8_bits_and_clipped(self, sample_shape):
-        network, x = features_for(sample_shape), self.images(sample_shape)
+    def test_images_are_rounded_to_8_bits_and_clipped(self, name):
+        network, x = named(name), self.images(name)
         rounded = from_uint8(to_uint8(x))
         assert torch.equal(network(x).features, network.extract(rounded).features)
         assert not torch.equal(network(x).features, network.extract(x).features)
 
-    def test_convolutions_keep_full_precision_on_an_accelerator(self, sample_shape, monkeypatch):
+    def test_convolutions_keep_full_precision_on_an_accelerator(self, name, monkeypatch):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-        features_for(sample_shape)
+        named(name)
         assert not torch.backends.cudnn.allow_tf32
 
-    def test_it_is_frozen_and_says_what_it_is(self, sample_shape):
-        network = features_named("auto", sample_shape)
+    def test_it_is_frozen_and_says_what_it_is(self, name):
+        network = named(name)
         assert not network.training
         assert not any(p.requires_grad for p in network.parameters())
-        assert network.identity == features_for(sample_shape).identity
+        assert network.identity == named(name).identity
         assert network.identity.startswith(f"{network.name}-")
         next(network.parameters()).data.view(-1)[0] += 1e-3
-        assert network.identity != features_for(sample_shape).identity
+        assert network.identity != named(name).identity
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "expected"),
+    [
+        ((1, 8, 8), "digits", "digits"),
+        ((1, 8, 8), "samples.npz", "digits"),
+        ((1, 8, 8), None, "digits"),
+        ((3, 32, 32), "glyphs", "glyphs"),
+        ((3, 32, 32), "folder:cifar10", None),  # the glyphs' classifier knows nothing of them
+        ((3, 32, 32), None, None),
+        ((1, 8, 8), "glyphs", "digits"),
+        ((2,), "digits", None),
+    ],
+)
+def test_a_network_is_chosen_by_what_samples_are_compared_with(shape, data, expected):
+    found = features_for(shape, data)
+    assert (None if found is None else found.name) == expected
 
 
 def test_the_digits_classifier_knows_the_digits():
@@ -57,8 +79,8 @@ def test_the_digits_classifier_knows_the_digits():
 
 
 def test_unknown_names_and_shapes_are_refused():
-    assert NAMES == ("auto", "inception", "dinov2")
-    with pytest.raises(PidistillError, match="expected one of auto, inception, dinov2"):
+    assert NAMES == ("auto", "digits", "glyphs", "inception", "dinov2")
+    with pytest.raises(PidistillError, match="expected one of auto, digits, glyphs, inception"):
         features_named("inceptoin", (3, 32, 32))
     with pytest.raises(PidistillError, match=r"shape \(3, 7, 9\); choose one of inception, dinov2"):
         features_named("auto", (3, 7, 9))

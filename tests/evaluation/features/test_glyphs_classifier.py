@@ -27,8 +27,8 @@ def test_it_knows_glyphs_that_it_never_saw(fresh):
     assert (guess == factors.label).float().mean() > 0.995
 
 
-def test_it_is_chosen_for_colour_images_of_32_pixels():
-    network = features_for((3, 32, 32))
+def test_it_is_chosen_for_glyphs():
+    network = features_for((3, 32, 32), "glyphs")
     assert network.name == "glyphs"
     features, logits = network(torch.zeros(2, 3, 32, 32))
     assert features.shape == (2, GlyphsClassifier.num_features)

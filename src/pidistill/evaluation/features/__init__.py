@@ -1,11 +1,12 @@
 """Feature networks, one source a file; chosen by name, or by the shape of the samples.
 
-`auto` is the bundled classifier that suits samples of a shape. The others want weights that are
-not bundled: `inception`, `dinov2`.
+`auto` is the bundled classifier of the data set that samples are compared with, `digits` or
+`glyphs`. The others want weights that are not bundled: `inception`, `dinov2`.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,11 +36,28 @@ __all__ = [
 ]
 
 
-BUNDLED: dict[tuple[int, ...], Callable[[], FeatureNetwork]] = {
-    DigitsClassifier.sample_shape: lambda: ClassifierFeatures("digits", load_digits_classifier()),
-    GlyphsClassifier.sample_shape: lambda: ClassifierFeatures("glyphs", load_glyphs_classifier()),
+class Bundled(NamedTuple):
+    """A network that comes with the package."""
+
+    sample_shape: tuple[int, ...]
+    load: Callable[[], FeatureNetwork]
+    stands_for_shape: bool
+    """Whether images of this shape are hardly ever anything but what it was trained on."""
+
+
+BUNDLED = {
+    "digits": Bundled(
+        DigitsClassifier.sample_shape,
+        lambda: ClassifierFeatures("digits", load_digits_classifier()),
+        stands_for_shape=True,
+    ),
+    "glyphs": Bundled(
+        GlyphsClassifier.sample_shape,
+        lambda: ClassifierFeatures("glyphs", load_glyphs_classifier()),
+        stands_for_shape=False,  # CIFAR-10 is of this shape, too
+    ),
 }
-"""Networks that come with the package, by the shape of the samples that they suit."""
+"""Networks that come with the package, by the data set that they were trained on."""
 
 
 def _inception(weights: Path | None, allow_download: bool) -> FeatureNetwork:
@@ -61,13 +79,23 @@ PUBLISHED: dict[str, Callable[[Path | None, bool], FeatureNetwork]] = {
 """Networks whose weights are published elsewhere, loaded from a path, or from where they usually
 lie, and perhaps by download."""
 
-NAMES = ("auto", *PUBLISHED)
+NAMES = ("auto", *BUNDLED, *PUBLISHED)
 
 
-def features_for(sample_shape: tuple[int, ...]) -> FeatureNetwork | None:
-    """The bundled feature network that suits samples of a shape, or None."""
-    load = BUNDLED.get(tuple(sample_shape))
-    return load() if load is not None else None
+def features_for(sample_shape: tuple[int, ...], data: str | None = None) -> FeatureNetwork | None:
+    """The bundled feature network that suits samples, or None.
+
+    Args:
+        sample_shape: Shape of the samples.
+        data: The data set that they are compared with: one that a network was trained on takes
+            that network. Others, and None, take one only where the shape leaves no doubt.
+    """
+    for name, bundled in BUNDLED.items():
+        if bundled.sample_shape == tuple(sample_shape) and (
+            data == name or bundled.stands_for_shape
+        ):
+            return bundled.load()
+    return None
 
 
 def features_named(
@@ -97,12 +125,22 @@ def features_named(
             f"the features {name!r} are of images of 1 or 3 channels, and the samples have shape "
             f"{tuple(sample_shape)}"
         )
-    load = PUBLISHED.get(name)
-    network = load(weights, allow_download) if load is not None else features_for(sample_shape)
+    if name in BUNDLED and BUNDLED[name].sample_shape != tuple(sample_shape):
+        raise PidistillError(
+            f"the features {name!r} are of samples of shape {BUNDLED[name].sample_shape}; these "
+            f"have {tuple(sample_shape)}"
+        )
+    network: FeatureNetwork | None
+    if name in PUBLISHED:
+        network = PUBLISHED[name](weights, allow_download)
+    elif name in BUNDLED:
+        network = BUNDLED[name].load()
+    else:
+        network = features_for(sample_shape)
     if network is None:
         raise PidistillError(
             f"no bundled feature network suits samples of shape {tuple(sample_shape)}; choose one "
-            f"of {', '.join(PUBLISHED)}"
+            f"of {', '.join(NAMES[1:])}"
         )
     return network.eval().requires_grad_(False)
 
