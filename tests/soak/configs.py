@@ -135,8 +135,10 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     """A config that should run, and what is then done to it."""
     name = draw(st.sampled_from(sorted(METHODS)))
     config: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=SETTINGS))
-    always = {key: values for key, values in METHODS[name].items() if key in COSTLY}
-    method = draw(st.fixed_dictionaries({"name": st.just(name), **always}, optional=METHODS[name]))
+    keys_of = METHODS[name]
+    always = {key: keys_of[key] for key in keys_of.keys() & COSTLY}
+    free = {key: values for key, values in keys_of.items() if key not in COSTLY}
+    method = draw(st.fixed_dictionaries({"name": st.just(name), **always}, optional=free))
     architecture = draw(st.sampled_from([*NETWORKS, "mlp", "mlp"]))
     arguments = draw(st.fixed_dictionaries(NETWORKS[architecture]))
     config |= {"teacher": draw(st.sampled_from(TEACHERS)), "max_train_steps": draw(small)}
