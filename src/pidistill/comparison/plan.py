@@ -34,8 +34,9 @@ from pidistill.training.run_folder import read_config
 IDENTITY_FILE = "identity.json"
 """In a run folder: the hash of its configuration."""
 
-NOT_IDENTITY = {*CHANGEABLE, "seed"} - {"max_train_steps"}
-"""Keys that do not tell one configuration from another."""
+NOT_IDENTITY = {*CHANGEABLE, "seed", "teacher"} - {"max_train_steps"}
+"""Keys that do not tell one configuration from another: the teacher's name, too, since its
+fingerprint does."""
 
 PACES_FILE = "paces.json"
 """In the folder of a comparison with a budget in seconds: what was measured, by configuration."""

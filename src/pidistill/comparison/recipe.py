@@ -11,7 +11,6 @@ from typing import Any
 import pydantic
 
 from pidistill.errors import PidistillError
-from pidistill.teachers import absolute_spec
 from pidistill.training.config import merge, nested, read_toml
 
 
@@ -118,11 +117,6 @@ class Recipe(_Table):
     """Settings of every run, between its preset and its own."""
     run: list[RunEntry] = []
     sweep: list[Sweep] = []
-
-    @pydantic.field_validator("teacher")
-    @classmethod
-    def _absolute_teacher(cls, teacher: str) -> str:
-        return absolute_spec(teacher)
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Recipe":
