@@ -2,8 +2,9 @@ import statistics
 
 import pytest
 
-from pidistill.comparison.costs import TIMED, Rehearsal, costs_of, rehearse, rehearse_in_turn
+from pidistill.comparison.costs import Rehearsal, costs_of, rehearse, rehearse_in_turn
 from pidistill.methods import NAMES
+from pidistill.training.estimate import STEPS
 
 from method_runs import NETWORK, small
 
@@ -18,7 +19,7 @@ def config_of(name, **changes):
 def test_every_method_can_be_rehearsed(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = rehearse(config_of(name))
-    assert len(found.step_seconds) == TIMED
+    assert len(found.step_seconds) == STEPS
     assert min(found.step_seconds) > 0
     assert found.memory >= 0
     assert (found.seconds_before > 0) == (name == "knowledge")

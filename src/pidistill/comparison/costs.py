@@ -6,14 +6,10 @@ of that several times over.
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
-import itertools
 import multiprocessing
 import statistics
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +22,8 @@ from pidistill.data import load_data
 from pidistill.teachers import load_teacher
 from pidistill.training.assemble import build_method
 from pidistill.training.config import RunConfig
+from pidistill.training.estimate import step_seconds, time_preparation
 from pidistill.training.trainer import Trainer
-
-WARM_UP, TIMED = 3, 8
-"""Steps of a measurement."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,38 +44,22 @@ class Rehearsal:
 
     step_seconds: list[float]
     seconds_before: float
-    """Preparation, scaled from the rehearsal's to the run's."""
+    """Preparation of the whole run, as a part of it suggests."""
     memory: int
 
 
 def rehearse(config: RunConfig) -> Rehearsal:
-    """Take a few steps of the run that `config` describes, in a folder that is then dropped."""
+    """Take a few steps of the run that `config` describes; nothing is written."""
     assert config.teacher is not None
     teacher = load_teacher(config.teacher)
     data = None if config.data is None else load_data(config.data)
-    evaluations = build_method(config, teacher, data).teacher_evaluations_before
     _warm_up_libraries()
     watch = MemoryWatch()
-    short = config.model_copy(
-        update={
-            "method": config.method.rehearsal(),
-            "max_train_steps": WARM_UP + TIMED + 1,  # the last one writes a checkpoint
-            "checkpointing_steps": WARM_UP + TIMED + 1,
-            "preview_steps": 0,
-        }
-    )
-    method = build_method(short, teacher, data)
-    share = evaluations / max(1, method.teacher_evaluations_before)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(short, method, Path(folder) / "run", data=data)
-        began = time.perf_counter()
-        for _ in trainer.prepare():
-            pass
-        seconds_before = (time.perf_counter() - began) * share if evaluations else 0.0
-        with contextlib.closing(trainer.run()) as run:
-            reports = list(itertools.islice(run, WARM_UP + TIMED))
-    seconds = [reports[i + 1].seconds - reports[i].seconds for i in range(len(reports) - 1)]
-    return Rehearsal(seconds[WARM_UP - 1 :], seconds_before, watch.taken())
+    quiet = config.model_copy(update={"report_to": []})
+    trainer = Trainer(quiet, build_method(config, teacher, data), Path("nowhere"), data=data)
+    seconds_before = time_preparation(trainer)
+    trainer.train_step()  # the first step of a process takes longer
+    return Rehearsal(list(step_seconds(trainer)), seconds_before, watch.taken())
 
 
 class MemoryWatch:

@@ -79,10 +79,6 @@ class MethodSettings(pydantic.BaseModel):
     name: str
     """Name in `pidistill.methods.METHODS`."""
 
-    def rehearsal(self) -> "MethodSettings":
-        """Settings that prepare for a few steps only, which cost the same: to measure them."""
-        return self
-
 
 class Method(abc.ABC):
     """A training method; see the package's docstring."""

@@ -61,10 +61,6 @@ class KnowledgeSettings(MethodSettings):
     distance: DistanceName = "l2"
     """Distance between student and teacher (`pidistill.distance`); published: l2."""
 
-    def rehearsal(self) -> "KnowledgeSettings":
-        """Few pairs, kept in the run's own folder."""
-        return self.model_copy(update={"num_pairs": min(self.num_pairs, 256), "pairs": None})
-
 
 def knowledge_loss(
     student: EulerStudent, z: Tensor, x: Tensor, label: Tensor | None, *, distance: Distance

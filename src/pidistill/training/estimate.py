@@ -47,11 +47,11 @@ def estimate(config: RunConfig) -> dict[str, Any]:
     quiet = config.model_copy(update={"report_to": []})
     trainer = build_trainer(quiet, Path("nowhere"))
     _reset_peak()
-    preparation = _time_preparation(trainer)
+    preparation = time_preparation(trainer)
     with_hooks = _Counter(trainer.method.student)
     trainer.train_step()
     student_rows = with_hooks.remove()
-    seconds = _largest(trainer, statistics.median(_step_seconds(trainer)))
+    seconds = _largest(trainer, statistics.median(step_seconds(trainer)))
     everywhere = trainer.processes.sum([float(student_rows)])[0]
     remaining = config.max_train_steps * seconds
     before = trainer.method.teacher_evaluations_before
@@ -77,8 +77,8 @@ def estimate(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _time_preparation(trainer: Trainer) -> float:
-    """Prepare a little, and conclude how long all of it would take."""
+def time_preparation(trainer: Trainer) -> float:
+    """Prepare a little, and conclude how many seconds all of it would take."""
     method, processes = trainer.method, trainer.processes
     run = Run(trainer.folder, trainer.config.teacher, processes)
     began = time.perf_counter()
@@ -89,7 +89,7 @@ def _time_preparation(trainer: Trainer) -> float:
     return took / done * method.teacher_evaluations_before / processes.count
 
 
-def _step_seconds(trainer: Trainer) -> Iterator[float]:
+def step_seconds(trainer: Trainer) -> Iterator[float]:
     """The seconds of each of the timed steps; all processes time as many."""
     began = time.perf_counter()
     for _ in range(STEPS):
