@@ -44,6 +44,12 @@ def random_mlp(sample_shape, num_classes=0, *, width=32, num_blocks=2, seed=0):
     return network
 
 
+@pytest.fixture(scope="session")
+def random_network():
+    """`random_mlp`, for tests that are not in this folder."""
+    return random_mlp
+
+
 @pytest.fixture
 def mlp_teacher():
     """A labelled denoiser of 1x4x4 images, an MLP with random weights."""

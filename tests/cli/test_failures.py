@@ -121,6 +121,15 @@ def train_with_signal(monkeypatch, folder, number):
     return main([*TRAIN, "--max-train-steps", "9", "--out", str(folder)])
 
 
+@pytest.fixture
+def _terminal():
+    """Whoever started the tests may have done so under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_terminal")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_every_signal_to_stop_saves_and_says_so(tmp_path, capsys, monkeypatch, name):
     number = getattr(signal, name)

@@ -13,11 +13,9 @@ TERMS = Terms(num=12, error_num=8)
 
 
 @pytest.fixture(scope="module")
-def subject():
+def subject(random_network):
     teacher = load_teacher("mixture:ring")
-    from conftest import random_mlp
-
-    student = TrajectoryStudent.from_teacher(teacher, network=random_mlp((2,), 8))
+    student = TrajectoryStudent.from_teacher(teacher, network=random_network((2,), 8))
     return student_subject(student, teacher)
 
 
