@@ -9,7 +9,7 @@ import torch
 from pidistill import PidistillError
 from pidistill.cli import main
 from pidistill.data import load_data
-from pidistill.evaluation.features import BUNDLED, NAMES, features_for, features_named
+from pidistill.evaluation.features import BUNDLED, NAMES, PUBLISHED, features_for, features_named
 from pidistill.images import from_uint8, to_uint8
 
 
@@ -84,7 +84,10 @@ def test_unknown_names_and_shapes_are_refused():
         features_named("inceptoin", (3, 32, 32))
     with pytest.raises(PidistillError, match=r"shape \(3, 7, 9\); choose one of inception, dinov2"):
         features_named("auto", (3, 7, 9))
-    for name in NAMES[1:]:
+    for name in BUNDLED:
+        with pytest.raises(PidistillError, match=rf"the features {name!r} are of samples of shape"):
+            features_named(name, (2,))
+    for name in PUBLISHED:
         with pytest.raises(PidistillError, match=r"images of 1 or 3 channels.* shape \(2,\)"):
             features_named(name, (2,))
 

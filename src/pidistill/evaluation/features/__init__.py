@@ -140,7 +140,7 @@ def features_named(
     if network is None:
         raise PidistillError(
             f"no bundled feature network suits samples of shape {tuple(sample_shape)}; choose one "
-            f"of {', '.join(NAMES[1:])}"
+            f"of {', '.join(PUBLISHED)}"
         )
     return network.eval().requires_grad_(False)
 
