@@ -25,6 +25,7 @@ from pidistill.methods.progressive import (
     two_step_target,
 )
 from pidistill.model_folder import build_model, describe
+from pidistill.networks import new_network
 from pidistill.ode import euler, sampling_sigmas
 from pidistill.schedule import karras_sigmas
 
@@ -175,7 +176,7 @@ def test_weights_of_the_noise_levels(mlp_teacher, tmp_path):
 def rounds(start_steps, max_train_steps):
     """The student's steps at every training step."""
     teacher = load_teacher("mixture:gaussian")
-    network = torch.nn.Linear(2, 2)
+    network = new_network("mlp", (2,), 0, {"width": 4, "num_blocks": 1, "embedding_width": 4})
     student = EulerStudent.from_teacher(teacher, network=network, num_steps=start_steps // 2)
     method = Progressive(ProgressiveSettings(start_steps=start_steps), student, teacher)
     seen = []
