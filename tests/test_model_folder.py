@@ -114,7 +114,7 @@ def test_weights_cannot_be_taken_from_outside_the_folder(folder, mlp_student, na
         (lambda d: d["network"]["config"].update(width=33), "has shape"),
         (lambda d: d["network"]["config"].update(num_blocks=3), "lacks the weight"),
         (lambda d: d["network"]["config"].update(num_blocks=1), "unexpected weight"),
-        (lambda d: d["network"]["config"].update(width=-1), "does not describe a model"),
+        (lambda d: d["network"]["config"].update(width=-1), "does not take these arguments"),
         (lambda d: d["network"]["config"].update(width="wide"), "does not"),
     ],
 )

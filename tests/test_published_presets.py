@@ -51,6 +51,7 @@ def test_it_is_a_config_without_a_teacher(name):
         distance="lpips",
         normalise=0,
         anchored=False,
+        parametrisation="linear",
     )
 
 
