@@ -115,6 +115,31 @@ ALONE = Processes()
 """The one process there is."""
 
 
+def meet_after_restart() -> None:
+    """Form the process group where `torchrun --max-restarts` started the processes anew.
+
+    The launcher may keep one store of addresses for all attempts. A process that reads there the
+    address of one that was lost waits for it in vain, so every attempt after the first writes under
+    a name of its own. Has to come before accelerate forms the group.
+    """
+    if num_processes() == 1 or not was_restarted():
+        return
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        return
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    distributed: Any = torch.distributed
+    store = distributed.TCPStore(address, port, is_master=False, wait_for_workers=False)
+    torch.distributed.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=distributed.PrefixStore(f"pidistill/attempt-{attempt}", store),
+        rank=int(os.environ["RANK"]),
+        world_size=num_processes(),
+    )
+
+
 def join_processes() -> Processes:
     """Meet the other processes that the launcher started; alone where there was no launcher."""
     if num_processes() == 1:
@@ -122,6 +147,7 @@ def join_processes() -> Processes:
     import torch
     from accelerate import PartialState
 
+    meet_after_restart()
     state = PartialState(cpu=not torch.accelerator.is_available())
     group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
     return Processes(state.process_index, state.num_processes, group)

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Method
+from pidistill.processes import meet_after_restart
 from pidistill.training.config import RunConfig
 
 log = logging.getLogger("pidistill")
@@ -40,6 +41,7 @@ def make_accelerator(
     half precision comes from autocast, as without FSDP. Where there are CPUs only, accelerate
     ignores the wish for FSDP; here it is granted, over gloo.
     """
+    meet_after_restart()
     plugin = _fsdp_plugin()
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
