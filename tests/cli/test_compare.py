@@ -178,3 +178,16 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys, arguments, words):
     printed = capsys.readouterr()
     assert words in printed.err
     assert printed.err.count("error:") == 1
+
+
+def test_a_budget_in_seconds_is_measured_once_and_kept(tmp_path):
+    text = TINY.replace("budget.images = 48", "budget.seconds = 0.3").replace("[0, 1]", "[0]")
+    recipe = write_recipe(tmp_path, text, RUNS.split('[[run]]\nname = "BOOT"')[0])
+    compare(recipe, tmp_path / "out")
+    (pace,) = json.loads((tmp_path / "out/paces.json").read_text()).values()
+    (row,) = json.loads((tmp_path / "out/comparison.json").read_text())["sections"]["Runs"]
+    assert row["steps"] == int(0.3 / pace["seconds_per_step"])
+    weights = list((tmp_path / "out").glob("runs/*/student.safetensors"))
+    before = [file.stat().st_mtime_ns for file in weights]
+    compare(recipe, tmp_path / "out")
+    assert [file.stat().st_mtime_ns for file in weights] == before

@@ -266,3 +266,30 @@ def test_torchrun_gives_the_same_metrics(
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == alone
+
+
+def test_a_teacher_draws_the_reference(
+    digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's own teacher, another by its spec, and the same samples from a file agree."""
+    file = tmp_path / "drawn.npz"
+    sample = ["sample", "digits", "-n", "60", "--seed", "1", "--steps", "40", "--out", str(file)]
+    assert main(sample) == 0
+    common = [str(digits_run), "--num", "40", "--num-error", "60", "--metrics", "fid"]
+    distances = [
+        measured([*common, "--reference", reference], capsys)["frechet_distance"]
+        for reference in ("teacher", "teacher:digits", str(file))
+    ]
+    assert distances[0] == distances[1] == pytest.approx(distances[2], rel=1e-6)
+    arguments = [str(digits_run), "--num", "40", "--num-error", "60", "--reference", "teacher"]
+    metrics = measured(arguments, capsys)
+    assert metrics["reference"] == "teacher"
+    assert "nearest_training_image" not in metrics  # nobody was trained on them
+
+
+def test_a_reference_of_a_teacher_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "samples.npz", samples=np.zeros((8, 1, 8, 8), np.float32))
+    arguments = [str(tmp_path / "samples.npz"), "--reference", "teacher"]
+    refused(arguments, capsys, "the teacher of", "name one as teacher:SPEC")

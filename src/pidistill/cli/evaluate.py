@@ -1,6 +1,7 @@
 """`pidistill evaluate`: a student against its teacher and a reference, or anybody's samples."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     "--reference",
     default=None,
     metavar="DATA/FILE.npz",
-    help="digits, glyphs, a folder of images, or an .npz of samples or of mu and sigma.",
+    help="digits, glyphs, a folder of images, an .npz of samples or of mu and sigma, or what a "
+    "teacher draws: teacher (the run's own) or teacher:SPEC.",
 )
 @click.option(
     "-n",
@@ -137,12 +139,16 @@ def evaluate(
     """
     out = Out(as_json)
     from pidistill.cli.metrics_table import print_metrics
-    from pidistill.cli.targets import averages, open_subject, open_target, weights_file
+    from pidistill.cli.targets import (
+        averages,
+        open_subject,
+        open_target,
+        weights_file,
+    )
     from pidistill.evaluation.measures import choose_measures, what_is_there
     from pidistill.evaluation.metrics import METRICS
     from pidistill.evaluation.pictures import write_pictures
     from pidistill.evaluation.protocol import Terms
-    from pidistill.evaluation.reference import read_reference
     from pidistill.evaluation.sweep import all_samples, sweep
     from pidistill.processes import join_processes
     from pidistill.storage import write_json
@@ -150,7 +156,9 @@ def evaluate(
     processes = join_processes()
     opened = open_target(target, best_device(device), out.say)
     emas = averages(opened, rates)
-    compared = None if reference is None else read_reference(reference)
+    compared = (
+        None if reference is None else _open_reference(out, reference, opened, num_error, seeds)
+    )
 
     def subject_of(ema: float | None) -> "Subject":
         return open_subject(
@@ -219,6 +227,19 @@ def evaluate(
         for stored in swept.stored:
             stored.remove()
     out.result(result)
+
+
+def _open_reference(
+    out: Out, spec: str, target: "Target", num: int, seeds: Sequence[int]
+) -> "ReferenceData":
+    """The reference that `spec` names, drawn under a progress bar where a teacher draws it."""
+    from pidistill.cli.targets import draw_reference
+    from pidistill.evaluation.reference import read_reference
+
+    if spec.partition(":")[0] != "teacher":
+        return read_reference(spec)
+    with out.progress("drawing the reference", num, "samples") as advance:
+        return draw_reference(spec, target, num, max(seeds) + 1, advance)
 
 
 def require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -13,12 +13,13 @@ from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation.labels import Labels, even_labels, labels_like
 from pidistill.evaluation.reference import ReferenceData
-from pidistill.evaluation.sampling import TEACHER_STEPS
+from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
 from pidistill.evaluation.subject import Subject, samples_subject, student_subject, teacher_subject
 from pidistill.model_folder import is_model_folder, read_description, weights_name
 from pidistill.paths import user_path
 from pidistill.sample_files import read_pixels
-from pidistill.student import Student
+from pidistill.student import Student, labels_for
+from pidistill.teachers import load_teacher
 from pidistill.training.run_folder import decoder_of_run, teacher_of_run
 
 
@@ -59,6 +60,36 @@ def open_target(name: str, place: str, say: Callable[[str], None]) -> Target:
         None if decoder is None else decoder.to(place),
         place,
     )
+
+
+def draw_reference(
+    spec: str, target: Target, num: int, seed: int, on_batch: Callable[[int], None]
+) -> ReferenceData:
+    """Samples of a teacher, to compare others with.
+
+    Args:
+        spec: `teacher` for the run's own, `teacher:SPEC` for any.
+        target: What is measured.
+        num: How many samples are drawn.
+        seed: Their seed, another than that of what is measured.
+        on_batch: Called with the size of every batch.
+
+    Raises:
+        PidistillError: The teacher is not there, or draws latents.
+    """
+    if target.decoder is not None:
+        raise PidistillError(
+            f"--reference {spec} would be latents; draw images with pidistill sample, and name them"
+        )
+    locator = spec.partition(":")[2]
+    teacher = load_teacher(locator).to(target.place) if locator else target.teacher
+    if teacher is None:
+        raise PidistillError(
+            f"--reference {spec}: the teacher of {target.name} is not there; name one as "
+            "teacher:SPEC"
+        )
+    x = teacher_samples(teacher, num, seed=seed, on_batch=on_batch).x
+    return ReferenceData(spec, x.cpu(), labels_for(teacher, num), None, are_drawn=True)
 
 
 def averages(target: Target, asked: tuple[str, ...]) -> Sequence[float | None]:

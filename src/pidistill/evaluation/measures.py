@@ -187,7 +187,9 @@ def what_is_there(
     met = {
         "features": network is not None,
         "reference": reference is not None,
-        "images": reference is not None and reference.images is not None,
+        "images": reference is not None
+        and reference.images is not None
+        and not reference.are_drawn,
         "teacher": subject.teacher_sampler is not None,
         "path": path,
         "model": subject.speed is not None,

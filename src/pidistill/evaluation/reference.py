@@ -57,6 +57,8 @@ class ReferenceData(NamedTuple):
     """Class labels (n,), int64, or None where there are none."""
     statistics: Statistics | None
     """Given statistics of features; None where there are images."""
+    are_drawn: bool = False
+    """Whether a model drew the images: then nobody was trained on them."""
 
     @property
     def can_be_collected(self) -> frozenset[str]:
