@@ -100,3 +100,14 @@ def test_a_compiled_run_is_the_plain_one(tmp_path, name):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     weights = [load_file(tmp_path / str(c) / "student.safetensors") for c in (True, False)]
     assert weights[0].keys() == weights[1].keys()
+
+
+def test_runs_of_one_process_may_differ_in_precision(tmp_path):
+    """As in a comparison, where one follows the other."""
+    for number, precision in enumerate(("no", "bf16", "no")):
+        config = small("pid", mixed_precision=precision, max_train_steps=2)
+        trainer = make_trainer(config, tmp_path / str(number))
+        assert trainer.accelerator.mixed_precision == precision
+        assert [report.step for report in trainer.run()] == [1, 2]
+    first, last = (tmp_path / name / "student.safetensors" for name in "02")
+    assert first.read_bytes() == last.read_bytes()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, ProjectConfiguration
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
@@ -42,6 +43,9 @@ def make_accelerator(
     ignores the wish for FSDP; here it is granted, over gloo.
     """
     meet_after_restart()
+    # One process has one precision at a time, but the runs of a comparison follow one another.
+    if AcceleratorState._shared_state.get("_mixed_precision", mixed_precision) != mixed_precision:
+        AcceleratorState._reset_state()
     plugin = _fsdp_plugin()
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
