@@ -63,16 +63,15 @@ def follow_recipe(
     )
     _ = terms.reference  # one that is not there is an error before the training, not after it
     failures = _train(out, plan, terms.fingerprint)
-    entries = [*plan.entries, *(entry for sweep in plan.sweeps.values() for entry in sweep)]
-    rows = _measure(out, entries, terms, recipe.evaluations, failures)
+    own, *swept = _measure(
+        out, [plan.entries, *plan.sweeps.values()], terms, recipe.evaluations, failures
+    )
     costs = _costs(out, plan.entries, cost_repeats)
-    sections = []
-    if plan.entries:
-        own = [rows[id(entry)] for entry in plan.entries]
-        sections.append(Section("Runs", "", own, costs))
-    for sweep in recipe.sweep:
-        own = [rows[id(entry)] for entry in plan.sweeps[sweep.name]]
-        sections.append(Section(sweep.name, sweep.about, own, {}, sweep))
+    sections = [Section("Runs", "", own, costs)] if own else []
+    sections += [
+        Section(sweep.name, sweep.about, rows, {}, sweep)
+        for sweep, rows in zip(recipe.sweep, swept, strict=True)
+    ]
     comparison = Comparison(
         recipe.title,
         f"Every run may spend {recipe.budget}.",
@@ -108,13 +107,13 @@ def compare_folders(
     if reference is None:
         out.say("no Frechet distances: name a --reference, such as digits")
     terms = Terms(teacher, reference=reference, num=num, seed=seed, cache=output)
-    rows = _measure(out, entries, terms, [1, 2, 4], {})
+    (rows,) = _measure(out, [entries], terms, [1, 2, 4], {})
     costs = _costs(out, entries, cost_repeats)
     comparison = Comparison(
         f"{len(folders)} runs",
         "The runs spent what the table says.",
         _seeds(sorted({run.config.seed for entry in entries for run in entry.runs})),
-        [Section("Runs", "", [rows[id(entry)] for entry in entries], costs)],
+        [Section("Runs", "", rows, costs)],
         None,
     )
     names = " ".join(map(str, folders))
@@ -160,18 +159,22 @@ def _train(out: Out, plan: "Plan", fingerprint: str) -> dict[Path, str]:
 
 def _measure(
     out: Out,
-    entries: "list[Entry]",
+    tables: "list[list[Entry]]",
     terms: "Terms",
     evaluations: list[int],
     failures: dict[Path, str],
-) -> "dict[int, Row]":
-    """The rows of the table, by the identity of their entry."""
+) -> "list[list[Row]]":
+    """The rows of every table."""
     from pidistill.comparison.table import make_row
 
-    total = terms.num * (1 + len(entries) * len(entries[0].runs))
+    runs = sum(len(entry.runs) for entries in tables for entry in entries)
+    total = terms.num * (1 + runs)
     with out.progress("measuring", total, "samples") as advance:
         terms.on_batch = advance
-        return {id(entry): make_row(entry, terms, evaluations, failures) for entry in entries}
+        return [
+            [make_row(entry, terms, evaluations, failures) for entry in entries]
+            for entries in tables
+        ]
 
 
 def _costs(out: Out, entries: "list[Entry]", repeats: int) -> "dict[str, Cost]":

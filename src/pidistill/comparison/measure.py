@@ -11,6 +11,7 @@ from torch import Tensor
 from pidistill import __version__
 from pidistill.comparison.plan import teacher_fingerprint
 from pidistill.data import load_data
+from pidistill.data.noise import device_of
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation.evaluate import error_metrics, reference_statistics
@@ -84,13 +85,14 @@ class Terms:
             file = self.cache / f"teacher-{key[:16]}.safetensors"
             if file.is_file():
                 kept = read_tensors(file)
-                return Solution(kept["x"].to(_device(self.teacher)), int(kept["nfe"]))
+                return Solution(kept["x"].to(device_of(self.teacher)), int(kept["nfe"]))
         solved = teacher_samples(self.teacher, self.num, seed=self.seed, on_batch=self.on_batch)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(file, {"x": solved.x, "nfe": torch.tensor(solved.nfe)})
         return solved
 
+    @functools.cached_property
     def of_teacher(self) -> dict[str, Any]:
         """The teacher's own metrics."""
         metrics: dict[str, Any] = {"nfe": self.solved.nfe}
@@ -114,22 +116,16 @@ def measure(folder: Path, terms: Terms, evaluations: list[int]) -> dict[int, dic
     Numbers of evaluations that the student does not take are left out. What was measured of the
     same weights on the same terms before is read from the folder.
     """
-    student = load_student(folder, device=_device(terms.teacher))
+    student = load_student(folder, device=device_of(terms.teacher))
     file = folder / MEASURED_FILE
     kept: dict[str, Any] = read_json(file) if file.is_file() else {}
+    weights = weights_sha256(student)
+    facts = [weights, terms.fingerprint, terms.reference_name, terms.num, terms.seed]
     results = {}
     for steps in evaluations:
         if not student.takes(steps):
             continue
-        facts = [
-            weights_sha256(student),
-            terms.fingerprint,
-            terms.reference_name,
-            terms.num,
-            terms.seed,
-            steps,
-        ]
-        key = sha256_of([*facts, __version__])
+        key = sha256_of([*facts, steps, __version__])
         if key not in kept:
             kept[key] = terms.of_student(student, steps)
             write_json(file, kept)
@@ -139,8 +135,3 @@ def measure(folder: Path, terms: Terms, evaluations: list[int]) -> dict[int, dic
 
 def _load_reference(name: str) -> Tensor:
     return read_samples(Path(name)) if name.endswith(".npz") else load_data(name).images
-
-
-def _device(model: torch.nn.Module) -> torch.device:
-    tensors = [*model.parameters(), *model.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")

@@ -67,7 +67,7 @@ def write_files(
     Returns:
         The files, the ones for people first.
     """
-    teacher = terms.of_teacher()
+    teacher = terms.of_teacher
     legend = legend_of(comparison, terms)
     blocks, lines = [], [f"# {comparison.title}", ""]
     (out / "plots").mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def as_json(comparison: Comparison, terms: Terms, provenance: dict[str, str]) ->
         "num_samples": terms.num,
         "seed": terms.seed,
         **({"reference": terms.reference_name} if terms.reference_name else {}),
-        "teacher": terms.of_teacher(),
+        "teacher": terms.of_teacher,
         "sections": {
             section.title: [
                 table.as_json(row, section.costs.get(row.entry.name)) for row in section.rows
@@ -117,7 +117,7 @@ def as_json(comparison: Comparison, terms: Terms, provenance: dict[str, str]) ->
 
 def legend_of(comparison: Comparison, terms: Terms) -> str:
     """What the columns of the tables mean."""
-    teacher = terms.of_teacher()
+    teacher = terms.of_teacher
     text = (
         f"{comparison.budget} {comparison.seeds} error: RMS distance, in the samples' own units, "
         f"to the teacher's solution ({teacher['nfe']} evaluations) of the same noise, over "
@@ -155,7 +155,7 @@ def _save(file: Path, figure: Figure) -> None:
 def tables_of(section: Section, terms: Terms) -> list[table.Cells]:
     """The tables of a section: quality, and what it cost."""
     return [
-        table.quality(section.rows, terms.of_teacher()),
+        table.quality(section.rows, terms.of_teacher),
         table.spending(section.rows, section.costs),
     ]
 
