@@ -10,11 +10,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pidistill.denoiser import Denoiser
 from pidistill.derivative import LAST_TAU
 from pidistill.errors import PidistillError
 from pidistill.precondition import Precondition, Scales
 from pidistill.schedule import from_log_odds
-from pidistill.student import TrajectoryStudent
+from pidistill.student import TrajectoryStudent, should_anchor
 
 LAST_TOLD = LAST_TAU + 1
 """Log-odds time that a network is told at `sigma_max`; a difference around `LAST_TAU` stays below
@@ -127,3 +128,22 @@ PARAMETRISATIONS: dict[str, type[TrajectoryStudent]] = {
     "soft": SoftTrajectoryStudent,
 }
 """Students of PID by name; `linear` is the published one."""
+
+
+def trajectory_student(
+    parametrisation: str, teacher: Denoiser, network: nn.Module | None, anchored: bool | None
+) -> TrajectoryStudent:
+    """A trajectory student of `teacher`.
+
+    Args:
+        parametrisation: A key of `PARAMETRISATIONS`.
+        teacher: The teacher.
+        network: A network to use instead of a copy of the teacher's.
+        anchored: Whether it is anchored; None leaves that to the teacher (`should_anchor`).
+
+    Raises:
+        PidistillError: The student cannot be built of the teacher (see `Student.from_teacher`).
+    """
+    anchored = should_anchor(anchored, teacher, network)
+    kind = PARAMETRISATIONS[parametrisation]
+    return kind.from_teacher(teacher, network=network, anchored=anchored)

@@ -29,6 +29,13 @@ json_option = click.option(
 device_option = click.option(
     "--device", default=None, metavar="NAME", help="Where to compute, such as cuda or cpu."
 )
+steps_option = click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="K",
+    help="Evaluations of a student (default: as trained, 1), or a teacher's nodes (default 40).",
+)
 ema_option = click.option(
     "--ema", type=float, default=None, metavar="RATE", help="Averaging rate of the weights; 0: raw."
 )

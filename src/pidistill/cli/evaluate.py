@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pidistill.cli.console import Out, batch_size_option, best_device, device_option, json_option
+from pidistill.cli.console import (
+    Out,
+    batch_size_option,
+    best_device,
+    device_option,
+    json_option,
+    steps_option,
+)
 
 if TYPE_CHECKING:
     from pidistill.cli.targets import Target
@@ -89,13 +96,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Labels of samples: evenly, or in the reference's proportions.",
 )
-@click.option(
-    "--steps",
-    type=click.IntRange(min=1),
-    default=None,
-    metavar="K",
-    help="Evaluations of a student (default: as trained, 1), or a teacher's nodes (default 40).",
-)
+@steps_option
 @click.option(
     "--solver", type=click.Choice(["heun", "euler"]), default=None, help="For a teacher only."
 )

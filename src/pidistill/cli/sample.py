@@ -14,6 +14,7 @@ from pidistill.cli.console import (
     device_option,
     ema_option,
     json_option,
+    steps_option,
 )
 
 DECODED_AT_ONCE = 8
@@ -24,13 +25,7 @@ DECODED_AT_ONCE = 8
 @click.argument("model", metavar="DIR")
 @click.option("-n", "--num", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--steps",
-    type=click.IntRange(min=1),
-    default=None,
-    metavar="K",
-    help="Evaluations of a student (default: as trained, 1), or a teacher's nodes (default 40).",
-)
+@steps_option
 @click.option(
     "--solver",
     type=click.Choice(["heun", "euler"]),

@@ -23,8 +23,8 @@ from pidistill.denoiser import Denoiser, over_sample
 from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.methods.base import Batch, Distillation, Losses, MethodSettings, require_teacher
 from pidistill.schedule import karras_sigmas
-from pidistill.student import TrajectoryStudent, should_anchor
-from pidistill.trajectory_students import PARAMETRISATIONS
+from pidistill.student import TrajectoryStudent
+from pidistill.trajectory_students import trajectory_student
 
 
 class BOOTSettings(MethodSettings):
@@ -134,11 +134,7 @@ class BOOT(Distillation):
     ) -> "BOOT":
         """Make the student from the teacher alone (see `Method.build`); no data are used."""
         teacher = require_teacher("boot", teacher)
-        student = PARAMETRISATIONS[settings.parametrisation].from_teacher(
-            teacher,
-            network=network,
-            anchored=should_anchor(settings.anchored, teacher, network),
-        )
+        student = trajectory_student(settings.parametrisation, teacher, network, settings.anchored)
         return cls(settings, student, teacher)
 
     def loss(self, batch: Batch) -> Losses:

@@ -35,8 +35,8 @@ from pidistill.methods.base import Batch, Distillation, Losses, MethodSettings, 
 from pidistill.methods.noise_levels import DRAWS, WEIGHTS, mean_weight
 from pidistill.networks import fresh_network
 from pidistill.residual import GRADIENTS, RESIDUALS, Pair, through_both, trajectory
-from pidistill.student import TrajectoryStudent, should_anchor
-from pidistill.trajectory_students import PARAMETRISATIONS
+from pidistill.student import TrajectoryStudent
+from pidistill.trajectory_students import trajectory_student
 
 
 class PIDSettings(MethodSettings):
@@ -199,11 +199,7 @@ class PID(Distillation):
     ) -> "PID":
         """Make the student from the teacher alone (see `Method.build`); no data are used."""
         teacher = require_teacher("pid", teacher)
-        student = PARAMETRISATIONS[settings.parametrisation].from_teacher(
-            teacher,
-            network=network,
-            anchored=should_anchor(settings.anchored, teacher, network),
-        )
+        student = trajectory_student(settings.parametrisation, teacher, network, settings.anchored)
         student.network = INITIALISATIONS[settings.initialisation](student.network).eval()
         return cls(settings, student, teacher)
 
