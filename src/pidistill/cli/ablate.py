@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pidistill.cli.comparing import cost_option, follow_recipe
+from pidistill.cli.comparing import cost_option, follow_recipe, jobs_option
 from pidistill.cli.console import Out, device_option, json_option
 
 
@@ -23,11 +23,17 @@ from pidistill.cli.console import Out, device_option, json_option
     metavar="DIR",
     help="Folder of the comparison. Default: comparisons/NAME-OF-FILE.",
 )
+@jobs_option
 @cost_option
 @device_option
 @json_option
 def ablate(
-    recipe: Path, out: Path | None, cost_repeats: int, device: str | None, as_json: bool
+    recipe: Path,
+    out: Path | None,
+    jobs: int,
+    cost_repeats: int,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Sweep settings of a method, each sweep ending in a table and a plot.
 
@@ -35,5 +41,11 @@ def ablate(
     shared in the same way.
     """
     follow_recipe(
-        Out(as_json), "ablate", recipe, folder=out, cost_repeats=cost_repeats, device=device
+        Out(as_json),
+        "ablate",
+        recipe,
+        folder=out,
+        jobs=jobs,
+        cost_repeats=cost_repeats,
+        device=device,
     )

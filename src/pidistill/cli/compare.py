@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pidistill.cli.comparing import compare_folders, cost_option, follow_recipe
+from pidistill.cli.comparing import compare_folders, cost_option, follow_recipe, jobs_option
 from pidistill.cli.console import Out, device_option, json_option
 
 
@@ -35,6 +35,7 @@ from pidistill.cli.console import Out, device_option, json_option
     "--num", type=click.IntRange(min=2), default=None, help="For folders: samples.  [default: 5000]"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=None, help="For folders.  [default: 0]")
+@jobs_option
 @cost_option
 @device_option
 @json_option
@@ -45,6 +46,7 @@ def compare(
     reference: str | None,
     num: int | None,
     seed: int | None,
+    jobs: int,
     cost_repeats: int,
     device: str | None,
     as_json: bool,
@@ -74,5 +76,11 @@ def compare(
         if value is not None:
             raise PidistillError(f"{name} is set in the recipe; leave it out")
     follow_recipe(
-        Out(as_json), "compare", recipe_file, folder=out, cost_repeats=cost_repeats, device=device
+        Out(as_json),
+        "compare",
+        recipe_file,
+        folder=out,
+        jobs=jobs,
+        cost_repeats=cost_repeats,
+        device=device,
     )

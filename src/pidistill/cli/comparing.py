@@ -1,16 +1,21 @@
 """What `compare` and `ablate` share: training what is missing, measuring, printing, writing."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pidistill.cli.console import Out, best_device
+from pidistill.cli.console import Out, best_device, stoppable
 from pidistill.cli.run import train
 from pidistill.processes import num_processes
 
 if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+
     from pidistill.comparison.costs import Cost
+    from pidistill.comparison.jobs import Named
     from pidistill.comparison.measure import Terms
     from pidistill.comparison.page import Comparison
     from pidistill.comparison.plan import Entry, Plan
@@ -25,6 +30,15 @@ cost_option = click.option(
     help="How often the cost of a step is measured, all configurations in turn; 0: not at all.",
 )
 
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Runs that train at once, each in a process of its own: its share of the cores, or a GPU.",
+)
+
 
 def follow_recipe(
     out: Out,
@@ -32,6 +46,7 @@ def follow_recipe(
     file: Path,
     *,
     folder: Path | None,
+    jobs: int,
     cost_repeats: int,
     device: str | None,
 ) -> None:
@@ -62,7 +77,7 @@ def follow_recipe(
         cache=folder,
     )
     _ = terms.reference  # one that is not there is an error before the training, not after it
-    failures = _train(out, plan, terms.fingerprint)
+    failures = _train(out, plan, terms.fingerprint, jobs)
     own, *swept = _measure(
         out, [plan.entries, *plan.sweeps.values()], terms, recipe.evaluations, failures
     )
@@ -133,27 +148,86 @@ def _require_one_process() -> None:
         )
 
 
-def _train(out: Out, plan: "Plan", fingerprint: str) -> dict[Path, str]:
+def _train(out: Out, plan: "Plan", fingerprint: str, jobs: int) -> dict[Path, str]:
     """Train the runs that are not finished; returns the errors of those that ended badly."""
-    import logging
+    from collections import deque
 
-    from pidistill.comparison.plan import is_finished, open_run
+    from pidistill.comparison.plan import take_run
+
+    runs = plan.runs()
+    queue = deque(
+        (f"[{number}/{len(runs)}] {name}", run) for number, (name, run) in enumerate(runs, start=1)
+    )
+
+    told: set[str] = set()
+
+    def tell(name: str, message: str) -> None:
+        if name not in told:
+            out.say(f"{name}: {message}")
+        told.add(name)
+
+    def take() -> "Named | None":
+        return take_run(
+            queue,
+            fingerprint,
+            on_finished=lambda name: tell(name, "finished before"),
+            on_held=lambda name: tell(name, "another process trains it"),
+        )
+
+    if jobs > 1:
+        return _train_at_once(out, queue, take, jobs)
+    return _train_in_turn(out, queue, take)
+
+
+def _train_in_turn(
+    out: Out, queue: "deque[Named]", take: "Callable[[], Named | None]"
+) -> dict[Path, str]:
+    """Train what `take` takes out of `queue`, one run after the other, in this process."""
     from pidistill.errors import PidistillError
     from pidistill.training.assemble import build_trainer
 
-    runs = plan.runs()
     failures = {}
-    for number, (name, run) in enumerate(runs, start=1):
-        open_run(run, fingerprint)
-        title = f"[{number}/{len(runs)}] {name}"
-        if is_finished(run, logging.getLogger("pidistill").warning):
-            out.say(f"{title}: finished before")
+    while queue:
+        taken = take()
+        if taken is None:
+            if queue:
+                time.sleep(1.0)
             continue
+        name, run = taken
         try:
-            train(build_trainer(run.config, run.folder), out, title)
+            train(build_trainer(run.config, run.folder), out, name)
         except PidistillError as error:  # the others are still worth their while
             failures[run.folder] = str(error)
-            out.say(f"{title}: {error}")
+            out.say(f"{name}: {error}")
+    return failures
+
+
+def _train_at_once(
+    out: Out, queue: "deque[Named]", take: "Callable[[], Named | None]", jobs: int
+) -> dict[Path, str]:
+    """Train what `take` takes out of `queue`, `jobs` at once, in processes of their own."""
+    from pidistill.comparison.jobs import run_jobs
+
+    failures = {}
+    total = sum(run.config.max_train_steps * run.config.batch_size for _, run in queue)
+    done = shown = 0
+    with (
+        stoppable(out) as should_stop,
+        out.progress(f"training {len(queue)} runs", total, "images") as advance,
+    ):
+        for under_way, ended in run_jobs(take, lambda: bool(queue), jobs, should_stop):
+            for job in ended:
+                failure = None if should_stop() else job.failure()
+                if failure is not None:
+                    failures[job.run.folder] = failure
+                out.say(f"{job.name}: {failure or 'done'}")
+            left = [run for _, run in queue] + [job.run for job in under_way]
+            done = total - sum(run.config.max_train_steps * run.config.batch_size for run in left)
+            done += sum(job.images for job in under_way)
+            advance(max(0, done - shown), f"{len(left)} left")
+            shown = max(shown, done)
+        if should_stop():
+            raise KeyboardInterrupt
     return failures
 
 

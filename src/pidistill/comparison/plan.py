@@ -5,6 +5,8 @@ with other settings, another teacher or another budget is never taken for it.
 """
 
 import dataclasses
+import logging
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from pidistill.training.config import (
     read_preset,
     write_config,
 )
+from pidistill.training.lock import is_held
 from pidistill.training.run_folder import read_config
 
 IDENTITY_FILE = "identity.json"
@@ -235,3 +238,37 @@ def is_finished(run: PlannedRun, warn: Callable[[str], None]) -> bool:
     files = [run.folder / name for name in names]
     sums = found[1]["sha256"]
     return all(file.is_file() and checksum(file) == sums[file.name] for file in files)
+
+
+def take_run(
+    queue: deque[tuple[str, PlannedRun]],
+    fingerprint: str,
+    *,
+    on_finished: Callable[[str], None],
+    on_held: Callable[[str], None],
+) -> tuple[str, PlannedRun] | None:
+    """Take the next run out of the queue that is neither finished nor held by another process.
+
+    Those that are finished are taken out on the way, and those that are held go to the end.
+
+    Args:
+        queue: Runs by the name that tables call them.
+        fingerprint: That of their teacher.
+        on_finished: Called with the name of a run that is finished already.
+        on_held: Called with the name of a run that another process trains.
+
+    Returns:
+        The run; None where there is none, for the moment (`queue` is not empty) or for good.
+    """
+    warn = logging.getLogger("pidistill").warning
+    for _ in range(len(queue)):
+        name, run = queue.popleft()
+        open_run(run, fingerprint)
+        if is_held(run.folder):
+            on_held(name)
+            queue.append((name, run))
+        elif is_finished(run, warn):
+            on_finished(name)
+        else:
+            return name, run
+    return None

@@ -68,3 +68,20 @@ def locked(folder: Path) -> Iterator[None]:
             raise
     finally:
         os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process trains in the run folder at the moment."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a drive without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
