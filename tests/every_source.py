@@ -64,6 +64,7 @@ def prompts(folder, more=""):
 SPECS = {
     **{f"mixture:{name}": lambda folder, _, name=name: f"mixture:{name}" for name in MIXTURES},
     "digits": lambda folder, _: "digits",
+    "glyphs": lambda folder, _: "glyphs",
     "native": native,
     "edm ddpm++": lambda folder, _: f"edm:{FIXTURES / 'edm_ddpmpp_uncond.pkl'}",
     "edm adm": lambda folder, _: f"edm:{FIXTURES / 'edm_adm_cond.pkl'}",

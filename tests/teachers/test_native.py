@@ -43,8 +43,9 @@ def test_a_spec_that_names_nothing_is_refused(tmp_path):
         load_teacher(f"native:{tmp_path / 'nowhere'}")
     with pytest.raises(PidistillError, match="neither an existing path nor KIND:NAME"):
         load_teacher(str(tmp_path / "nowhere"))
-    with pytest.raises(PidistillError, match="the spec is just 'digits'"):
-        load_teacher("digits:0")
+    for name in ("digits", "glyphs"):
+        with pytest.raises(PidistillError, match=f"the spec is just '{name}'"):
+            load_teacher(f"{name}:0")
 
 
 def test_a_path_of_no_known_kind_is_refused(tmp_path):

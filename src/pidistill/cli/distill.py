@@ -14,7 +14,9 @@ from pidistill.presets import preset_names
 
 
 @click.command(epilog=f"Presets: {', '.join(preset_names())}.")
-@click.option("--teacher", default=None, metavar="SPEC", help="digits, mixture:NAME, or a path.")
+@click.option(
+    "--teacher", default=None, metavar="SPEC", help="digits, glyphs, mixture:NAME, or a path."
+)
 @click.option("--method", type=click.Choice(NAMES), default=None, help="Default: pid.")
 @click.option(
     "--data",

@@ -8,7 +8,9 @@ from pidistill.cli.console import Out, best_device, device_option, json_option, 
 
 
 @click.command()
-@click.option("--teacher", required=True, metavar="SPEC", help="digits, mixture:NAME, or a path.")
+@click.option(
+    "--teacher", required=True, metavar="SPEC", help="digits, glyphs, mixture:NAME, or a path."
+)
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @click.option("-n", "--num", type=click.IntRange(min=1), default=20_000, show_default=True)
 @click.option(

@@ -44,6 +44,7 @@ def dot_plot(rows: list[Row], teacher: dict[str, float]) -> Figure:
             axes.plot([spread.mean], [place], "|", color=STUDENT, markersize=15, markeredgewidth=2)
         _teacher_line(axes.axvline, teacher.get(name))
         _log_axis(axes.xaxis)
+        _name_teacher(axes, ("data", "axes fraction"), teacher.get(name), 1.0, below=True)
         axes.set_yticks(range(len(rows)), [row.entry.name for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _dress(axes, name)
@@ -67,6 +68,7 @@ def line_plot(rows: list[Row], sweep: Sweep, x: list[float], teacher: dict[str, 
             places, means, yerr=[below, above], fmt="o-", color=STUDENT, capsize=3, markersize=4
         )
         _teacher_line(axes.axhline, teacher.get(name))
+        _name_teacher(axes, ("axes fraction", "data"), 0.0, teacher.get(name), below=False)
         if min(x) > 0 and max(x) / min(x) > 8:
             axes.set_xscale("log")
         axes.set_xticks(x, [f"{value:g}" for value in x])
@@ -100,6 +102,23 @@ def _teacher_line(line: Callable[..., Any], value: float | None) -> None:
     """Draw the teacher's value, where there is one, with its name."""
     if value is not None:
         line(value, color=TEACHER, linestyle="--", linewidth=1.2, label="teacher")
+
+
+def _name_teacher(
+    axes: Axes, coordinates: tuple[str, str], x: float | None, y: float | None, below: bool
+) -> None:
+    """Write "teacher" beside its line, where there is one: below the point, or above it."""
+    if x is not None and y is not None:
+        axes.annotate(
+            "teacher",
+            (x, y),
+            xycoords=coordinates,
+            xytext=(4, -3 if below else 3),
+            textcoords="offset points",
+            va="top" if below else "bottom",
+            color=TEACHER,
+            fontsize=8,
+        )
 
 
 def _log_axis(axis: XAxis | YAxis) -> None:

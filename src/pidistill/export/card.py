@@ -15,7 +15,7 @@ from pidistill.student import Student
 from pidistill.training.config import read_toml
 from pidistill.training.log import read_log
 
-LICENCES_OF_TEACHERS = {"digits": "apache-2.0"}
+LICENCES_OF_TEACHERS = {"digits": "apache-2.0", "glyphs": "apache-2.0"}
 """Licences of the teachers that come with this package, by their spec."""
 
 HUB_LICENCES = frozenset(

@@ -19,6 +19,7 @@ from pidistill.paths import user_path
 
 SOURCES = {
     "digits": "pidistill.teachers.digits",
+    "glyphs": "pidistill.teachers.glyphs",
     "mixture": "pidistill.teachers.mixture",
     "native": "pidistill.teachers.native",
     "edm": "pidistill.teachers.edm",
@@ -31,7 +32,7 @@ def load_teacher(spec: str, device: str | torch.device | None = None) -> Denoise
     """Load the teacher that `spec` names, ready to evaluate and without gradients.
 
     Args:
-        spec: `digits`, `mixture:NAME`, `native:DIR`, `edm:FILE`, `score-sde:FILE`,
+        spec: `digits`, `glyphs`, `mixture:NAME`, `native:DIR`, `edm:FILE`, `score-sde:FILE`,
             `diffusers:DIR`, or a bare path whose kind is recognised by its content.
         device: Where to put it; None keeps it on the CPU.
 
