@@ -173,12 +173,13 @@ def test_weights_of_the_noise_levels(mlp_teacher, tmp_path):
 # The rounds
 
 
-def rounds(start_steps, max_train_steps):
+def rounds(start_steps, max_train_steps, end_steps=1):
     """The student's steps at every training step."""
     teacher = load_teacher("mixture:gaussian")
     network = new_network("mlp", (2,), 0, {"width": 4, "num_blocks": 1, "embedding_width": 4})
     student = EulerStudent.from_teacher(teacher, network=network, num_steps=start_steps // 2)
-    method = Progressive(ProgressiveSettings(start_steps=start_steps), student, teacher)
+    settings = ProgressiveSettings(start_steps=start_steps, end_steps=end_steps)
+    method = Progressive(settings, student, teacher)
     seen = []
     for step in range(max_train_steps):
         method.start_phase(step, max_train_steps)
@@ -188,13 +189,14 @@ def rounds(start_steps, max_train_steps):
     return seen
 
 
-@given(st.integers(1, 7), st.integers(1, 60))
-def test_rounds_halve_the_steps_and_divide_the_run_evenly(exponent, max_train_steps):
-    seen = rounds(2**exponent, max_train_steps)
-    assert seen[-1] == 1
+@given(st.integers(1, 7), st.integers(0, 6), st.integers(1, 60))
+def test_rounds_halve_the_steps_and_divide_the_run_evenly(exponent, last, max_train_steps):
+    last = min(last, exponent - 1)
+    seen = rounds(2**exponent, max_train_steps, 2**last)
+    assert seen[-1] == 2**last
     assert seen == sorted(seen, reverse=True)
-    if max_train_steps >= exponent:
-        assert sorted(set(seen), reverse=True) == [2**k for k in range(exponent - 1, -1, -1)]
+    if max_train_steps >= exponent - last:
+        assert sorted(set(seen), reverse=True) == [2**k for k in range(exponent - 1, last - 1, -1)]
     lengths = [seen.count(steps) for steps in set(seen)]
     assert max(lengths) - min(lengths) <= 1
 
@@ -203,6 +205,19 @@ def test_rounds_halve_the_steps_and_divide_the_run_evenly(exponent, max_train_st
 def test_the_steps_must_be_a_power_of_two(start_steps):
     with pytest.raises(PidistillError, match="start_steps"):
         small("progressive", method={"start_steps": start_steps})
+
+
+@pytest.mark.parametrize("end_steps", [0, 3, 8, 16])
+def test_the_last_steps_must_be_a_smaller_power_of_two(end_steps):
+    with pytest.raises(PidistillError, match="end_steps"):
+        small("progressive", method={"start_steps": 8, "end_steps": end_steps})
+
+
+def test_a_run_may_end_with_several_steps(tmp_path):
+    train(small("progressive", method={"end_steps": 2}), tmp_path)
+    student = load_student(tmp_path)
+    assert student.num_steps == student.generate(3, seed=0, steps=2).nfe == 2
+    assert [line["student_steps"] for line in log_lines(tmp_path)][::4] == [4, 2]
 
 
 def test_at_the_end_of_a_round_the_student_becomes_the_teacher(tmp_path):

@@ -7,9 +7,11 @@ a denoiser, regresses on the $\tilde{x}$ with which a single Euler step ends at 
 
 $$\mathrm{distance}\left(D(x, \sigma),\; \mathrm{sg}[\tilde{x}]\right)$$
 
-After each round the student becomes the teacher, and N is halved, down to one.
+After each round the student becomes the teacher, and N is halved, down to one, or to the number of
+steps that the last student shall take.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -46,18 +48,27 @@ class ProgressiveSettings(MethodSettings):
     name: Literal["progressive"] = "progressive"
     start_steps: int = pydantic.Field(default=64, ge=2, le=2**20)
     """Euler steps of the first teacher, a power of two; the first student takes half as many."""
+    end_steps: int = pydantic.Field(default=1, ge=1)
+    """Euler steps of the last student, a smaller power of two; published: 1."""
     weight: Literal["uniform", "truncated-snr"] = "uniform"
     """Weight of the noise levels: all alike (Song et al. 2023), or max(1, 1 / sigma^2) (Salimans &
     Ho 2022)."""
     distance: DistanceName = "l2"
     """Distance between student and target (`pidistill.distance`)."""
 
-    @pydantic.field_validator("start_steps")
+    @pydantic.field_validator("start_steps", "end_steps")
     @classmethod
-    def _power_of_two(cls, start_steps: int) -> int:
-        if start_steps & (start_steps - 1):
-            raise ValueError(f"{start_steps} is not a power of two")
-        return start_steps
+    def _power_of_two(cls, steps: int) -> int:
+        if steps & (steps - 1):
+            raise ValueError(f"{steps} is not a power of two")
+        return steps
+
+    @pydantic.field_validator("end_steps")
+    @classmethod
+    def _fewer(cls, end_steps: int, info: pydantic.ValidationInfo) -> int:
+        if end_steps >= info.data.get("start_steps", math.inf):
+            raise ValueError(f"not less than start_steps, {info.data['start_steps']}")
+        return end_steps
 
 
 def two_step_target(
@@ -182,7 +193,7 @@ class Progressive(Distillation):
 
     def phase(self, max_train_steps: int) -> tuple[int, int]:
         """The round: what is left of the run is divided evenly among the rounds that are left."""
-        rounds_left = self.student.num_steps.bit_length()
+        rounds_left = (self.student.num_steps // self.settings.end_steps).bit_length()
         length = (max_train_steps - self.first_step) // rounds_left
         return self.first_step, self.first_step + length
 
@@ -191,11 +202,12 @@ class Progressive(Distillation):
 
         A round that has no training step, in a run of fewer steps than rounds, is left out.
         """
-        if self.student.num_steps == 1 or step < self.phase(max_train_steps)[1]:
+        end = self.settings.end_steps
+        if self.student.num_steps == end or step < self.phase(max_train_steps)[1]:
             return False
         if step > self.first_step:
             self._promote()
-        while self.student.num_steps > 1 and step >= self.phase(max_train_steps)[1]:
+        while self.student.num_steps > end and step >= self.phase(max_train_steps)[1]:
             self.student.num_steps //= 2
             self.first_step = step
         return True
