@@ -13,6 +13,7 @@ from pidistill import PidistillError
 from pidistill.methods import METHODS, method_class
 from pidistill.methods.denoising import DenoisingSettings
 from pidistill.methods.pid import PIDSettings
+from pidistill.teachers import absolute_spec
 from pidistill.training.config import (
     CHANGEABLE,
     RunConfig,
@@ -96,8 +97,10 @@ def test_a_valid_config_comes_back_from_its_file(tmp_path_factory, values):
     write_config(path, config)
     again = parse_config([read_toml(path)])
     assert again == config
-    for key in values.keys() - {"method", "network"}:
+    for key in values.keys() - {"method", "network", "teacher"}:
         assert getattr(again, key) == values[key]
+    if "teacher" in values:  # "." is a path
+        assert again.teacher == absolute_spec(values["teacher"])
     for key, value in values["method"].items():
         assert getattr(again.method, key) == value
 

@@ -4,14 +4,12 @@ A recipe lists runs (`[[run]]`), sweeps (`[[sweep]]`: one setting in several val
 docs/comparing.md.
 """
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
-from pidistill.errors import PidistillError
-from pidistill.training.config import merge, nested, read_toml
+from pidistill.training.config import merge, nested, read_toml, validate
 
 
 class _Table(pydantic.BaseModel):
@@ -139,26 +137,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises `PidistillError` with one line on the first problem: a file that is missing or no TOML,
     an unknown key (with the nearest known one), a value out of range.
     """
-    values = read_toml(path)
-    try:
-        return Recipe.model_validate(values)
-    except pydantic.ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = _fields(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
-        raise PidistillError(f"{path}: unknown key {key!r}; did you mean {near[0]!r}?")
-    message = problem["msg"].removeprefix("Value error, ")
-    where = f"{key}: " if key else ""
-    raise PidistillError(f"{path}: {where}{message[0].lower()}{message[1:]}")
-
-
-def _fields(location: tuple[int | str, ...]) -> list[str]:
-    """Names of the keys of the table at `location`."""
-    tables: dict[str, type[_Table]] = {"budget": Budget, "run": RunEntry, "sweep": Sweep}
-    table = tables.get(str(location[0]), Recipe) if location else Recipe
-    return list(table.model_fields)
+    return validate(Recipe, read_toml(path), str(path))
 
 
 def _shown(value: Any) -> str:

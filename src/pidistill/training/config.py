@@ -8,6 +8,7 @@ import difflib
 import importlib.resources
 import json
 import sys
+import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -172,27 +173,47 @@ def parse_config(layers: list[dict[str, Any]], origin: str = "config") -> RunCon
         raise PidistillError(
             f"{origin}: method.name is {name!r}; expected one of {', '.join(METHODS)}"
         )
-    settings = _validate(method_class(name).Settings, table, origin, prefix="method.")
-    return _validate(RunConfig, {**merged, "method": settings}, origin)
+    settings = validate(method_class(name).Settings, table, origin, prefix="method.")
+    return validate(RunConfig, {**merged, "method": settings}, origin)
 
 
-def _validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: str = "") -> _Model:
-    """Build `model` from `values`, or raise `PidistillError` with its first problem in one line."""
+def validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: str = "") -> _Model:
+    """Build `model` from a table of TOML.
+
+    Args:
+        model: The pydantic model.
+        values: The table.
+        origin: Where it comes from, for errors.
+        prefix: What comes before its keys there.
+
+    Raises:
+        PidistillError: A key is unknown, which names the nearest known one, or a value is wrong: in
+            one line, of the first problem.
+    """
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:
         problem = error.errors(include_url=False)[0]
-    location = [str(part) for part in problem["loc"]]
-    key = prefix + ".".join(location)
+    *table, last = location = problem["loc"] or ("",)
+    key = prefix + ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":
-        known = NetworkTable.model_fields if len(location) > 1 else model.model_fields
-        near = difflib.get_close_matches(location[-1], list(known), n=1, cutoff=0.0)
-        nearest = prefix + ".".join([*location[:-1], *near])
+        near = difflib.get_close_matches(str(last), _keys_at(model, table), n=1, cutoff=0.0)
+        nearest = prefix + ".".join(map(str, [*table, *near]))
         raise PidistillError(f"{origin}: unknown key {key!r}; did you mean {nearest!r}?")
     message = problem["msg"].removeprefix("Value error, ")
-    raise PidistillError(
-        f"{origin}: {key} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
-    )
+    where = f"{key} is {problem['input']!r}: " if problem["loc"] else ""
+    raise PidistillError(f"{origin}: {where}{message[0].lower()}{message[1:]}")
+
+
+def _keys_at(model: type[pydantic.BaseModel], location: list[int | str]) -> list[str]:
+    """Names of the keys of the table at `location` of `model`, which is found through its types."""
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            kind = model.model_fields[part].annotation
+            for inner in (kind, *typing.get_args(kind)):
+                if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
+                    model = inner
+    return list(model.model_fields)
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
