@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -68,4 +69,12 @@ def test_the_teacher_is_solved_once_for_all(tmp_path):
 def test_a_reference_of_another_shape_is_refused():
     bad = Terms(load_teacher("mixture:ring"), reference="digits", num=4, seed=0, cache=None)
     with pytest.raises(PidistillError, match=r"\(1, 8, 8\); the teacher draws \(2,\)"):
+        _ = bad.reference
+
+
+def test_a_reference_of_statistics_is_refused(tmp_path):
+    file = tmp_path / "statistics.npz"
+    np.savez(file, mu=np.zeros(4), sigma=np.eye(4))
+    bad = Terms(load_teacher("mixture:ring"), reference=str(file), num=4, seed=0, cache=None)
+    with pytest.raises(PidistillError, match="statistics only"):
         _ = bad.reference

@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pidistill import __version__
 from pidistill.comparison.plan import teacher_fingerprint
-from pidistill.data import load_data
 from pidistill.data.noise import device_of
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation.evaluate import error_metrics, reference_statistics
-from pidistill.evaluation.reference import Reference
+from pidistill.evaluation.reference import Reference, read_reference
 from pidistill.evaluation.sampling import teacher_samples
 from pidistill.ode import Solution
-from pidistill.sample_files import read_samples
 from pidistill.storage import (
     read_json,
     read_tensors,
@@ -68,7 +65,12 @@ class Terms:
         """The reference; None where none is named, or no feature network suits its samples."""
         if self.reference_name is None:
             return None
-        x = _load_reference(self.reference_name)
+        x = read_reference(self.reference_name).images
+        if x is None:
+            raise PidistillError(
+                f"reference {self.reference_name} holds statistics only; a comparison takes images "
+                "or samples"
+            )
         if tuple(x.shape[1:]) != self.teacher.sample_shape:
             raise PidistillError(
                 f"reference {self.reference_name} holds samples of shape {tuple(x.shape[1:])}; "
@@ -131,7 +133,3 @@ def measure(folder: Path, terms: Terms, evaluations: list[int]) -> dict[int, dic
             write_json(file, kept)
         results[steps] = kept[key]
     return results
-
-
-def _load_reference(name: str) -> Tensor:
-    return read_samples(Path(name)) if name.endswith(".npz") else load_data(name).images
