@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from pidistill.cli import main
@@ -106,13 +107,82 @@ def test_a_comparison_that_is_killed_goes_on(done, tmp_path):
 def test_a_run_that_diverges_is_a_line_of_the_table(tmp_path, capsys):
     bad = '[[run]]\nname = "too fast"\nsettings.learning_rate = 1e30\n'
     text = TINY.replace("budget.images = 48", "budget.images = 96")
-    compare(write_recipe(tmp_path, text, bad, RUNS), tmp_path / "out")
-    row, good, _ = json.loads((tmp_path / "out/comparison.json").read_text())["sections"]["Runs"]
+    recipe, out = (
+        write_recipe(tmp_path, text, bad, RUNS.partition('[[run]]\nname = "BOOT"')[0]),
+        tmp_path / "out",
+    )
+    assert main(["compare", "--recipe", str(recipe), "--out", str(out), "--cost-repeats", "1"]) == 0
+    row, good = json.loads((tmp_path / "out/comparison.json").read_text())["sections"]["Runs"]
     assert set(row["failures"]) == {"0", "1"}
     assert "the loss is nan" in row["failures"]["0"]
     assert row["metrics"] == {}
     assert good["metrics"]
+    assert good["cost"]["ms_per_step"] > 0
+    assert "cost" not in row
     assert "2 of 2 failed" in capsys.readouterr().out
+
+
+def test_two_commands_share_a_folder(tmp_path):
+    """Neither takes the other's run for a failure, and both end with the tables."""
+    text = TINY.replace("budget.images = 48", "budget.images = 1600")
+    recipe = write_recipe(tmp_path, text.replace("checkpointing_steps = 1", ""), RUNS)
+    command = [sys.executable, "-m", "pidistill", "compare", "--recipe", str(recipe)]
+    command += ["--out", str(tmp_path / "out"), "--cost-repeats", "0", "--json"]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for _ in range(2)
+    ]
+    sections = [json.loads(process.communicate()[0])["sections"] for process in started]
+    assert sections[0] == sections[1]
+    assert all("failures" not in row for row in sections[0]["Runs"])
+
+
+def test_the_tables_are_there_before_the_steps_are_timed(tmp_path, monkeypatch):
+    def cut(config):
+        assert (tmp_path / "out/comparison.json").is_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pidistill.comparison.costs.in_fresh_process", cut)
+    recipe = write_recipe(tmp_path, TINY.replace("[0, 1]", "[0]"), RUNS)
+    assert main(["compare", "--recipe", str(recipe), "--out", str(tmp_path / "out")]) == 130
+    assert (tmp_path / "out/comparison.html").is_file()
+
+
+def test_ablate_times_steps_where_it_is_asked_to(tmp_path):
+    recipe = write_recipe(tmp_path, TINY.replace("[0, 1]", "[0]"), SWEEP)
+    arguments = ["ablate", "--recipe", str(recipe), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--cost-repeats", "1"]) == 0
+    rows = json.loads((tmp_path / "out/comparison.json").read_text())["sections"]["Step"]
+    assert all(row["cost"]["ms_per_step"] > 0 for row in rows)
+
+
+def test_jobs_and_a_budget_in_seconds_do_not_go_together(tmp_path, capsys):
+    text = TINY.replace("budget.images = 48", "budget.seconds = 8.0")
+    recipe = write_recipe(tmp_path, text, RUNS)
+    assert main(["compare", "--recipe", str(recipe), "--jobs", "2"]) == 2
+    assert "leave --jobs out" in capsys.readouterr().err
+
+
+def test_a_reference_that_nothing_can_judge_is_said(tmp_path, capsys):
+    text = TINY.replace("mixture:ring", "mixture:image").replace("[0, 1]", "[0]")
+    images = tmp_path / "images.npz"
+    np.savez(images, samples=np.zeros((4, 3, 8, 8), dtype=np.float32))
+    text = f'reference = "{images}"\n' + text
+    compare(write_recipe(tmp_path, text, RUNS), tmp_path / "out")
+    assert "no Frechet distances: no bundled classifier" in capsys.readouterr().out
+    assert "reference" not in json.loads((tmp_path / "out/comparison.json").read_text())
+
+
+def test_a_run_that_was_cut_is_what_its_checkpoint_says(tmp_path, capsys):
+    """Not what its log says, which may be further."""
+    train(small("pid", logging_steps=1, max_train_steps=9), tmp_path / "a" / "run", abandon_at=6)
+    train(small("pid", logging_steps=1, max_train_steps=4), tmp_path / "b" / "run")
+    folders = [str(tmp_path / name / "run") for name in "ab"]
+    assert main(["compare", *folders, "--num", "16", "--cost-repeats", "0", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["sections"]["Runs"]
+    assert [row["steps"] for row in rows] == [4, 4]
+    assert [row["teacher_evals"] for row in rows] == [32, 32]
+    assert len({row["name"] for row in rows}) == 2
 
 
 def test_ablate_wants_a_sweep(tmp_path, capsys):
@@ -167,6 +237,7 @@ def test_the_columns_of_the_contract_are_measured(tmp_path, capsys):
         (["{a}", "{a}"], "one configuration and seed"),
         (["{a}", "{digits}"], "compare runs of one teacher"),
         (["none"], "does not exist"),
+        (["{a}", "--jobs", "2"], "--jobs is for a --recipe"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, capsys, arguments, words):

@@ -2,7 +2,7 @@ import statistics
 
 import pytest
 
-from pidistill.comparison.costs import Rehearsal, costs_of, rehearse, rehearse_in_turn
+from pidistill.comparison.costs import Rehearsal, cost_of, rehearse, rehearse_in_turn
 from pidistill.methods import NAMES
 from pidistill.training.estimate import STEPS
 
@@ -34,18 +34,28 @@ def test_preparation_is_scaled_to_that_of_the_run():
 
 
 def test_costs_are_medians_over_the_turns():
-    turns = [Rehearsal([1.0, 2.0], 0.0, 10), Rehearsal([5.0, 5.0], 0.0, 99)]
-    turns += [Rehearsal([3.0, 9.0], 0.0, 30), Rehearsal([5.0, 5.0], 0.0, 99)]
-    first, second = costs_of(turns, 2)
-    assert first.ms_per_step == 1000 * statistics.median([1, 2, 3, 9])
-    assert first.memory == 20
-    assert second.ms_per_step == 5000
+    cost = cost_of([Rehearsal([1.0, 2.0], 0.0, 10), Rehearsal([3.0, 9.0], 0.0, 30)])
+    assert cost.ms_per_step == 1000 * statistics.median([1, 2, 3, 9])
+    assert cost.ms_quartiles == (1750, 4500)
+    assert cost.memory == 20
+
+
+def test_a_single_slow_step_has_a_cost():
+    cost = cost_of([Rehearsal([70.0], 0.0, 10)])
+    assert cost.ms_per_step == cost.ms_quartiles[0] == cost.ms_quartiles[1] == 70_000
 
 
 def test_configurations_take_turns_in_processes_of_their_own(monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        "pidistill.comparison.costs.in_fresh_process", lambda config: asked.append(config.seed)
-    )
-    list(rehearse_in_turn([small("pid", seed=1), small("pid", seed=2)], 2))
+
+    def take_steps(config):
+        asked.append(config.seed)
+        if config.seed == 2:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("pidistill.comparison.costs.in_fresh_process", take_steps)
+    configs = {"one": small("pid", seed=1), "two": small("pid", seed=2)}
+    found = list(rehearse_in_turn(configs, 2))
     assert asked == [1, 2, 1, 2]
+    assert [key for key, _ in found] == ["one", "two"] * 2
+    assert [str(value) for _, value in found] == ["None", "out of memory"] * 2

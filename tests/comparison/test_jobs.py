@@ -16,7 +16,6 @@ from pidistill.comparison.plan import (
     make_plan,
     open_run,
     take_run,
-    teacher_fingerprint,
 )
 from pidistill.comparison.recipe import read_recipe
 from pidistill.training.heartbeat import read_heartbeat
@@ -34,7 +33,7 @@ def queue_of(folder, text=TINY, runs=RUNS):
     recipe = read_recipe(write_recipe(folder, text, runs))
     teacher = load_teacher(recipe.teacher)
     plan = make_plan(recipe, folder / "out", teacher, None, None)
-    return deque(plan.runs()), teacher_fingerprint(teacher)
+    return deque(plan.runs()), plan.fingerprints
 
 
 def taker(queue, fingerprint, told=None):
@@ -126,7 +125,7 @@ def test_jobs_end_with_the_process_that_started_them_however_that_ends(tmp_path)
         parent.kill()
     wait_for(lambda: all(state_of(run) == "stopped" for run in runs))
     wait_for(lambda: not any(is_held(run.folder) for run in runs))
-    assert not any(is_finished(run, print) for run in runs)
+    assert not any(is_finished(run) for run in runs)
     assert taker(queue, fingerprint)()[1] == runs[0]
 
 

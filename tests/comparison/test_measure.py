@@ -4,6 +4,7 @@ import torch
 
 from pidistill import PidistillError, initial_noise, load_student, load_teacher, solve
 from pidistill.comparison.measure import MEASURED_FILE, Terms, measure
+from pidistill.data.noise import Draws
 from pidistill.evaluation.trajectory import per_sample_rms, rms
 from pidistill.storage import read_json
 from pidistill.student import labels_for
@@ -39,6 +40,28 @@ def test_the_error_is_that_of_the_definition(run):
 def test_a_student_of_one_step_is_measured_in_one(tmp_path):
     train(small("pid"), tmp_path)
     assert list(measure(tmp_path, terms(), [1, 2, 4])) == [1]
+
+
+def test_another_reference_of_the_same_name_is_another_one(tmp_path):
+    """The cache of a run's metrics knows the samples, not only their file."""
+    train(small("pid", teacher="digits"), tmp_path / "run")
+    teacher, file = load_teacher("digits"), tmp_path / "reference.npz"
+    draws = Draws(0, 0, 64).normal("x", (1, 8, 8)).float()
+
+    def distance(scale):
+        np.savez(file, samples=(scale * draws).clamp(-1, 1).numpy())
+        of = Terms(teacher, reference=str(file), num=16, seed=3, cache=None)
+        return measure(tmp_path / "run", of, [1])[1]["frechet_distance"]
+
+    first = distance(0.1)
+    assert distance(1.0) != first
+    assert distance(0.1) == first
+
+
+def test_a_student_of_several_steps_is_measured_with_those(tmp_path):
+    method = {"name": "progressive", "start_steps": 8, "end_steps": 2}
+    train(small("progressive", method=method), tmp_path)
+    assert list(measure(tmp_path, terms(), [1])) == [2]
 
 
 def test_what_was_measured_is_not_drawn_again(run, tmp_path):

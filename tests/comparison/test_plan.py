@@ -1,21 +1,38 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
 from pidistill import PidistillError, load_teacher
 from pidistill.comparison.budget import Pace
-from pidistill.comparison.plan import is_finished, make_plan, open_run, teacher_fingerprint
+from pidistill.comparison.plan import (
+    Fingerprints,
+    data_fingerprint,
+    is_finished,
+    make_plan,
+    open_run,
+    teacher_fingerprint,
+)
 from pidistill.comparison.recipe import read_recipe
 from pidistill.data import load_data
+from pidistill.denoiser import PreconditionedDenoiser
+from pidistill.guidance import GuidedDenoiser
+from pidistill.networks import new_network
+from pidistill.precondition import EDMPrecondition, VPPrecondition
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import read_toml
 
+from method_runs import images_of
 from recipes import RUNS, SWEEP, TINY, write_recipe
 
 
 def planned(folder, *parts, pace=None):
     recipe = read_recipe(write_recipe(folder, *parts))
     return make_plan(recipe, folder / "out", load_teacher(recipe.teacher), None, pace)
+
+
+def ring():
+    return Fingerprints(teacher_fingerprint(load_teacher("mixture:ring")), None)
 
 
 def test_equal_configurations_share_their_runs(tmp_path):
@@ -73,9 +90,61 @@ def test_another_teacher_at_the_same_place_is_another_teacher():
     assert teacher_fingerprint(teacher) != teacher_fingerprint(other)
 
 
+def test_a_teacher_is_more_than_its_weights():
+    ring = load_teacher("mixture:ring")
+    prints = {teacher_fingerprint(GuidedDenoiser(ring, scale)) for scale in (2.0, 7.0)}
+    network = new_network("mlp", (2,), 0, {"width": 4, "num_blocks": 1, "embedding_width": 4})
+    for precondition in (EDMPrecondition(), VPPrecondition(), EDMPrecondition(sigma_data=1.0)):
+        teacher = PreconditionedDenoiser(network, precondition, sample_shape=(2,), source="here")
+        prints.add(teacher_fingerprint(teacher))
+    elsewhere = PreconditionedDenoiser(
+        network, EDMPrecondition(), sample_shape=(2,), source="elsewhere"
+    )
+    assert len(prints) == 5
+    assert teacher_fingerprint(elsewhere) in prints
+
+
+def test_other_images_at_the_same_place_make_other_runs(tmp_path):
+    text = TINY.replace("seeds", 'data = "made up"\nseeds') + (
+        '[[run]]\nname = "CD"\nsettings.method.name = "consistency"\n'
+    )
+    recipe = read_recipe(write_recipe(tmp_path, text, RUNS))
+    teacher = load_teacher(recipe.teacher)
+
+    def folders(num):
+        data = images_of(teacher, num)
+        return [
+            run.folder.name for _, run in make_plan(recipe, tmp_path, teacher, data, None).runs()
+        ]
+
+    assert folders(64) == folders(64)
+    assert folders(64)[0] != folders(63)[0]  # consistency
+    assert folders(64)[1:3] == folders(63)[1:3]  # see no images
+    assert data_fingerprint(images_of(teacher, 8)) != data_fingerprint(images_of(teacher, 9))
+
+
+def test_settings_of_all_reach_a_run_that_names_its_method(tmp_path):
+    shared = "[settings.method]\nstep = 0.3\n"
+    runs = '[[run]]\nname = "PID"\nsettings.method.name = "pid"\n' + RUNS.replace("PID", "other")
+    plan = planned(tmp_path, TINY, shared, runs)
+    assert [entry.config.method.name for entry in plan.entries] == ["pid", "pid", "boot"]
+    assert [entry.config.method.step for entry in plan.entries[:2]] == [0.3, 0.3]
+
+
+def test_what_may_change_is_changed_in_a_folder_that_is_there(tmp_path):
+    ((_, run), *_) = planned(tmp_path, TINY, RUNS).runs()
+    open_run(run, ring())
+    text = TINY.replace("checkpointing_steps = 1", "checkpointing_steps = 7\nmax_micro_batch = 4")
+    ((_, again), *_) = planned(tmp_path, text, RUNS).runs()
+    assert again.folder == run.folder
+    open_run(again, ring())
+    config = read_toml(run.folder / "config.toml")
+    assert (config["checkpointing_steps"], config["max_micro_batch"]) == (7, 4)
+
+
 def test_a_folder_of_another_configuration_is_refused(tmp_path):
     plan = planned(tmp_path, TINY, RUNS)
-    fingerprint = teacher_fingerprint(load_teacher("mixture:ring"))
+    fingerprint = ring()
     (_, pid), (_, boot), *_ = plan.runs()
     open_run(pid, fingerprint)
     open_run(pid, fingerprint)
@@ -86,7 +155,7 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path):
 
 def test_a_config_that_was_changed_by_hand_is_refused(tmp_path):
     ((_, run), *_) = planned(tmp_path, TINY, RUNS).runs()
-    fingerprint = teacher_fingerprint(load_teacher("mixture:ring"))
+    fingerprint = ring()
     open_run(run, fingerprint)
     file = run.folder / "config.toml"
     file.write_text(file.read_text().replace("batch_size = 16", "batch_size = 4"))
@@ -98,21 +167,21 @@ def test_a_folder_that_was_cut_while_it_was_made_is_made_again(tmp_path):
     ((_, run), *_) = planned(tmp_path, TINY, RUNS).runs()
     run.folder.mkdir(parents=True)
     (run.folder / "config.toml").write_text("batch_si")
-    open_run(run, teacher_fingerprint(load_teacher("mixture:ring")))
+    open_run(run, ring())
     assert read_toml(run.folder / "config.toml")["batch_size"] == 16
 
 
 def test_a_run_is_finished_with_its_last_checkpoint(tmp_path):
     ((_, run), *_) = planned(tmp_path, TINY, RUNS).runs()
-    open_run(run, teacher_fingerprint(load_teacher("mixture:ring")))
+    open_run(run, ring())
     for report in build_trainer(run.config, run.folder).run():
-        finished = is_finished(run, print)
+        finished = is_finished(run)
         assert finished == (report.step == run.config.max_train_steps)
     last = (run.folder / "student.safetensors").read_bytes()
     shutil.copy(run.folder / "state/step-000000002/student.safetensors", run.folder)
-    assert not is_finished(run, print)  # it died before it wrote them
+    assert not is_finished(run)  # it died before it wrote them
     list(build_trainer(run.config, run.folder).run())
-    assert is_finished(run, print)
+    assert is_finished(run)
     assert (run.folder / "student.safetensors").read_bytes() == last
 
 
@@ -139,3 +208,17 @@ def test_images_go_to_the_methods_that_need_some(tmp_path):
     teacher = load_teacher("digits")
     plan = make_plan(recipe, tmp_path / "out", teacher, load_data("digits"), None)
     assert [run.config.data for _, run in plan.runs()][:3] == [None, None, "digits"]
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "benchmarks/recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_the_recipes_of_the_results_can_be_followed(file, tmp_path):
+    recipe = read_recipe(file)
+    teacher = load_teacher(recipe.teacher)
+    data = images_of(teacher) if recipe.data else None
+    plan = make_plan(recipe, tmp_path, teacher, data, None)
+    assert len(recipe.seeds) >= 3
+    assert all(run.config.preview_steps == 0 for _, run in plan.runs())
+    assert not list(tmp_path.iterdir())

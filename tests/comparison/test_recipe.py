@@ -66,6 +66,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(tmp_path, text, words):
         ("budget.images = 48", "budget.imges = 48", "did you mean 'budget.images'"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "seed '0' is there twice"),
         ("seeds = [0, 1]", "seeds = []", "seeds"),
+        ("seeds = [0, 1]", "seeds = [0, 1]\nevaluations = [0]", "evaluations.0 is 0"),
         ("num_samples = 32", "num_samples = true", "num_samples"),
         ("num_samples = 32", "num_sample = 32", "did you mean 'num_samples'"),
         ('title = "Tiny"', "title =", "not readable as TOML"),
@@ -78,6 +79,36 @@ def test_wrong_terms_are_refused_in_one_line(tmp_path, old, new, words):
         read_recipe(file)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[0.05, 0.1]", "[0.1, 0.1]", "values hold 0.1 more than once"),
+        ('name = "Step"', 'name = "Runs"', "[[sweep]] 'runs' is there twice"),
+        ('key = "method.step"', 'key = "seed"', "seed is no setting of a run here"),
+        ('key = "method.step"', 'settings.teacher = "x"\nkey = "method.step"', "teacher is no"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_in_one_line(tmp_path, old, new, words):
+    assert old in SWEEP
+    file = write_recipe(tmp_path, TINY, RUNS, SWEEP.replace(old, new))
+    with pytest.raises(PidistillError) as caught:
+        read_recipe(file)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_sweeps_of_one_file_name_are_refused(tmp_path):
+    file = write_recipe(tmp_path, TINY, SWEEP, SWEEP.replace('"Step"', '"step"'))
+    with pytest.raises(PidistillError, match="'step' is there twice"):
+        read_recipe(file)
+
+
+def test_values_that_are_nearly_equal_are_two(tmp_path):
+    sweep = SWEEP.replace("[0.05, 0.1]", "[0.1234567, 0.1234568]")
+    (sweep,) = read_recipe(write_recipe(tmp_path, TINY, sweep)).sweep
+    assert [entry.name for entry in sweep.entries()] == ["0.1234567", "0.1234568"]
 
 
 def test_a_recipe_that_is_not_there(tmp_path):

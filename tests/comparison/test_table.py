@@ -59,7 +59,7 @@ def test_a_failure_is_shown():
 
 def test_spending_counts_samples_times_what_each_costs():
     cost = Cost(ms_per_step=12.3, ms_quartiles=(12.0, 13.0), memory=5_000_000)
-    cells = spending([row(metrics=MEASURED)], {"PID": cost})
+    cells = spending([row(metrics=MEASURED)], {"abc": cost})
     assert dict(zip(cells.columns, cells.lines[0], strict=True)) == {
         "": "PID",
         "steps": "10",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from pidistill.cli.comparing import cost_option, follow_recipe, jobs_option
-from pidistill.cli.console import Out, device_option, json_option
+from pidistill.cli.comparing import follow_recipe, jobs_option, where_option
+from pidistill.cli.console import Out, json_option
 
 
 @click.command()
@@ -24,8 +24,15 @@ from pidistill.cli.console import Out, device_option, json_option
     help="Folder of the comparison. Default: comparisons/NAME-OF-FILE.",
 )
 @jobs_option
-@cost_option
-@device_option
+@click.option(
+    "--cost-repeats",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="How often the cost of a step is measured, all configurations in turn; 0: not at all.",
+)
+@where_option
 @json_option
 def ablate(
     recipe: Path,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from pidistill.cli.comparing import compare_folders, cost_option, follow_recipe, jobs_option
-from pidistill.cli.console import Out, device_option, json_option
+from pidistill.cli.comparing import compare_folders, follow_recipe, jobs_option, where_option
+from pidistill.cli.console import Out, json_option
 
 
 @click.command()
@@ -36,8 +36,15 @@ from pidistill.cli.console import Out, device_option, json_option
 )
 @click.option("--seed", type=click.IntRange(min=0), default=None, help="For folders.  [default: 0]")
 @jobs_option
-@cost_option
-@device_option
+@click.option(
+    "--cost-repeats",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="How often the cost of a step is measured, all [[run]]s in turn; 0: not at all.",
+)
+@where_option
 @json_option
 def compare(
     folders: tuple[Path, ...],
@@ -61,6 +68,8 @@ def compare(
     if bool(folders) == (recipe_file is not None):
         raise PidistillError("name either run folders or --recipe FILE")
     if recipe_file is None:
+        if jobs > 1:
+            raise PidistillError("--jobs is for a --recipe: nothing is trained in run folders")
         compare_folders(
             Out(as_json),
             list(folders),

@@ -8,7 +8,6 @@ import click
 
 from pidistill.cli.console import Out, best_device, stoppable
 from pidistill.cli.run import train
-from pidistill.processes import num_processes
 
 if TYPE_CHECKING:
     from collections import deque
@@ -18,17 +17,8 @@ if TYPE_CHECKING:
     from pidistill.comparison.jobs import Named
     from pidistill.comparison.measure import Terms
     from pidistill.comparison.page import Comparison
-    from pidistill.comparison.plan import Entry, Plan
+    from pidistill.comparison.plan import Entry, Plan, PlannedRun
     from pidistill.comparison.table import Row
-
-cost_option = click.option(
-    "--cost-repeats",
-    type=click.IntRange(min=0),
-    default=3,
-    show_default=True,
-    metavar="N",
-    help="How often the cost of a step is measured, all configurations in turn; 0: not at all.",
-)
 
 jobs_option = click.option(
     "--jobs",
@@ -37,6 +27,13 @@ jobs_option = click.option(
     show_default=True,
     metavar="N",
     help="Runs that train at once, each in a process of its own: its share of the cores, or a GPU.",
+)
+
+where_option = click.option(
+    "--device",
+    default=None,
+    metavar="NAME",
+    help="Where to measure, such as cuda or cpu; runs train on an accelerator where there is one.",
 )
 
 
@@ -60,10 +57,14 @@ def follow_recipe(
     from pidistill.errors import PidistillError
     from pidistill.teachers import load_teacher
 
-    _require_one_process()
     recipe = read_recipe(file)
     if verb == "ablate" and not recipe.sweep:
         raise PidistillError(f"{file} has no [[sweep]]; use pidistill compare")
+    if jobs > 1 and recipe.budget.seconds is not None:
+        raise PidistillError(
+            f"the budget is {recipe.budget}, and --jobs {jobs}: runs that train at once share the "
+            "time of the machine; leave --jobs out, or give the budget in teacher evaluations"
+        )
     folder = folder or Path("comparisons") / file.stem
     teacher = load_teacher(recipe.teacher)
     data = None if recipe.data is None else load_data(recipe.data)
@@ -76,26 +77,29 @@ def follow_recipe(
         seed=recipe.evaluation_seed,
         cache=folder,
     )
-    _ = terms.reference  # one that is not there is an error before the training, not after it
-    failures = _train(out, plan, terms.fingerprint, jobs)
+    # A reference that is not there is an error before the training, not after it.
+    if recipe.reference is not None and terms.reference is None:
+        out.say(
+            f"no Frechet distances: no bundled classifier is for samples of shape "
+            f"{teacher.sample_shape}; pidistill evaluate has other features"
+        )
+    failures = _train(out, plan, jobs)
     own, *swept = _measure(
         out, [plan.entries, *plan.sweeps.values()], terms, recipe.evaluations, failures
     )
-    costs = _costs(out, plan.entries, cost_repeats)
-    sections = [Section("Runs", "", own, costs)] if own else []
-    sections += [
-        Section(sweep.name, sweep.about, rows, {}, sweep)
-        for sweep, rows in zip(recipe.sweep, swept, strict=True)
-    ]
-    comparison = Comparison(
-        recipe.title,
-        f"Every run may spend {recipe.budget}.",
-        _seeds(recipe.seeds),
-        sections,
-        recipe,
-    )
+
+    def comparison(costs: "dict[str, Cost]") -> Comparison:
+        sections = [Section("Runs", "", own, costs)] if own else []
+        sections += [
+            Section(sweep.name, sweep.about, rows, costs, sweep)
+            for sweep, rows in zip(recipe.sweep, swept, strict=True)
+        ]
+        budget = f"Every run may spend {recipe.budget}."
+        return Comparison(recipe.title, budget, _seeds(recipe.seeds), sections, recipe)
+
+    timed = own if verb == "compare" else [row for rows in [own, *swept] for row in rows]
     command = f"pidistill {verb} --recipe {file} --out {folder}"
-    _present(out, folder, comparison, terms, command)
+    _present(out, folder, comparison, terms, command, timed, cost_repeats)
 
 
 def compare_folders(
@@ -114,7 +118,6 @@ def compare_folders(
     from pidistill.comparison.measure import Terms
     from pidistill.comparison.page import Comparison, Section
 
-    _require_one_process()
     teacher = teacher_of(folders)
     entries = entries_of(folders, teacher)
     teacher.to(best_device(device))
@@ -123,32 +126,23 @@ def compare_folders(
         out.say("no Frechet distances: name a --reference, such as digits")
     terms = Terms(teacher, reference=reference, num=num, seed=seed, cache=output)
     (rows,) = _measure(out, [entries], terms, [1, 2, 4], {})
-    costs = _costs(out, entries, cost_repeats)
-    comparison = Comparison(
-        f"{len(folders)} runs",
-        "The runs spent what the table says.",
-        _seeds(sorted({run.config.seed for entry in entries for run in entry.runs})),
-        [Section("Runs", "", rows, costs)],
-        None,
-    )
+
+    def comparison(costs: "dict[str, Cost]") -> Comparison:
+        return Comparison(
+            f"{len(folders)} runs",
+            "The runs spent what the table says.",
+            _seeds(sorted({run.config.seed for entry in entries for run in entry.runs})),
+            [Section("Runs", "", rows, costs)],
+            None,
+        )
+
     names = " ".join(map(str, folders))
     command = f"pidistill compare {names} --num {num} --seed {seed}"
     command += f" --reference {reference}" if reference else ""
-    _present(out, output, comparison, terms, command)
+    _present(out, output, comparison, terms, command, rows, cost_repeats)
 
 
-def _require_one_process() -> None:
-    """Raise `PidistillError` under a launcher: runs are trained and timed one after the other."""
-    from pidistill.errors import PidistillError
-
-    if num_processes() > 1:
-        raise PidistillError(
-            f"{num_processes()} processes were started, but comparisons take one; start it without "
-            "torchrun or accelerate, or train with pidistill distill and name the folders"
-        )
-
-
-def _train(out: Out, plan: "Plan", fingerprint: str, jobs: int) -> dict[Path, str]:
+def _train(out: Out, plan: "Plan", jobs: int) -> dict[Path, str]:
     """Train the runs that are not finished; returns the errors of those that ended badly."""
     from collections import deque
 
@@ -158,7 +152,6 @@ def _train(out: Out, plan: "Plan", fingerprint: str, jobs: int) -> dict[Path, st
     queue = deque(
         (f"[{number}/{len(runs)}] {name}", run) for number, (name, run) in enumerate(runs, start=1)
     )
-
     told: set[str] = set()
 
     def tell(name: str, message: str) -> None:
@@ -169,7 +162,7 @@ def _train(out: Out, plan: "Plan", fingerprint: str, jobs: int) -> dict[Path, st
     def take() -> "Named | None":
         return take_run(
             queue,
-            fingerprint,
+            plan.fingerprints,
             on_finished=lambda name: tell(name, "finished before"),
             on_held=lambda name: tell(name, "another process trains it"),
         )
@@ -185,6 +178,7 @@ def _train_in_turn(
     """Train what `take` takes out of `queue`, one run after the other, in this process."""
     from pidistill.errors import PidistillError
     from pidistill.training.assemble import build_trainer
+    from pidistill.training.lock import FolderHeldError
 
     failures = {}
     while queue:
@@ -196,6 +190,8 @@ def _train_in_turn(
         name, run = taken
         try:
             train(build_trainer(run.config, run.folder), out, name)
+        except FolderHeldError:  # another process was faster
+            queue.append(taken)
         except PidistillError as error:  # the others are still worth their while
             failures[run.folder] = str(error)
             out.say(f"{name}: {error}")
@@ -209,21 +205,32 @@ def _train_at_once(
     from pidistill.comparison.jobs import run_jobs
 
     failures = {}
-    total = sum(run.config.max_train_steps * run.config.batch_size for _, run in queue)
-    done = shown = 0
+
+    def images(runs: "list[PlannedRun]") -> int:
+        return sum(run.config.max_train_steps * run.config.batch_size for run in runs)
+
+    total = images([run for _, run in queue])
+    shown = 0
     with (
         stoppable(out) as should_stop,
         out.progress(f"training {len(queue)} runs", total, "images") as advance,
     ):
         for under_way, ended in run_jobs(take, lambda: bool(queue), jobs, should_stop):
             for job in ended:
-                failure = None if should_stop() else job.failure()
+                if job.was_held:  # another process was faster
+                    queue.append((job.name, job.run))
+                    continue
+                if job.was_stopped:
+                    out.say(f"{job.name}: stopped, its state saved")
+                    continue
+                failure = job.failure()
                 if failure is not None:
                     failures[job.run.folder] = failure
                 out.say(f"{job.name}: {failure or 'done'}")
+            if should_stop():
+                continue
             left = [run for _, run in queue] + [job.run for job in under_way]
-            done = total - sum(run.config.max_train_steps * run.config.batch_size for run in left)
-            done += sum(job.images for job in under_way)
+            done = total - images(left) + sum(job.images for job in under_way)
             advance(max(0, done - shown), f"{len(left)} left")
             shown = max(shown, done)
         if should_stop():
@@ -251,38 +258,55 @@ def _measure(
         ]
 
 
-def _costs(out: Out, entries: "list[Entry]", repeats: int) -> "dict[str, Cost]":
-    """What a step of every entry costs, by its name."""
-    from pidistill.comparison.costs import costs_of, rehearse_in_turn
+def _costs(out: Out, rows: "list[Row]", repeats: int) -> "dict[str, Cost]":
+    """What a step of every row costs, by its identity; rows whose runs all failed have none."""
+    from pidistill.comparison.costs import Rehearsal, cost_of, rehearse_in_turn
 
-    configs = [entry.config for entry in entries]
-    if not configs or not repeats:
+    entries = {row.entry.identity: row.entry for row in rows if row.metrics}
+    if not entries or not repeats:
         return {}
-    rehearsals = []
+    found: dict[str, list[Rehearsal]] = {}
+    broken: set[str] = set()
+    configs = {identity: entry.config for identity, entry in entries.items()}
     with out.progress("timing steps", repeats * len(configs), "measurements") as advance:
-        for rehearsal in rehearse_in_turn(configs, repeats):
-            rehearsals.append(rehearsal)
+        for identity, rehearsal in rehearse_in_turn(configs, repeats):
             advance(1)
-    costs = costs_of(rehearsals, len(configs))
-    return {entry.name: cost for entry, cost in zip(entries, costs, strict=True)}
+            if isinstance(rehearsal, Rehearsal):
+                found.setdefault(identity, []).append(rehearsal)
+            elif identity not in broken:
+                broken.add(identity)
+                out.say(f"{entries[identity].name}: its steps cannot be timed: {rehearsal}")
+    return {identity: cost_of(times) for identity, times in found.items()}
 
 
 def _present(
-    out: Out, folder: Path | None, comparison: "Comparison", terms: "Terms", command: str
+    out: Out,
+    folder: Path | None,
+    comparison: "Callable[[dict[str, Cost]], Comparison]",
+    terms: "Terms",
+    command: str,
+    timed: "list[Row]",
+    cost_repeats: int,
 ) -> None:
-    """Print the tables, and write the files where a folder is named."""
+    """Print the tables, and write the files where a folder is named.
+
+    They are written before the steps of the rows `timed` are timed, and again with what that found.
+    """
     from pidistill.comparison.page import as_json, legend_of, tables_of, write_files
     from pidistill.machine import machine
 
-    for section in comparison.sections:
+    provenance = {"command": command, **machine()}
+    if folder is not None and cost_repeats:
+        write_files(folder, comparison({}), terms, provenance)
+    complete = comparison(_costs(out, timed, cost_repeats))
+    for section in complete.sections:
         for cells in tables_of(section, terms):
             out.table(section.title, cells.columns, cells.lines)
-    out.say(legend_of(comparison, terms))
-    provenance = {"command": command, **machine()}
+    out.say(legend_of(complete, terms))
     if folder is not None:
-        files = write_files(folder, comparison, terms, provenance)
+        files = write_files(folder, complete, terms, provenance)
         out.say(f"open {files[0]}")
-    out.result(as_json(comparison, terms, provenance))
+    out.result(as_json(complete, terms, provenance))
 
 
 def _seeds(seeds: list[int]) -> str:

@@ -13,12 +13,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
 
 from pidistill.comparison.budget import Pace
 from pidistill.data import load_data
+from pidistill.errors import PidistillError
 from pidistill.teachers import load_teacher
 from pidistill.training.assemble import build_method
 from pidistill.training.config import RunConfig
@@ -95,28 +97,31 @@ def _warm_up_libraries() -> None:
     optimizer.step()
 
 
-def rehearse_in_turn(configs: list[RunConfig], repeats: int) -> Iterator[Rehearsal]:
-    """Rehearse all configurations in turn, `repeats` times, each time in a fresh process."""
+def rehearse_in_turn(
+    configs: dict[str, RunConfig], repeats: int
+) -> Iterator[tuple[str, Rehearsal | Exception]]:
+    """Rehearse all configurations in turn, `repeats` times, each time in a fresh process.
+
+    Yields the key of each with its rehearsal, or with the error that it ended with: a loss that is
+    not finite, or no memory.
+    """
     for _ in range(repeats):
-        for config in configs:
-            yield in_fresh_process(config)
+        for key, config in configs.items():
+            try:
+                yield key, in_fresh_process(config)
+            except (PidistillError, RuntimeError, MemoryError) as error:
+                yield key, error
 
 
-def costs_of(rehearsals: list[Rehearsal], num_configs: int) -> list[Cost]:
-    """The costs of the configurations that `rehearse_in_turn` went through, in order."""
-    costs = []
-    for first in range(num_configs):
-        found = rehearsals[first::num_configs]
-        seconds = [value for rehearsal in found for value in rehearsal.step_seconds]
-        low, _, high = statistics.quantiles(seconds, n=4)
-        costs.append(
-            Cost(
-                ms_per_step=1000 * statistics.median(seconds),
-                ms_quartiles=(1000 * low, 1000 * high),
-                memory=int(statistics.median(rehearsal.memory for rehearsal in found)),
-            )
-        )
-    return costs
+def cost_of(rehearsals: list[Rehearsal]) -> Cost:
+    """What the rehearsals of one configuration say."""
+    seconds = [value for rehearsal in rehearsals for value in rehearsal.step_seconds]
+    low, middle, high = (float(value) for value in np.quantile(seconds, [0.25, 0.5, 0.75]))
+    return Cost(
+        ms_per_step=1000 * middle,
+        ms_quartiles=(1000 * low, 1000 * high),
+        memory=int(statistics.median(rehearsal.memory for rehearsal in rehearsals)),
+    )
 
 
 def measure_pace(config: RunConfig) -> Pace:

@@ -2,14 +2,21 @@
 
 from pathlib import Path
 
-from pidistill.comparison.plan import Entry, PlannedRun, identity_of, teacher_fingerprint
+from pidistill.comparison.plan import (
+    Entry,
+    Fingerprints,
+    PlannedRun,
+    checkpoint_of,
+    data_fingerprint,
+    identity_of,
+    teacher_fingerprint,
+)
 from pidistill.data import load_data
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.storage import read_json
+from pidistill.storage import read_json, sha256_of
 from pidistill.teachers import load_teacher
 from pidistill.training.assemble import build_method
-from pidistill.training.log import read_log
 from pidistill.training.run_folder import read_config
 
 
@@ -40,32 +47,40 @@ def reference_of(folders: list[Path]) -> str | None:
 
 
 def entries_of(folders: list[Path], teacher: Denoiser) -> list[Entry]:
-    """The runs, those that differ by their seed only in one entry.
+    """The runs as far as they have come, those that differ by their seed only in one entry.
 
-    Raises `PidistillError` when a folder holds no run that was logged, or is named twice.
+    Raises `PidistillError` when a folder holds no checkpoint, or is named twice.
     """
-    fingerprint = teacher_fingerprint(teacher)
+    configs = {folder: read_config(folder) for folder in folders}
+    data = {spec: load_data(spec) for spec in {config.data for config in configs.values()} if spec}
+    hashes = {spec: data_fingerprint(images) for spec, images in data.items()}
+    of_teacher = teacher_fingerprint(teacher)
     groups: dict[str, list[PlannedRun]] = {}
     for folder in folders:
-        config, log = read_config(folder), read_log(folder)
-        if not log:
-            raise PidistillError(f"{folder} holds no finished training step; train it first")
-        done = config.model_copy(update={"max_train_steps": log[-1]["step"]})
-        run = PlannedRun(done, folder, identity_of(done, fingerprint))
+        config, step = configs[folder], checkpoint_of(folder).get("step", 0)
+        if not step:
+            raise PidistillError(f"{folder} holds no checkpoint; train it first")
+        of_data = None if config.data is None else hashes[config.data]
+        planned = identity_of(config, Fingerprints(of_teacher, of_data))
+        done = config.model_copy(update={"max_train_steps": step})
+        run = PlannedRun(done, folder, sha256_of([planned, step]))
         groups.setdefault(run.identity, []).append(run)
+    names = [folder.name for folder in folders]
     entries = []
     for runs in groups.values():
         config = runs[0].config
         seeds = [run.config.seed for run in runs]
         if len(set(seeds)) < len(seeds):
-            names = ", ".join(str(run.folder) for run in runs)
-            raise PidistillError(f"{names} are runs of one configuration and seed; name one")
-        data = None if config.data is None else load_data(config.data)
-        method = build_method(config, teacher, data)
-        name = ", ".join(run.folder.name for run in runs)
+            named = ", ".join(str(run.folder) for run in runs)
+            raise PidistillError(f"{named} are runs of one configuration and seed; name one")
+        method = build_method(config, teacher, None if config.data is None else data[config.data])
+        shown = (
+            run.folder.name if names.count(run.folder.name) == 1 else str(run.folder)
+            for run in runs
+        )
         entries.append(
             Entry(
-                f"{config.method.name} ({name})",
+                f"{config.method.name} ({', '.join(shown)})",
                 runs,
                 method.needs,
                 method.student_evaluations + method.target_evaluations,

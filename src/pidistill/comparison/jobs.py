@@ -24,6 +24,12 @@ from pidistill.training.heartbeat import read_heartbeat
 POLL_SECONDS = 0.5
 """How often it is asked which processes have ended."""
 
+HELD = 3
+"""Exit code of a job whose run another process trains."""
+
+INTERRUPTED = 130
+"""Exit code of a job that was asked to stop."""
+
 Named = tuple[str, PlannedRun]
 """A run and what tables call it."""
 
@@ -38,6 +44,7 @@ class Job:
     """Which of the places for jobs it takes, counted from 0."""
     process: "subprocess.Popen[bytes]"
     errors: IO[bytes]
+    asked_to_stop: bool = False
 
     @property
     def images(self) -> int:
@@ -48,6 +55,17 @@ class Job:
         """Ask it to save its state and end."""
         assert self.process.stdin is not None
         self.process.stdin.close()
+        self.asked_to_stop = True
+
+    @property
+    def was_held(self) -> bool:
+        """Whether it ended since another process trains the run."""
+        return self.process.returncode == HELD
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it ended since it was asked to."""
+        return self.asked_to_stop and self.process.returncode in (INTERRUPTED, -signal.SIGTERM)
 
     def failure(self) -> str | None:
         """Why it ended badly; None where it did not."""

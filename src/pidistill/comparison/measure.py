@@ -20,6 +20,7 @@ from pidistill.storage import (
     read_json,
     read_tensors,
     sha256_of,
+    tensors_sha256,
     weights_sha256,
     write_json,
     write_tensors,
@@ -79,6 +80,14 @@ class Terms:
         return reference_statistics(x, self.reference_name)
 
     @functools.cached_property
+    def reference_identity(self) -> str | None:
+        """A hash of what the reference is, whatever its name; None where there is none."""
+        if self.reference is None:
+            return None
+        statistics = tensors_sha256(self.reference.summary["statistics"]._asdict())
+        return sha256_of([self.reference.network.identity, statistics])
+
+    @functools.cached_property
     def solved(self) -> Solution:
         """The teacher's samples."""
         file = None
@@ -115,18 +124,17 @@ class Terms:
 def measure(folder: Path, terms: Terms, evaluations: list[int]) -> dict[int, dict[str, Any]]:
     """The metrics of the student in `folder`, by evaluations a sample.
 
-    Numbers of evaluations that the student does not take are left out. What was measured of the
-    same weights on the same terms before is read from the folder.
+    Numbers of evaluations that the student does not take are left out; one that takes none of them
+    is measured with as many as it was trained for. What was measured of the same weights on the
+    same terms before is read from the folder.
     """
     student = load_student(folder, device=device_of(terms.teacher))
     file = folder / MEASURED_FILE
     kept: dict[str, Any] = read_json(file) if file.is_file() else {}
     weights = weights_sha256(student)
-    facts = [weights, terms.fingerprint, terms.reference_name, terms.num, terms.seed]
+    facts = [weights, terms.fingerprint, terms.reference_identity, terms.num, terms.seed]
     results = {}
-    for steps in evaluations:
-        if not student.takes(steps):
-            continue
+    for steps in [k for k in evaluations if student.takes(k)] or [student.num_steps]:
         key = sha256_of([*facts, steps, __version__])
         if key not in kept:
             kept[key] = terms.of_student(student, steps)

@@ -17,7 +17,7 @@ from pidistill import images
 from pidistill.comparison import plots, table
 from pidistill.comparison.costs import Cost
 from pidistill.comparison.measure import Terms
-from pidistill.comparison.recipe import Recipe, Sweep
+from pidistill.comparison.recipe import Recipe, Sweep, file_name
 from pidistill.comparison.table import Row
 from pidistill.evaluation.plots import to_svg
 from pidistill.storage import replacing, write_json, write_text
@@ -36,6 +36,7 @@ class Section:
     about: str
     rows: list[Row]
     costs: dict[str, Cost]
+    """By the identity of the entries."""
     sweep: Sweep | None = None
 
 
@@ -104,11 +105,11 @@ def as_json(comparison: Comparison, terms: Terms, provenance: dict[str, str]) ->
         "provenance": provenance,
         "num_samples": terms.num,
         "seed": terms.seed,
-        **({"reference": terms.reference_name} if terms.reference_name else {}),
+        **({"reference": terms.reference_name} if terms.reference else {}),
         "teacher": terms.of_teacher,
         "sections": {
             section.title: [
-                table.as_json(row, section.costs.get(row.entry.name)) for row in section.rows
+                table.as_json(row, section.costs.get(row.entry.identity)) for row in section.rows
             ]
             for section in comparison.sections
         },
@@ -135,7 +136,7 @@ def _figures(section: Section, teacher: dict[str, Any]) -> dict[str, Figure]:
     """The plots of a section, by file name."""
     if not plots.metrics_of(section.rows):
         return {}
-    name = "".join(c if c.isalnum() else "-" for c in section.title.lower())
+    name = file_name(section.title)
     numbers = section.sweep.numbers() if section.sweep else None
     if section.sweep is not None and numbers is not None:
         return {name: plots.line_plot(section.rows, section.sweep, numbers, teacher)}

@@ -5,6 +5,7 @@ with other settings, another teacher or another budget is never taken for it.
 """
 
 import dataclasses
+import json
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -19,14 +20,19 @@ from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.methods import method_class
 from pidistill.model_folder import weights_name
-from pidistill.storage import read_json, sha256_of, weights_sha256, write_json
+from pidistill.storage import (
+    read_json,
+    sha256_of,
+    tensors_sha256,
+    weights_sha256,
+    write_json,
+)
 from pidistill.training.assemble import build_method
 from pidistill.training.checkpoint import checksum, newest_checkpoint
 from pidistill.training.config import (
     CHANGEABLE,
     CONFIG_FILE,
     RunConfig,
-    merge,
     parse_config,
     read_preset,
     write_config,
@@ -37,12 +43,22 @@ from pidistill.training.run_folder import read_config
 IDENTITY_FILE = "identity.json"
 """In a run folder: the hash of its configuration."""
 
-NOT_IDENTITY = {*CHANGEABLE, "seed", "teacher"} - {"max_train_steps"}
-"""Keys that do not tell one configuration from another: the teacher's name, too, since its
-fingerprint does."""
+NOT_IDENTITY = {*CHANGEABLE, "seed", "teacher", "data"} - {"max_train_steps"}
+"""Keys that do not tell one configuration from another: the names of teacher and data, too, since
+their fingerprints do."""
 
 PACES_FILE = "paces.json"
 """In the folder of a comparison with a budget in seconds: what was measured, by configuration."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprints:
+    """Hashes of what runs are made of beside their settings."""
+
+    teacher: str
+    """`teacher_fingerprint` of the teacher."""
+    data: str | None
+    """`data_fingerprint` of the images; None where there are none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +83,11 @@ class Entry:
     """Evaluations of the student, and of copies of it, that a sample of a step costs."""
 
     @property
+    def identity(self) -> str:
+        """The hash of its configuration."""
+        return self.runs[0].identity
+
+    @property
     def config(self) -> RunConfig:
         """What decides its runs, but for the seed."""
         return self.runs[0].config
@@ -80,6 +101,8 @@ class Plan:
     """Those of `[[run]]`."""
     sweeps: dict[str, list[Entry]]
     """Those of each `[[sweep]]`, by its name."""
+    fingerprints: Fingerprints
+    """Of the teacher and the images that its runs share."""
 
     def runs(self) -> list[tuple[str, PlannedRun]]:
         """Every run once, with a name: equal configurations of several tables share their runs.
@@ -118,11 +141,12 @@ def make_plan(
     Raises:
         PidistillError: A run's settings are wrong, or it does not fit into the budget.
     """
-    fingerprint = teacher_fingerprint(teacher)
+    images = None if data is None else data_fingerprint(data)
+    fingerprints = Fingerprints(teacher_fingerprint(teacher), images)
 
     def plan_entry(entry: RunEntry, origin: str) -> Entry:
-        own = merge(recipe.settings, entry.settings)
-        layers = [read_preset(entry.preset), own, {"teacher": recipe.teacher}]
+        own = [recipe.settings, entry.settings]
+        layers = [read_preset(entry.preset), *own, {"teacher": recipe.teacher}]
         config = parse_config(layers, origin)
         if method_class(config.method.name).needs == "images" and recipe.data is not None:
             layers.append({"data": recipe.data})
@@ -132,14 +156,14 @@ def make_plan(
             recipe.budget,
             config,
             method,
-            lambda: _kept_pace(out, config, fingerprint, measure_pace),
-            own_steps="max_train_steps" in own,
+            lambda: _kept_pace(out, config, fingerprints, measure_pace),
+            own_steps=any("max_train_steps" in settings for settings in own),
             origin=origin,
         )
         runs = []
         for seed in recipe.seeds:
             seeded = parse_config([*layers, {"max_train_steps": steps, "seed": seed}], origin)
-            identity = identity_of(seeded, fingerprint)
+            identity = identity_of(seeded, fingerprints)
             name = f"{config.method.name}-{identity[:10]}-seed{seed}"
             runs.append(PlannedRun(seeded, out / "runs" / name, identity))
         return Entry(
@@ -154,16 +178,19 @@ def make_plan(
         ]
         for sweep in recipe.sweep
     }
-    return Plan(entries, sweeps)
+    return Plan(entries, sweeps, fingerprints)
 
 
 def _kept_pace(
-    out: Path, config: RunConfig, fingerprint: str, measure: Callable[[RunConfig], Pace]
+    out: Path,
+    config: RunConfig,
+    fingerprints: Fingerprints,
+    measure: Callable[[RunConfig], Pace],
 ) -> Pace:
     """The pace of a configuration as it was first measured."""
     file = out / PACES_FILE
     paces: dict[str, Any] = read_json(file) if file.is_file() else {}
-    key = identity_of(config, fingerprint)
+    key = identity_of(config, fingerprints)
     if key not in paces:
         paces[key] = dataclasses.asdict(measure(config))
         out.mkdir(parents=True, exist_ok=True)
@@ -172,21 +199,34 @@ def _kept_pace(
 
 
 def teacher_fingerprint(teacher: Denoiser) -> str:
-    """A hash of what a teacher is: its weights, its noise levels and its kind."""
-    facts = [
-        type(teacher).__qualname__,
-        teacher.sigma_min,
-        teacher.sigma_max,
-        teacher.sigma_data,
-        teacher.sample_shape,
-        teacher.num_classes,
-        teacher.evaluations_per_call,
-        weights_sha256(teacher),
-    ]
-    return sha256_of(facts)
+    """A hash of what a teacher computes: its weights, and what it is made of with which settings.
+
+    Where it was read from does not count.
+    """
+    parts = []
+    for name, part in teacher.named_modules():
+        values = dict(vars(part)) if isinstance(part, Denoiser) else {}
+        values.pop("source", None)
+        settings = {key: _setting(value) for key, value in values.items() if key[0] != "_"}
+        parts.append([name, type(part).__qualname__, settings, getattr(part, "config", None)])
+    text = json.dumps([parts, teacher.evaluations_per_call], sort_keys=True, default=repr)
+    return sha256_of([text, weights_sha256(teacher)])
 
 
-def identity_of(config: RunConfig, fingerprint: str) -> str:
+def _setting(value: Any) -> Any:
+    """A setting of a denoiser as JSON values, a preconditioning with all that it is made of."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__qualname__, dataclasses.asdict(value)]
+    return value if isinstance(value, bool | int | float | str | tuple | None) else None
+
+
+def data_fingerprint(data: Dataset) -> str:
+    """A hash of images and labels: a folder does not say what is in it."""
+    tensors = {"images": data.images}
+    return tensors_sha256(tensors if data.labels is None else {**tensors, "labels": data.labels})
+
+
+def identity_of(config: RunConfig, fingerprints: Fingerprints) -> str:
     """The hash of a configuration: all that decides a run but its seed.
 
     Settings that are left at their defaults do not count, so that a setting which a later version
@@ -194,55 +234,65 @@ def identity_of(config: RunConfig, fingerprint: str) -> str:
 
     Args:
         config: The config.
-        fingerprint: That of its teacher (`teacher_fingerprint`): a spec such as `native:DIR` does
-            not say which weights are in the folder.
+        fingerprints: Of its teacher and of the images at hand, which count if it trains on some:
+            a spec such as `native:DIR` does not say which weights are in the folder.
     """
     facts = {
         "method": config.method.name,
         "config": config.model_dump(mode="json", exclude=NOT_IDENTITY, exclude_defaults=True),
-        "teacher": fingerprint,
+        "teacher": fingerprints.teacher,
+        "data": None if config.data is None else fingerprints.data,
         "pidistill": __version__,
     }
     return sha256_of(facts)
 
 
-def open_run(run: PlannedRun, fingerprint: str) -> None:
+def open_run(run: PlannedRun, fingerprints: Fingerprints) -> None:
     """Make the folder of a run, or check that the one that is there is of this very run.
+
+    Settings that may change when a run is resumed are written anew.
 
     Raises `PidistillError` when it holds another configuration.
     """
-    file = run.folder / IDENTITY_FILE
+    file, config_file = run.folder / IDENTITY_FILE, run.folder / CONFIG_FILE
+    identity = {"identity": run.identity, "seed": run.config.seed}
     if not file.is_file():
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_config(run.folder / CONFIG_FILE, run.config)
-        write_json(file, {"identity": run.identity, "seed": run.config.seed})
-    kept = read_json(file)
+        write_config(config_file, run.config)
+        write_json(file, identity)
     found = read_config(run.folder)
-    same = kept == {"identity": run.identity, "seed": run.config.seed}
-    if not same or identity_of(found, fingerprint) != run.identity:
+    if read_json(file) != identity or identity_of(found, fingerprints) != run.identity:
         raise PidistillError(
             f"{run.folder} holds a run of another configuration; move it away, or choose another "
             "--out"
         )
+    if found != run.config:
+        write_config(config_file, run.config)
 
 
-def is_finished(run: PlannedRun, warn: Callable[[str], None]) -> bool:
+def checkpoint_of(folder: Path) -> dict[str, Any]:
+    """What the newest whole checkpoint of a run says of itself; empty where there is none."""
+    found = newest_checkpoint(folder / "state", logging.getLogger("pidistill").warning)
+    return {} if found is None else found[1]
+
+
+def is_finished(run: PlannedRun) -> bool:
     """Whether the run has a whole checkpoint of its last step, and its weights are at the top.
 
     A run that died between the two is not finished: resuming it puts them there.
     """
-    found = newest_checkpoint(run.folder / "state", warn)
-    if found is None or found[1]["step"] < run.config.max_train_steps:
+    checkpoint = checkpoint_of(run.folder)
+    if checkpoint.get("step", 0) < run.config.max_train_steps:
         return False
     names = [weights_name(rate) for rate in (0, *run.config.ema_rates)]
     files = [run.folder / name for name in names]
-    sums = found[1]["sha256"]
+    sums = checkpoint["sha256"]
     return all(file.is_file() and checksum(file) == sums[file.name] for file in files)
 
 
 def take_run(
     queue: deque[tuple[str, PlannedRun]],
-    fingerprint: str,
+    fingerprints: Fingerprints,
     *,
     on_finished: Callable[[str], None],
     on_held: Callable[[str], None],
@@ -253,22 +303,21 @@ def take_run(
 
     Args:
         queue: Runs by the name that tables call them.
-        fingerprint: That of their teacher.
+        fingerprints: Those of the plan.
         on_finished: Called with the name of a run that is finished already.
         on_held: Called with the name of a run that another process trains.
 
     Returns:
         The run; None where there is none, for the moment (`queue` is not empty) or for good.
     """
-    warn = logging.getLogger("pidistill").warning
     for _ in range(len(queue)):
         name, run = queue.popleft()
-        open_run(run, fingerprint)
         if is_held(run.folder):
             on_held(name)
             queue.append((name, run))
-        elif is_finished(run, warn):
-            on_finished(name)
-        else:
+            continue
+        open_run(run, fingerprints)
+        if not is_finished(run):
             return name, run
+        on_finished(name)
     return None

@@ -5,7 +5,7 @@ docs/comparing.md.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -14,6 +14,25 @@ from pidistill.training.config import merge, nested, read_toml, validate
 
 class _Table(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+DECIDED = {
+    "seed": "seeds of the recipe say it",
+    "teacher": "teacher of the recipe says it",
+    "data": "data of the recipe says it",
+}
+"""Settings that a recipe decides for all its runs."""
+
+
+def _own_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    for key, reason in DECIDED.items():
+        if key in settings:
+            raise ValueError(f"{key} is no setting of a run here: {reason}")
+    return settings
+
+
+_Settings = Annotated[dict[str, Any], pydantic.AfterValidator(_own_settings)]
+"""Settings as in a run's config, but for those that the recipe decides."""
 
 
 class Budget(_Table):
@@ -46,7 +65,7 @@ class RunEntry(_Table):
     """What the tables call it."""
     preset: str = "fast"
     """The preset that its settings override."""
-    settings: dict[str, Any] = {}
+    settings: _Settings = {}
     """Settings as in a run's config."""
 
 
@@ -59,19 +78,25 @@ class Sweep(_Table):
     """The question it answers, for the page."""
     preset: str = "fast"
     """The preset that its settings override."""
-    settings: dict[str, Any] = {}
+    settings: _Settings = {}
     """Settings that all its runs share."""
     key: str | None = None
     """The setting that changes, such as `method.num_nodes`, with `values`."""
     values: list[Any] = []
     """Values of `key`."""
-    variants: dict[str, dict[str, Any]] = {}
+    variants: dict[str, _Settings] = {}
     """Or: settings by name, where more than one key changes together."""
 
     @pydantic.model_validator(mode="after")
     def _values_or_variants(self) -> "Sweep":
         if bool(self.values) == bool(self.variants) or bool(self.key) != bool(self.values):
             raise ValueError("give either key and values, or a table of variants")
+        shown = [_shown(value) for value in self.values]
+        twice = [name for name in shown if shown.count(name) > 1]
+        if twice:
+            raise ValueError(f"values hold {twice[0]} more than once")
+        if self.key is not None:
+            _own_settings(nested(self.key, None))
         return self
 
     def entries(self) -> list[RunEntry]:
@@ -108,10 +133,13 @@ class Recipe(_Table):
     """Samples that a run is measured with."""
     evaluation_seed: int = pydantic.Field(default=0, ge=0)
     """Seed of the noise of those, the same for all runs and for the teacher."""
-    evaluations: list[int] = pydantic.Field(default=[1], min_length=1)
-    """Evaluations a sample with which students are measured, where they can take so many."""
+    evaluations: list[Annotated[int, pydantic.Field(ge=1)]] = pydantic.Field(
+        default=[1], min_length=1
+    )
+    """Evaluations a sample with which students are measured, where they can take so many; a student
+    that takes none of these is measured with as many as it was trained for."""
     budget: Budget
-    settings: dict[str, Any] = {}
+    settings: _Settings = {}
     """Settings of every run, between its preset and its own."""
     run: list[RunEntry] = []
     sweep: list[Sweep] = []
@@ -122,7 +150,7 @@ class Recipe(_Table):
             raise ValueError("name at least one [[run]] or [[sweep]]")
         for what, names in (
             ("[[run]]", [entry.name for entry in self.run]),
-            ("[[sweep]]", [sweep.name for sweep in self.sweep]),
+            ("[[sweep]]", ["runs", *(file_name(sweep.name) for sweep in self.sweep)]),
             ("seed", [str(seed) for seed in self.seeds]),
         ):
             twice = {name for name in names if names.count(name) > 1}
@@ -141,4 +169,9 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def file_name(title: str) -> str:
+    """A title as the name of a file: letters and digits in lower case, and dashes."""
+    return "".join(letter if letter.isalnum() else "-" for letter in title.lower())

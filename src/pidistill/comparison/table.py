@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from pidistill.comparison.costs import Cost
 from pidistill.comparison.measure import Terms, measure
-from pidistill.comparison.plan import Entry
-from pidistill.training.log import read_log
+from pidistill.comparison.plan import Entry, checkpoint_of
 
 DATA = {"noise": "none", "images": "images", "pairs": "none; makes pairs"}
 """What a reader needs to have for a method, beside the teacher, by what the method trains on."""
@@ -82,12 +81,12 @@ def make_row(entry: Entry, terms: Terms, evaluations: list[int], failures: dict[
         failures: Errors of the runs that did not end well, by folder.
     """
     runs = [run for run in entry.runs if run.folder not in failures]
-    last_lines = [read_log(run.folder)[-1] for run in runs]
+    spent = [checkpoint_of(run.folder)["values"] for run in runs]
     return Row(
         entry,
         _over_seeds([measure(run.folder, terms, evaluations) for run in runs]),
-        Spread([line["seconds"] for line in last_lines]) if runs else None,
-        last_lines[0]["teacher_evals"] if runs else 0,
+        Spread([values["seconds"] for values in spent]) if runs else None,
+        spent[0]["teacher_evals"] if runs else 0,
         {run.config.seed: failures[run.folder] for run in entry.runs if run.folder in failures},
     )
 
@@ -140,25 +139,31 @@ def spending(rows: list[Row], costs: dict[str, Cost]) -> Cells:
 
     Args:
         rows: The rows.
-        costs: What a step costs, by the name of the entry; empty where it was not measured.
+        costs: What a step costs, by the identity of the entry; empty where it was not measured.
     """
     columns = ["", "steps", "images", "teacher evals", "student evals", "train s"]
     columns += ["ms/step", "peak MB"] if costs else []
-    lines = []
-    for row in rows:
-        cost = costs.get(row.entry.name)
-        lines.append(
-            [
-                row.entry.name,
-                f"{row.entry.config.max_train_steps:,}",
-                f"{row.images:,}",
-                f"{row.teacher_evaluations:,}",
-                f"{row.student_evaluations:,}",
-                "-" if row.train_seconds is None else f"{row.train_seconds.mean:.0f}",
-                *([f"{cost.ms_per_step:.3g}", f"{cost.memory / 1e6:.0f}"] if cost else []),
-            ]
-        )
+    lines = [
+        [
+            row.entry.name,
+            f"{row.entry.config.max_train_steps:,}",
+            f"{row.images:,}",
+            f"{row.teacher_evaluations:,}",
+            f"{row.student_evaluations:,}",
+            "-" if row.train_seconds is None else f"{row.train_seconds.mean:.0f}",
+            *_cost_cells(costs, row),
+        ]
+        for row in rows
+    ]
     return Cells(columns, lines)
+
+
+def _cost_cells(costs: dict[str, Cost], row: Row) -> list[str]:
+    """What a step costs; dashes where it is not known, nothing where it is not of any row."""
+    cost = costs.get(row.entry.identity)
+    if cost is None:
+        return ["-", "-"] if costs else []
+    return [f"{cost.ms_per_step:.3g}", f"{cost.memory / 1e6:.0f}"]
 
 
 def as_json(row: Row, cost: Cost | None) -> dict[str, Any]:
@@ -167,7 +172,7 @@ def as_json(row: Row, cost: Cost | None) -> dict[str, Any]:
     content: dict[str, Any] = {
         "name": row.entry.name,
         "method": row.entry.config.method.name,
-        "identity": runs[0].identity,
+        "identity": row.entry.identity,
         "folders": [run.folder.name for run in runs],
         "seeds": [run.config.seed for run in runs],
         "needs": row.entry.needs,

@@ -131,7 +131,8 @@ def make_pairs(
             done += count
             if done == needed:
                 whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-                write_tensors(path, whole)
+                if not path.exists() or len(read_tensors(path)["x"]) < needed:  # of another run
+                    write_tensors(path, whole)
             yield earlier + done
         earlier += needed
     processes.wait()
@@ -169,10 +170,14 @@ def solve_pairs(
 def load_pairs(folder: Path, num: int) -> Pairs:
     """Load the first `num` pairs of `folder`, which `make_pairs` made.
 
-    Raises `PidistillError` when a shard is missing or damaged.
+    Raises `PidistillError` when a shard is missing, damaged or too short.
     """
     shards = [
         read_tensors(folder / f"shard-{index:05d}.safetensors") for index in range(-(-num // SHARD))
     ]
     whole = {key: torch.cat([shard[key] for shard in shards])[:num] for key in shards[0]}
+    if len(whole["x"]) < num:
+        raise PidistillError(
+            f"{folder} holds {len(whole['x'])} pairs; expected {num}; run it again to make the rest"
+        )
     return Pairs(whole["z"], whole["x"], whole.get("label"))

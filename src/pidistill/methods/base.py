@@ -50,6 +50,8 @@ class Run:
     """The run folder."""
     teacher: str | None
     """The teacher's spec."""
+    seed: int = 0
+    """The run's seed."""
     processes: Processes = ALONE
     """The processes that share the work."""
 

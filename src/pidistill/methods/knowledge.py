@@ -50,8 +50,8 @@ class KnowledgeSettings(MethodSettings):
     """Pairs to train on; all are kept in memory."""
     pairs: str | None = pydantic.Field(default=None, pattern=r"^[^\x00]+$")
     """Folder of pairs, to share them among runs; None is `pairs` in the run folder."""
-    pairs_seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
-    """Seed of the pairs."""
+    pairs_seed: int | None = pydantic.Field(default=None, ge=0, lt=2**63)
+    """Seed of the pairs; None is the run's, or 0 for pairs in a folder that runs share."""
     pairs_batch_size: int = pydantic.Field(default=256, ge=1, le=2**20)
     """Pairs that the teacher solves for at once."""
     steps: int = pydantic.Field(default=40, ge=2, le=10**6)
@@ -140,12 +140,15 @@ class Knowledge(Distillation):
 
     def _describe_pairs(self, run: Run) -> dict[str, Any]:
         settings = self.settings
+        seed = settings.pairs_seed
+        if seed is None:
+            seed = run.seed if settings.pairs is None else 0
         return describe_pairs(
             self.teacher,
             run.teacher,
             solver=settings.solver,
             steps=settings.steps,
-            seed=settings.pairs_seed,
+            seed=seed,
         )
 
     def loss(self, batch: Batch) -> Losses:

@@ -180,7 +180,7 @@ class PID(Distillation):
             )
         self.teacher_evaluations = teacher.evaluations_per_call
         self.derivative = DERIVATIVES[settings.derivative](settings, student)
-        self.student_evaluations = self.derivative.evaluations
+        self.student_evaluations = self.derivative.evaluations + (0 if self.pinned else 1)
         self.residual = RESIDUALS[settings.residual]
         self.gradient = GRADIENTS[settings.gradient]
         self.draw = DRAWS[settings.draw]

@@ -80,7 +80,7 @@ def estimate(config: RunConfig) -> dict[str, Any]:
 def time_preparation(trainer: Trainer) -> float:
     """Prepare a little, and conclude how many seconds all of it would take."""
     method, processes = trainer.method, trainer.processes
-    run = Run(trainer.folder, trainer.config.teacher, processes)
+    run = Run(trainer.folder, trainer.config.teacher, trainer.config.seed, processes)
     began = time.perf_counter()
     done = method.rehearse(run, trainer.config.batch_size)
     took = _largest(trainer, time.perf_counter() - began)

@@ -15,6 +15,11 @@ from pidistill.training.heartbeat import HEARTBEAT_FILE
 
 log = logging.getLogger("pidistill")
 
+
+class FolderHeldError(PidistillError):
+    """Another process trains in the folder."""
+
+
 LOCK_FILE = ".lock"
 
 NOTHING = frozenset({LOCK_FILE, HEARTBEAT_FILE})
@@ -29,8 +34,8 @@ def locked(folder: Path) -> Iterator[None]:
     created here and still without a run when the block fails is removed again. On a drive that has
     no locks there is a warning, and no protection.
 
-    Raises `PidistillError` when the folder is not writable, another process holds it, or an entry
-    of it leads out of it.
+    Raises `FolderHeldError` when another process holds it, and `PidistillError` when it is not
+    writable, or an entry of it leads out of it.
     """
     new = not folder.exists()
     try:
@@ -47,7 +52,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
-            raise PidistillError(
+            raise FolderHeldError(
                 f"another process is training in {folder} ({holder or 'it does not say which'}); "
                 "wait for it, or choose another --out"
             ) from None
@@ -77,7 +82,7 @@ def is_held(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:  # a drive without locks

@@ -177,7 +177,7 @@ class Trainer:
         `run` does it too; this is for those who want to show how far it is. Several processes share
         the work, and each yields how far its own part is.
         """
-        run = Run(self.folder, self.config.teacher, self.processes)
+        run = Run(self.folder, self.config.teacher, self.config.seed, self.processes)
         with self._held(), self.heartbeat.preparing():
             for progress in self.method.prepare(run):
                 if self.processes.is_main and not (self.folder / CONFIG_FILE).exists():
