@@ -43,7 +43,7 @@ def main() -> None:
         shutil.copyfile(arguments.run / file, asset / file)
 
     teacher = load_teacher(arguments.name)
-    reference = reference_statistics(load_data(arguments.name).images)
+    reference = reference_statistics(load_data(arguments.name).images, arguments.name)
     scores = {
         "num_samples": arguments.num,
         "solver": "heun",
