@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -39,6 +40,12 @@ def queue_of(folder, text=TINY, runs=RUNS):
 def taker(queue, fingerprint, told=None):
     told = [] if told is None else told
     return lambda: take_run(queue, fingerprint, on_finished=told.append, on_held=told.append)
+
+
+def command(folder):
+    """The comparison of `queue_of(folder)`, two runs at once."""
+    command = [sys.executable, "-m", "pidistill", "compare", "--jobs", "2"]
+    return [*command, "--recipe", str(folder / "recipe.toml"), "--out", str(folder / "out")]
 
 
 def state_of(run):
@@ -114,13 +121,28 @@ def test_a_job_that_is_killed_is_a_failure_that_says_so(tmp_path):
     assert failures == ["its process was ended by SIGKILL; run the command again"]
 
 
+def test_ctrl_c_saves_all_that_train(tmp_path):
+    queue, _ = queue_of(tmp_path, LONG)
+    runs = [run for _, run in queue][:2]
+    with subprocess.Popen(
+        command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        wait_for(lambda: all(state_of(run) == "training" for run in runs))
+        parent.send_signal(signal.SIGINT)
+        said, errors = parent.communicate()
+    assert parent.returncode == 130
+    assert said.count("stopped, its state saved") == 2
+    assert "done" not in said
+    assert "interrupted" in errors
+    assert all(state_of(run) == "stopped" for run in runs)
+
+
 def test_jobs_end_with_the_process_that_started_them_however_that_ends(tmp_path):
     """And the next one takes over where they stopped."""
     queue, fingerprint = queue_of(tmp_path, LONG)
     runs = [run for _, run in queue][:2]
-    command = [sys.executable, "-m", "pidistill", "compare", "--jobs", "2"]
-    command += ["--recipe", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command(tmp_path), **quiet) as parent:
         wait_for(lambda: all(state_of(run) == "training" for run in runs))
         parent.kill()
     wait_for(lambda: all(state_of(run) == "stopped" for run in runs))

@@ -112,6 +112,37 @@ def test_more_pairs_are_added_and_fewer_are_taken(tmp_path, ring):
     assert torch.equal(fewer.x, more.x[:10])
 
 
+def test_a_run_that_wants_fewer_leaves_the_pairs_of_another_one(tmp_path, ring):
+    """Both make the same shard at the same time; the one that wants more is done first."""
+    manifest = described(ring)
+    open_pairs(tmp_path, manifest)
+    few = make_pairs(tmp_path, ring, manifest, 12, batch_size=8)
+    next(few)
+    list(make_pairs(tmp_path, ring, manifest, 16, batch_size=8))
+    list(few)
+    assert len(load_pairs(tmp_path, 16).x) == 16
+
+
+def test_a_shard_that_is_too_short_is_refused(tmp_path, ring):
+    made(tmp_path, ring, 12)
+    with pytest.raises(PidistillError, match="holds 12 pairs; expected 16"):
+        load_pairs(tmp_path, 16)
+
+
+def test_every_seed_has_pairs_of_its_own_unless_it_shares_a_folder(tmp_path):
+    def noise(folder, seed, **settings):
+        config = small("knowledge", seed=seed, method=settings)
+        trainer = make_trainer(config, tmp_path / folder)
+        list(trainer.prepare())
+        return trainer.method.pairs.z
+
+    assert torch.equal(noise("a", 1), noise("b", 1))
+    assert not torch.equal(noise("a", 1), noise("c", 2))
+    assert torch.equal(noise("d", 2, pairs_seed=1), noise("a", 1))
+    shared = str(tmp_path / "pairs")
+    assert torch.equal(noise("e", 1, pairs=shared), noise("f", 2, pairs=shared))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("steps", 5), ("solver", "euler"), ("seed", 3), ("spec", "another spec")],

@@ -408,6 +408,11 @@ def test_a_pinned_student_pays_no_penalty_and_no_evaluation(mlp_teacher):
     assert "boundary" not in pid.loss(batch()).scalars
 
 
+def test_the_penalty_is_an_evaluation_more(mlp_teacher):
+    assert method(mlp_teacher, parametrisation="soft").student_evaluations == 3
+    assert method(mlp_teacher, parametrisation="edm").student_evaluations == 2
+
+
 def test_the_penalty_makes_the_soft_condition_hold(tmp_path):
     """It falls as the run goes on, and with no weight it does not."""
     left = {}
