@@ -141,10 +141,10 @@ def _figures(section: Section, teacher: dict[str, Any]) -> dict[str, Figure]:
     if section.sweep is not None and numbers is not None:
         return {name: plots.line_plot(section.rows, section.sweep, numbers, teacher)}
     figures = {name: plots.dot_plot(section.rows, teacher)}
-    several = [row for row in section.rows if len(row.metrics) > 1]
-    if several:
-        metric = plots.metrics_of(several)[-1]
-        figures[f"{name}-evaluations"] = plots.trade_off(several, teacher, metric)
+    measured = [row for row in section.rows if row.metrics]
+    if any(max(row.metrics) > 1 for row in measured):
+        metric = plots.metrics_of(measured)[-1]
+        figures[f"{name}-evaluations"] = plots.trade_off(measured, teacher, metric)
     return figures
 
 

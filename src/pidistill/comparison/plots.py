@@ -1,5 +1,6 @@
 """Plots of a comparison: every seed is a dot, the mean is a mark, the teacher is a line."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ TITLES = {
     "rms_error": "RMS distance to the teacher's solution",
     "frechet_distance": "Frechet distance to the data",
 }
+
+
+MARKERS = "os^Dv<>Ph*X"
 
 
 def metrics_of(rows: list[Row]) -> list[str]:
@@ -80,20 +84,20 @@ def line_plot(rows: list[Row], sweep: Sweep, x: list[float], teacher: dict[str, 
 
 
 def trade_off(rows: list[Row], teacher: dict[str, float], metric: str) -> Figure:
-    """A metric against evaluations a sample, for the students that take several."""
-    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    """A metric against evaluations a sample: a line where a student takes several, else a mark."""
+    figure = Figure(figsize=(7.4, 1.2 + 0.24 * max(9, len(rows))), layout="constrained")
     axes = figure.add_subplot()
-    for row in rows:
+    for row, marker in zip(rows, itertools.cycle(MARKERS), strict=False):
         steps = sorted(row.metrics)
-        spreads = [row.metrics[k][metric] for k in steps]
-        axes.plot(steps, [spread.mean for spread in spreads], "o-", label=row.entry.name)
+        means = [row.metrics[k][metric].mean for k in steps]
+        axes.plot(steps, means, marker=marker, markersize=5, label=row.entry.name)
     _teacher_line(axes.axhline, teacher.get(metric))
     _log_axis(axes.yaxis)
     axes.set_xscale("log", base=2)
     every = sorted({k for row in rows for k in row.metrics})
     axes.set_xticks(every, [str(k) for k in every])
     axes.set_xlabel("evaluations a sample", fontsize=9)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     _dress(axes, metric)
     return figure
 
