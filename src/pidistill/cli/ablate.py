@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from pidistill.cli.comparing import follow_recipe, jobs_option, where_option
+from pidistill.cli.comparing import follow_recipe, where_option
 from pidistill.cli.console import Out, json_option
+from pidistill.cli.train_runs import jobs_option
 
 
 @click.command()
