@@ -186,7 +186,7 @@ def test_other_schedulers_of_the_family_are_the_same_teacher(tmp_path):
         save(tmp_path / name, scheduler)
         outputs.append(load_teacher(f"diffusers:{tmp_path / name}")(x, sigma))
     for output in outputs[1:]:
-        torch.testing.assert_close(output, outputs[0])
+        assert relative_error(output, outputs[0]) < 1e-5
 
 
 def test_trained_betas(tmp_path):
@@ -229,11 +229,11 @@ def test_labels_and_guidance_by_a_null_class(tmp_path):
     x, _ = draw(3)
     sigma, label = torch.tensor([0.1, 1.0, 10.0]), torch.tensor([0, 2, 3])
     conditional, null = plain(x, sigma, label), plain(x, sigma, torch.tensor([4, 4, 4]))
-    torch.testing.assert_close(guided(x, sigma, label), null + 3 * (conditional - null))
-    torch.testing.assert_close(guided(x, sigma), null)
+    assert relative_error(guided(x, sigma, label), null + 3 * (conditional - null)) < 1e-5
+    assert relative_error(guided(x, sigma), null) < 1e-5
     c_in, timestep = plain.precondition.scales(sigma)[2:]
     output = unet(c_in[:, None, None, None] * x, timestep, label).sample
-    torch.testing.assert_close(conditional, x - sigma[:, None, None, None] * output)
+    assert relative_error(conditional, x - sigma[:, None, None, None] * output) < 1e-5
 
 
 def test_noise_levels_can_be_narrowed(tmp_path):
@@ -249,7 +249,7 @@ def test_a_student_copies_the_network_and_is_rebuilt_from_its_description(tmp_pa
     z, _ = draw(3)
     z = teacher.sigma_max * z
     sigma, label = torch.full((3,), teacher.sigma_max), torch.tensor([0, 1, -1])
-    torch.testing.assert_close(student.F(z, sigma, label), teacher(z, sigma, label))
+    assert relative_error(student.F(z, sigma, label), teacher(z, sigma, label)) < 1e-5
     for model in (teacher, student):
         again = build_model(json.loads(json.dumps(describe(model))), "test").eval()
         again.load_state_dict(model.state_dict(), strict=True)

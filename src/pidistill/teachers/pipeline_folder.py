@@ -101,6 +101,10 @@ class PipelineFolder:
                     f"{self.name}: the weights of the {component} do not fit its config.json: "
                     f"{len(keys)} {problem.replace('_', ' ')}, the first is {keys[0]}"
                 )
+        # Weights mapped from the file lie where its header left them, and the last bits of a sum
+        # depend on how its terms are aligned: in memory of their own they do not.
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.data = tensor.data.clone()
         return network, name
 
     def _from_pretrained(self, component: str, cls: Any, **options: Any) -> Any:
