@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pidistill.comparison.costs import Cost
 from pidistill.comparison.plan import Entry, PlannedRun
-from pidistill.comparison.table import Row, Spread, as_json, markdown, quality, spending
+from pidistill.comparison.table import Row, Spread, as_json, figures, markdown, quality, spending
 
 from method_runs import small
 
@@ -30,17 +30,36 @@ def test_a_spread_holds_its_mean(values):
     assert spread.mean <= spread.high + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.00"),
+        (0.17, "0.170"),
+        (0.0123456, "0.0123"),
+        (4.0, "4.00"),
+        (242.3, "242"),
+        (999.6, "1,000"),
+        (11834.0, "11,800"),
+        (1e-6, "1.00e-06"),
+        (float("inf"), "inf"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_numbers_have_three_figures(value, text):
+    assert figures(value) == text
+
+
 def test_a_spread_shows_its_range_where_there_are_several():
-    assert str(Spread([0.1, 0.3])) == "0.2 (0.1-0.3)"
-    assert str(Spread([0.5])) == "0.5"
+    assert str(Spread([0.1, 0.3])) == "0.200 (0.100-0.300)"
+    assert str(Spread([0.5])) == "0.500"
 
 
 def test_the_first_line_is_the_teacher():
     cells = quality([row(metrics=MEASURED)], TEACHER)
     assert cells.columns == ["", "NFE", "error", "FD", "data needed"]
     assert cells.lines == [
-        ["teacher", "79", "0 by definition", "0.25", ""],
-        ["PID", "1", "0.2 (0.1-0.3)", "1.5 (1-2)", "none"],
+        ["teacher", "79", "0 by definition", "0.250", ""],
+        ["PID", "1", "0.200 (0.100-0.300)", "1.50 (1.00-2.00)", "none"],
     ]
 
 

@@ -18,7 +18,7 @@ from pidistill.comparison import plots, table
 from pidistill.comparison.costs import Cost
 from pidistill.comparison.measure import Terms
 from pidistill.comparison.recipe import Recipe, Sweep, file_name
-from pidistill.comparison.table import Row
+from pidistill.comparison.table import Row, figures
 from pidistill.evaluation.plots import to_svg
 from pidistill.storage import replacing, write_json, write_text
 from pidistill.student import load_student
@@ -127,7 +127,7 @@ def legend_of(comparison: Comparison, terms: Terms) -> str:
     if "frechet_distance" in teacher:
         text += (
             f" FD: Frechet distance of these samples to {terms.reference_name}; one half of it "
-            f"against the other: {teacher['reference_split_frechet_distance']:.3g}."
+            f"against the other: {figures(teacher['reference_split_frechet_distance'])}."
         )
     return text
 

@@ -13,6 +13,13 @@ DATA = {"noise": "none", "images": "images", "pairs": "none; makes pairs"}
 """What a reader needs to have for a method, beside the teacher, by what the method trains on."""
 
 
+def figures(value: float) -> str:
+    """A number to three significant figures, without an exponent: 0.170, 4.00, 242, 1,520."""
+    if abs(value) >= 999.5:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
 @dataclasses.dataclass(frozen=True)
 class Spread:
     """A number over the seeds."""
@@ -37,8 +44,8 @@ class Spread:
     def __str__(self) -> str:
         """The mean, with smallest and largest where there are several."""
         if len(self.values) == 1:
-            return f"{self.mean:.3g}"
-        return f"{self.mean:.3g} ({self.low:.3g}-{self.high:.3g})"
+            return figures(self.mean)
+        return f"{figures(self.mean)} ({figures(self.low)}-{figures(self.high)})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +125,7 @@ def quality(rows: list[Row], teacher: dict[str, Any]) -> Cells:
         teacher: The teacher's own metrics (`Terms.of_teacher`).
     """
     distance = teacher.get("frechet_distance")
-    lines = [["teacher", str(teacher["nfe"]), "0 by definition", f"{distance or 0:.3g}", ""]]
+    lines = [["teacher", str(teacher["nfe"]), "0 by definition", figures(distance or 0), ""]]
     for row in rows:
         name, data = row.entry.name, DATA[row.entry.needs]
         if row.failures:
@@ -163,7 +170,7 @@ def _cost_cells(costs: dict[str, Cost], row: Row) -> list[str]:
     cost = costs.get(row.entry.identity)
     if cost is None:
         return ["-", "-"] if costs else []
-    return [f"{cost.ms_per_step:.3g}", f"{cost.memory / 1e6:.0f}"]
+    return [figures(cost.ms_per_step), f"{cost.memory / 1e6:.0f}"]
 
 
 def as_json(row: Row, cost: Cost | None) -> dict[str, Any]:
