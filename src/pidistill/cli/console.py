@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -73,9 +74,11 @@ class Out:
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """Print a table for people; all columns but the first are numbers."""
-        table = Table(title=title, title_justify="left")
+        table = Table(
+            title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False
+        )
         for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index else "left")
+            table.add_column(column, justify="right" if index else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)
         self.people.print(table)
