@@ -7,18 +7,13 @@ from pidistill import PidistillError, load_teacher
 from pidistill.comparison.budget import Pace
 from pidistill.comparison.plan import (
     Fingerprints,
-    data_fingerprint,
     is_finished,
     make_plan,
     open_run,
-    teacher_fingerprint,
 )
 from pidistill.comparison.recipe import read_recipe
 from pidistill.data import load_data
-from pidistill.denoiser import PreconditionedDenoiser
-from pidistill.guidance import GuidedDenoiser
-from pidistill.networks import new_network
-from pidistill.precondition import EDMPrecondition, VPPrecondition
+from pidistill.fingerprints import teacher_fingerprint
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import read_toml
 
@@ -83,27 +78,6 @@ def test_what_does_not_change_a_result_does_not_change_its_folder(tmp_path, old)
     assert {r.folder for _, r in other.runs()} <= {r.folder for _, r in plan.runs()}
 
 
-def test_another_teacher_at_the_same_place_is_another_teacher():
-    teacher, other = load_teacher("digits"), load_teacher("digits")
-    assert teacher_fingerprint(teacher) == teacher_fingerprint(other)
-    next(other.parameters()).data.view(-1)[0] += 1e-3
-    assert teacher_fingerprint(teacher) != teacher_fingerprint(other)
-
-
-def test_a_teacher_is_more_than_its_weights():
-    ring = load_teacher("mixture:ring")
-    prints = {teacher_fingerprint(GuidedDenoiser(ring, scale)) for scale in (2.0, 7.0)}
-    network = new_network("mlp", (2,), 0, {"width": 4, "num_blocks": 1, "embedding_width": 4})
-    for precondition in (EDMPrecondition(), VPPrecondition(), EDMPrecondition(sigma_data=1.0)):
-        teacher = PreconditionedDenoiser(network, precondition, sample_shape=(2,), source="here")
-        prints.add(teacher_fingerprint(teacher))
-    elsewhere = PreconditionedDenoiser(
-        network, EDMPrecondition(), sample_shape=(2,), source="elsewhere"
-    )
-    assert len(prints) == 5
-    assert teacher_fingerprint(elsewhere) in prints
-
-
 def test_other_images_at_the_same_place_make_other_runs(tmp_path):
     text = TINY.replace("seeds", 'data = "made up"\nseeds') + (
         '[[run]]\nname = "CD"\nsettings.method.name = "consistency"\n'
@@ -120,7 +94,6 @@ def test_other_images_at_the_same_place_make_other_runs(tmp_path):
     assert folders(64) == folders(64)
     assert folders(64)[0] != folders(63)[0]  # consistency
     assert folders(64)[1:3] == folders(63)[1:3]  # see no images
-    assert data_fingerprint(images_of(teacher, 8)) != data_fingerprint(images_of(teacher, 9))
 
 
 def test_settings_of_all_reach_a_run_that_names_its_method(tmp_path):
@@ -129,6 +102,23 @@ def test_settings_of_all_reach_a_run_that_names_its_method(tmp_path):
     plan = planned(tmp_path, TINY, shared, runs)
     assert [entry.config.method.name for entry in plan.entries] == ["pid", "pid", "boot"]
     assert [entry.config.method.step for entry in plan.entries[:2]] == [0.3, 0.3]
+
+
+def test_a_variant_overrides_what_its_sweep_shares(tmp_path):
+    sweep = """
+    [[sweep]]
+    name = "Form"
+    settings.method = { residual = "velocity", num_nodes = 100 }
+    [sweep.variants]
+    "as it is" = {}
+    "data" = { method = { residual = "data" } }
+    "another method" = { method = { name = "boot" } }
+    """
+    entries = planned(tmp_path, TINY, sweep).sweeps["Form"]
+    first, second, other = (entry.config.method for entry in entries)
+    assert (first.residual, first.num_nodes) == ("velocity", 100)
+    assert (second.residual, second.num_nodes) == ("data", 100)
+    assert (other.name, other.num_nodes) == ("boot", 250)  # starts afresh
 
 
 def test_what_may_change_is_changed_in_a_folder_that_is_there(tmp_path):

@@ -15,21 +15,6 @@ def test_a_recipe_names_runs_and_sweeps(tmp_path):
     assert str(recipe.budget) == "48 images"
 
 
-def test_a_variant_overrides_what_its_sweep_shares(tmp_path):
-    sweep = """
-    [[sweep]]
-    name = "Form"
-    settings.method = { residual = "velocity", step = 0.2 }
-    [sweep.variants]
-    "as it is" = {}
-    "data" = { method = { residual = "data" } }
-    """
-    first, second = read_recipe(write_recipe(tmp_path, TINY, sweep)).sweep[0].entries()
-    assert first.settings["method"] == {"residual": "velocity", "step": 0.2}
-    assert second.settings["method"] == {"residual": "data", "step": 0.2}
-    assert second.name == "data"
-
-
 def test_words_are_no_axis(tmp_path):
     sweep = '[[sweep]]\nname = "Form"\nkey = "method.residual"\nvalues = ["data", "velocity"]'
     assert read_recipe(write_recipe(tmp_path, TINY, sweep)).sweep[0].numbers() is None

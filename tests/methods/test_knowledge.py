@@ -16,6 +16,7 @@ from pidistill.data import pairs as pairs_module
 from pidistill.data.pairs import describe_pairs, load_pairs, make_pairs, open_pairs
 from pidistill.distance import l2
 from pidistill.euler_student import EulerStudent
+from pidistill.guidance import GuidedDenoiser
 from pidistill.methods.knowledge import knowledge_loss
 from pidistill.teachers.mixture import MixtureDenoiser
 
@@ -145,20 +146,28 @@ def test_every_seed_has_pairs_of_its_own_unless_it_shares_a_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("steps", 5), ("solver", "euler"), ("seed", 3), ("spec", "another spec")],
+    [("steps", 5), ("solver", "euler"), ("seed", 3)],
 )
 def test_pairs_that_were_made_otherwise_are_refused(tmp_path, ring, key, value):
     made(tmp_path, ring, 20)
-    named = "teacher" if key == "spec" else key
-    with pytest.raises(PidistillError, match=f"made with {named} .*; choose another folder"):
+    with pytest.raises(PidistillError, match=f"made with {key} .*; choose another folder"):
         made(tmp_path, ring, 20, **{key: value})
 
 
 def test_pairs_of_another_teacher_under_the_same_name_are_refused(tmp_path, ring):
     made(tmp_path, ring, 20)
+    with pytest.raises(PidistillError, match=r"a teacher of other weights or settings \(a spec\)"):
+        made(tmp_path, GuidedDenoiser(ring, 2.0), 20)
     ring.means[0, 0] += 1e-6
-    with pytest.raises(PidistillError, match="made with teacher_sha256"):
+    with pytest.raises(PidistillError, match=r"a teacher of other weights or settings \(a spec\)"):
         made(tmp_path, ring, 20)
+
+
+def test_pairs_of_a_teacher_that_was_moved_are_kept(tmp_path, ring):
+    pairs, _ = made(tmp_path, ring, 20)
+    again, done = made(tmp_path, ring, 20, spec="another spec")
+    assert done == [16, 20]  # two shards, which were there
+    assert torch.equal(again.x, pairs.x)
 
 
 def test_a_damaged_shard_is_refused_in_one_line(tmp_path, ring):

@@ -7,13 +7,12 @@ from pidistill.comparison.plan import (
     Fingerprints,
     PlannedRun,
     checkpoint_of,
-    data_fingerprint,
     identity_of,
-    teacher_fingerprint,
 )
 from pidistill.data import load_data
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
+from pidistill.fingerprints import data_fingerprint, teacher_fingerprint
 from pidistill.storage import read_json, sha256_of
 from pidistill.teachers import load_teacher
 from pidistill.training.assemble import build_method

@@ -142,5 +142,5 @@ def share_of_machine(place: int, places: int) -> dict[str, str]:
     if count:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(index) for index in range(count)]
-        share["CUDA_VISIBLE_DEVICES"] = names[place % len(names)]
+        share["CUDA_VISIBLE_DEVICES"] = names[place % count]  # what is named beyond is not there
     return share

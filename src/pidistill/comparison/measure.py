@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from pidistill import __version__
-from pidistill.comparison.plan import teacher_fingerprint
 from pidistill.data.noise import device_of
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation.evaluate import error_metrics, reference_statistics
 from pidistill.evaluation.reference import Reference, read_reference
 from pidistill.evaluation.sampling import teacher_samples
+from pidistill.fingerprints import teacher_fingerprint
 from pidistill.ode import Solution
 from pidistill.storage import (
     read_json,

@@ -5,7 +5,6 @@ with other settings, another teacher or another budget is never taken for it.
 """
 
 import dataclasses
-import json
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -18,15 +17,10 @@ from pidistill.comparison.recipe import Recipe, RunEntry
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
+from pidistill.fingerprints import data_fingerprint, teacher_fingerprint
 from pidistill.methods import method_class
 from pidistill.model_folder import weights_name
-from pidistill.storage import (
-    read_json,
-    sha256_of,
-    tensors_sha256,
-    weights_sha256,
-    write_json,
-)
+from pidistill.storage import read_json, sha256_of, write_json
 from pidistill.training.assemble import build_method
 from pidistill.training.checkpoint import checksum, newest_checkpoint
 from pidistill.training.config import (
@@ -144,8 +138,8 @@ def make_plan(
     images = None if data is None else data_fingerprint(data)
     fingerprints = Fingerprints(teacher_fingerprint(teacher), images)
 
-    def plan_entry(entry: RunEntry, origin: str) -> Entry:
-        own = [recipe.settings, entry.settings]
+    def plan_entry(entry: RunEntry, shared: list[dict[str, Any]], origin: str) -> Entry:
+        own = [*shared, entry.settings]
         layers = [read_preset(entry.preset), *own, {"teacher": recipe.teacher}]
         config = parse_config(layers, origin)
         if method_class(config.method.name).needs == "images" and recipe.data is not None:
@@ -170,10 +164,11 @@ def make_plan(
             entry.name, runs, method.needs, method.student_evaluations + method.target_evaluations
         )
 
-    entries = [plan_entry(entry, f"run {entry.name!r}") for entry in recipe.run]
+    shared = [recipe.settings]
+    entries = [plan_entry(entry, shared, f"run {entry.name!r}") for entry in recipe.run]
     sweeps = {
         sweep.name: [
-            plan_entry(entry, f"{entry.name!r} of sweep {sweep.name!r}")
+            plan_entry(entry, [*shared, sweep.settings], f"{entry.name!r} of sweep {sweep.name!r}")
             for entry in sweep.entries()
         ]
         for sweep in recipe.sweep
@@ -196,34 +191,6 @@ def _kept_pace(
         out.mkdir(parents=True, exist_ok=True)
         write_json(file, paces)
     return Pace(**paces[key])
-
-
-def teacher_fingerprint(teacher: Denoiser) -> str:
-    """A hash of what a teacher computes: its weights, and what it is made of with which settings.
-
-    Where it was read from does not count.
-    """
-    parts = []
-    for name, part in teacher.named_modules():
-        values = dict(vars(part)) if isinstance(part, Denoiser) else {}
-        values.pop("source", None)
-        settings = {key: _setting(value) for key, value in values.items() if key[0] != "_"}
-        parts.append([name, type(part).__qualname__, settings, getattr(part, "config", None)])
-    text = json.dumps([parts, teacher.evaluations_per_call], sort_keys=True, default=repr)
-    return sha256_of([text, weights_sha256(teacher)])
-
-
-def _setting(value: Any) -> Any:
-    """A setting of a denoiser as JSON values, a preconditioning with all that it is made of."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [type(value).__qualname__, dataclasses.asdict(value)]
-    return value if isinstance(value, bool | int | float | str | tuple | None) else None
-
-
-def data_fingerprint(data: Dataset) -> str:
-    """A hash of images and labels: a folder does not say what is in it."""
-    tensors = {"images": data.images}
-    return tensors_sha256(tensors if data.labels is None else {**tensors, "labels": data.labels})
 
 
 def identity_of(config: RunConfig, fingerprints: Fingerprints) -> str:

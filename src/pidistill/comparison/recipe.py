@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from pidistill.training.config import merge, nested, read_toml, validate
+from pidistill.training.config import nested, read_toml, validate
 
 
 class _Table(pydantic.BaseModel):
@@ -100,13 +100,13 @@ class Sweep(_Table):
         return self
 
     def entries(self) -> list[RunEntry]:
-        """Its runs, in order; each is named after its value or variant."""
+        """Its runs, in order, each named after its value or variant; `settings` are not in them."""
         changes = dict(self.variants)
         for value in self.values:
             assert self.key is not None
             changes[_shown(value)] = nested(self.key, value)
         return [
-            RunEntry(name=name, preset=self.preset, settings=merge(self.settings, change))
+            RunEntry(name=name, preset=self.preset, settings=change)
             for name, change in changes.items()
         ]
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from pidistill.data.noise import Draws, device_of
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
+from pidistill.fingerprints import teacher_fingerprint
 from pidistill.ode import solve
 from pidistill.processes import ALONE, Processes
 from pidistill.storage import (
     read_json,
     read_tensors,
-    weights_sha256,
     write_json,
     write_tensors,
 )
@@ -47,7 +47,9 @@ class Pairs(NamedTuple):
 def describe_pairs(
     teacher: Denoiser, spec: str | None, *, solver: str, steps: int, seed: int
 ) -> dict[str, Any]:
-    """How pairs are made, as JSON values: folders of pairs are the same where these are.
+    """How pairs are made, as JSON values.
+
+    Folders of pairs are the same where these are, but for the teacher's spec.
 
     Args:
         teacher: The teacher.
@@ -58,8 +60,7 @@ def describe_pairs(
     """
     return {
         "teacher": spec,
-        "source": teacher.source,
-        "teacher_sha256": weights_sha256(teacher),
+        "teacher_fingerprint": teacher_fingerprint(teacher),
         "sigma_min": teacher.sigma_min,
         "sigma_max": teacher.sigma_max,
         "num_classes": teacher.num_classes,
@@ -81,8 +82,13 @@ def open_pairs(folder: Path, manifest: dict[str, Any], processes: Processes = AL
             write_json(folder / MANIFEST, manifest)
     processes.wait()
     old = read_json(folder / MANIFEST)
+    if old.get("teacher_fingerprint") != manifest["teacher_fingerprint"]:
+        raise PidistillError(
+            f"the pairs in {folder} were made with a teacher of other weights or settings "
+            f"({old.get('teacher')}) than {manifest['teacher']}; choose another folder of pairs"
+        )
     for key, value in manifest.items():
-        if old.get(key) != value:
+        if key != "teacher" and old.get(key) != value:
             raise PidistillError(
                 f"the pairs in {folder} were made with {key} {old.get(key)!r}, but this run asks "
                 f"for {value!r}; choose another folder of pairs"

@@ -217,17 +217,14 @@ def _keys_at(model: type[pydantic.BaseModel], location: list[int | str]) -> list
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, table by table; one of another `name` replaces the old.
-
-    A table without a name is of whatever name comes above it.
-    """
+    """`above` over `below`, table by table; one of another `name` replaces the old."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
         if (
             isinstance(value, dict)
             and isinstance(old, dict)
-            and ("name" not in old or value.get("name", old["name"]) == old["name"])
+            and value.get("name", old.get("name")) == old.get("name")
         ):
             merged[key] = merge(old, value)
         else:
