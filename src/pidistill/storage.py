@@ -5,6 +5,8 @@ import errno
 import hashlib
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
 
+DAY = 24 * 60 * 60
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -24,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     When the block fails, `path` stays as it was. The data are on the disk before the rename, and
     the rename is before anything else is done. An `OSError` names a file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         sync(temporary)
@@ -37,6 +41,11 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the failure itself is the news
             temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process takes, on no machine."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 def sync(path: Path) -> None:
@@ -54,10 +63,19 @@ def sync(path: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in `folder`."""
+    """Remove the temporary files that killed processes left in `folder`.
+
+    Which processes of other machines were killed is not known; their files go when they are a day
+    old.
+    """
     for path in folder.glob(".*.tmp"):
-        process = path.name.split(".")[-2]
-        if process.isdecimal() and not _is_running(int(process)):
+        *name, process = path.name.removesuffix(".tmp").split(".")
+        here = ".".join(name).endswith(f".{socket.gethostname()}")
+        if here and process.isdecimal():
+            left = not _is_running(int(process))
+        else:
+            left = path.stat().st_mtime < time.time() - DAY
+        if left:
             path.unlink(missing_ok=True)
 
 

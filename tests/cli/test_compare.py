@@ -9,8 +9,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
-from pidistill.cli import main
+from pidistill import load_teacher
+from pidistill.cli import main, train_runs
+from pidistill.comparison.plan import make_plan, open_run
+from pidistill.comparison.recipe import read_recipe
 
 from method_runs import small, train
 from recipes import RUNS, SWEEP, TINY, write_recipe
@@ -122,12 +126,55 @@ def test_a_run_that_diverges_is_a_line_of_the_table(tmp_path, capsys):
     assert "2 of 2 failed" in capsys.readouterr().out
 
 
-def test_two_commands_share_a_folder(tmp_path):
+def test_a_run_without_memory_is_a_line_of_the_table(tmp_path, monkeypatch):
+    train_one = train_runs.train
+
+    def train(trainer, out, name):
+        if name.endswith("PID, seed 0"):
+            raise torch.OutOfMemoryError("no more")
+        train_one(trainer, out, name)
+
+    monkeypatch.setattr(train_runs, "train", train)
+    compare(write_recipe(tmp_path, TINY, RUNS), tmp_path / "out")
+    pid, boot = json.loads((tmp_path / "out/comparison.json").read_text())["sections"]["Runs"]
+    assert list(pid["failures"]) == ["0"]
+    assert "out of memory: no more" in pid["failures"]["0"]
+    assert "failures" not in boot
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_no_run_would_survive_ends_the_comparison(tmp_path, capsys, jobs):
+    recipe, out = write_recipe(tmp_path, TINY, RUNS), tmp_path / "out"
+    plan = make_plan(read_recipe(recipe), out, load_teacher("mixture:ring"), None, None)
+    for _, run in plan.runs():
+        open_run(run, plan.fingerprints)
+        (run.folder / "metrics.jsonl").mkdir()  # no log can be written
+    assert main(["compare", "--recipe", str(recipe), "--out", str(out), "--jobs", str(jobs)]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert "metrics.jsonl" in errors[-1]
+    assert not (out / "comparison.json").exists()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_whose_checkpoints_are_damaged_is_a_line_of_the_table(tmp_path, jobs):
+    recipe, out = write_recipe(tmp_path, TINY, RUNS), tmp_path / "out"
+    compare(recipe, out)
+    damaged = min((out / "runs").glob("pid-*"))
+    for manifest in damaged.glob("state/*/*.json"):
+        manifest.write_text("{")
+    compare(recipe, out, "--jobs", str(jobs))
+    pid, boot = json.loads((out / "comparison.json").read_text())["sections"]["Runs"]
+    assert f"trained anew where {damaged} is moved away" in pid["failures"]["0"]
+    assert "failures" not in boot
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_two_commands_share_a_folder(tmp_path, jobs):
     """Neither takes the other's run for a failure, and both end with the tables."""
     text = TINY.replace("budget.images = 48", "budget.images = 1600")
     recipe = write_recipe(tmp_path, text.replace("checkpointing_steps = 1", ""), RUNS)
     command = [sys.executable, "-m", "pidistill", "compare", "--recipe", str(recipe)]
-    command += ["--out", str(tmp_path / "out"), "--cost-repeats", "0", "--json"]
+    command += ["--out", str(tmp_path / "out"), "--cost-repeats", "0", "--json", "--jobs", jobs]
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         for _ in range(2)

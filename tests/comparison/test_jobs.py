@@ -39,7 +39,13 @@ def queue_of(folder, text=TINY, runs=RUNS):
 
 def taker(queue, fingerprint, told=None):
     told = [] if told is None else told
-    return lambda: take_run(queue, fingerprint, on_finished=told.append, on_held=told.append)
+    return lambda: take_run(
+        queue,
+        fingerprint,
+        on_finished=told.append,
+        on_held=told.append,
+        on_broken=lambda name, *_: told.append(name),
+    )
 
 
 def command(folder):
@@ -119,6 +125,29 @@ def test_a_job_that_is_killed_is_a_failure_that_says_so(tmp_path):
                 job.process.kill()
         failures += [job.failure() for job in ended]
     assert failures == ["its process was ended by SIGKILL; run the command again"]
+
+
+def test_a_job_that_somebody_else_stops_is_a_failure_that_says_so(tmp_path):
+    queue, fingerprint = queue_of(tmp_path, LONG.replace("[0, 1]", "[0]"), ONE_RUN)
+    failures = []
+    for under_way, ended in run_jobs(taker(queue, fingerprint), lambda: bool(queue), 2):
+        for job in under_way:
+            if state_of(job.run) == "training":
+                job.process.terminate()
+        failures += [job.failure() for job in ended]
+    assert failures == ["it was asked to stop, and has saved its state; run the command again"]
+
+
+def test_a_job_whose_run_another_process_took_is_told_apart(tmp_path):
+    queue, fingerprint = queue_of(tmp_path, TINY.replace("[0, 1]", "[0]"), ONE_RUN)
+    (_, run), *_ = queue
+    open_run(run, fingerprint)
+    taken = [queue.popleft()]
+    with locked(run.folder):
+        held = []
+        for _, ended in run_jobs(lambda: taken.pop() if taken else None, lambda: bool(taken), 1):
+            held += [job.was_held for job in ended]
+    assert held == [True]
 
 
 def test_ctrl_c_saves_all_that_train(tmp_path):

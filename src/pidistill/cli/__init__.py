@@ -7,6 +7,8 @@ comes at once.
 import importlib
 import os
 import signal
+import types
+from collections.abc import Mapping
 
 import click
 
@@ -31,6 +33,8 @@ SHARED = ("train-teacher", "distill", "pairs", "sample", "evaluate")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+
+NO_OTHERS: Mapping[type[Exception], int] = types.MappingProxyType({})
 
 LONGEST_LINE = 800
 """Characters of an error that people still read."""
@@ -71,11 +75,17 @@ def pidistill(context: click.Context) -> None:
         )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(
+    arguments: list[str] | None = None, exit_codes: Mapping[type[Exception], int] = NO_OTHERS
+) -> int:
     """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted.
 
     Bad input, and whatever a run cannot go on with, is one line on stderr that begins `error:`.
     Interrupted means by Ctrl-C or any other signal that asks to stop; a run has saved its state.
+
+    Args:
+        arguments: Those of the command line; None takes them from there.
+        exit_codes: Exit codes of errors of certain types, in place of 2.
     """
     # Threads that spin for long while they wait are 20 times slower wherever something else needs
     # the cores; threads that do not spin at all are twice as slow where nothing does.
@@ -106,9 +116,10 @@ def main(arguments: list[str] | None = None) -> int:
         line = one_line(error)
         if line is None and is_first_to_fail():
             raise
-        if line is None:
-            return EXIT_BAD_INPUT
-        return _fail(line)
+        if line is not None:
+            _fail(line)
+        codes = [code for kind, code in exit_codes.items() if isinstance(error, kind)]
+        return codes[0] if codes else EXIT_BAD_INPUT
     finally:
         signal.signal(signal.SIGINT, previous)
     return code if isinstance(code, int) else 0

@@ -3,7 +3,7 @@
 import errno
 import sys
 
-RESUME = "what was saved before stays: add --resume to go on"
+RESUME = "what was saved before stays: add --resume, or run the comparison again, to go on"
 
 REMEDIES = {
     errno.ENOSPC: f"make room; {RESUME}",
@@ -16,8 +16,8 @@ REMEDIES = {
 }
 
 OUT_OF_MEMORY = (
-    "lower --batch-size; a run can go on by --resume with a higher --gradient-accumulation-steps, "
-    "since what was saved before stays"
+    "lower --batch-size (batch_size in a recipe); a run can go on by --resume with a higher "
+    "--gradient-accumulation-steps, since what was saved before stays"
 )
 
 LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")

@@ -1,26 +1,26 @@
 """A run of a comparison in a process of its own: `python -m pidistill.cli.job DIR`.
 
 It is `pidistill distill --out DIR --resume`, and stops with its state saved when its standard input
-ends: when the process that started it asks for it, or is gone, however that came. Where another
-process trains in the folder, the exit code says so.
+ends: when the process that started it asks for it, or is gone, however that came. The exit code
+tells apart what the others need not mind, a run that another process trains, and what would end
+them, too: a full disk, a vanished drive.
 """
 
 import os
 import signal
 import sys
 import threading
-from pathlib import Path
 
 
 def main() -> int:
     """Train the run in the folder that is named, and return the exit code."""
     from pidistill import cli
-    from pidistill.comparison.jobs import HELD
-    from pidistill.training.lock import is_held
+    from pidistill.comparison.jobs import FATAL, HELD
+    from pidistill.training.lock import FolderHeldError
 
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-    code = cli.main(["distill", "--out", sys.argv[1], "--resume"])
-    return HELD if code and is_held(Path(sys.argv[1])) else code
+    exit_codes = {FolderHeldError: HELD, OSError: FATAL}
+    return cli.main(["distill", "--out", sys.argv[1], "--resume"], exit_codes)
 
 
 def _stop_at_end_of_input() -> None:

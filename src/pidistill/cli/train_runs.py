@@ -37,6 +37,7 @@ def train_runs(out: Out, plan: "Plan", jobs: int) -> dict[Path, str]:
         (f"[{number}/{len(runs)}] {name}", run) for number, (name, run) in enumerate(runs, start=1)
     )
     told: set[str] = set()
+    failures: dict[Path, str] = {}
 
     def tell(name: str, message: str) -> None:
         if name not in told:
@@ -49,22 +50,31 @@ def train_runs(out: Out, plan: "Plan", jobs: int) -> dict[Path, str]:
             plan.fingerprints,
             on_finished=lambda name: tell(name, "finished before"),
             on_held=lambda name: tell(name, "another process trains it"),
+            on_broken=broken,
         )
 
+    def broken(name: str, run: "PlannedRun", error: Exception) -> None:
+        failures[run.folder] = f"{error}; it is trained anew where {run.folder} is moved away"
+        tell(name, failures[run.folder])
+
     if jobs > 1:
-        return _train_at_once(out, queue, take, jobs)
-    return _train_in_turn(out, queue, take)
+        _train_at_once(out, queue, take, jobs, failures)
+    else:
+        _train_in_turn(out, queue, take, failures)
+    return failures
 
 
 def _train_in_turn(
-    out: Out, queue: "deque[Named]", take: "Callable[[], Named | None]"
-) -> dict[Path, str]:
+    out: Out,
+    queue: "deque[Named]",
+    take: "Callable[[], Named | None]",
+    failures: dict[Path, str],
+) -> None:
     """Train what `take` takes out of `queue`, one run after the other, in this process."""
-    from pidistill.errors import PidistillError
+    from pidistill.cli.failures import one_line
     from pidistill.training.assemble import build_trainer
     from pidistill.training.lock import FolderHeldError
 
-    failures = {}
     while queue:
         taken = take()
         if taken is None:
@@ -76,19 +86,28 @@ def _train_in_turn(
             train(build_trainer(run.config, run.folder), out, name)
         except FolderHeldError:  # another process was faster
             queue.append(taken)
-        except PidistillError as error:  # the others are still worth their while
-            failures[run.folder] = str(error)
-            out.say(f"{name}: {error}")
-    return failures
+        except OSError:  # a full disk, a vanished drive: no other would survive it
+            raise
+        except Exception as error:  # the others are still worth their while
+            line = one_line(error)
+            if line is None:
+                raise
+            failures[run.folder] = line
+            out.say(f"{name}: {line}")
 
 
 def _train_at_once(
-    out: Out, queue: "deque[Named]", take: "Callable[[], Named | None]", jobs: int
-) -> dict[Path, str]:
+    out: Out,
+    queue: "deque[Named]",
+    take: "Callable[[], Named | None]",
+    jobs: int,
+    failures: dict[Path, str],
+) -> None:
     """Train what `take` takes out of `queue`, `jobs` at once, in processes of their own."""
     from pidistill.comparison.jobs import run_jobs
+    from pidistill.errors import PidistillError
 
-    failures = {}
+    fatal: list[str] = []
 
     def images(runs: "list[PlannedRun]") -> int:
         return sum(run.config.max_train_steps * run.config.batch_size for run in runs)
@@ -99,7 +118,9 @@ def _train_at_once(
         stoppable(out) as should_stop,
         out.progress(f"training {len(queue)} runs", total, "images") as advance,
     ):
-        for under_way, ended in run_jobs(take, lambda: bool(queue), jobs, should_stop):
+        for under_way, ended in run_jobs(
+            take, lambda: bool(queue), jobs, lambda: should_stop() or bool(fatal)
+        ):
             for job in ended:
                 if job.was_held:  # another process was faster
                     queue.append((job.name, job.run))
@@ -108,10 +129,13 @@ def _train_at_once(
                     out.say(f"{job.name}: stopped, its state saved")
                     continue
                 failure = job.failure()
+                if job.was_fatal:
+                    fatal.append(f"{job.name}: {failure}")
+                    continue
                 if failure is not None:
                     failures[job.run.folder] = failure
                 out.say(f"{job.name}: {failure or 'done'}")
-            if should_stop():
+            if should_stop() or fatal:
                 continue
             left = [run for _, run in queue] + [job.run for job in under_way]
             done = total - images(left) + sum(job.images for job in under_way)
@@ -119,4 +143,5 @@ def _train_at_once(
             shown = max(shown, done)
         if should_stop():
             raise KeyboardInterrupt
-    return failures
+        if fatal:
+            raise PidistillError(fatal[0])

@@ -27,6 +27,9 @@ POLL_SECONDS = 0.5
 HELD = 3
 """Exit code of a job whose run another process trains."""
 
+FATAL = 4
+"""Exit code of a job that met with what no other would survive: a full disk, a vanished drive."""
+
 INTERRUPTED = 130
 """Exit code of a job that was asked to stop."""
 
@@ -63,6 +66,11 @@ class Job:
         return self.process.returncode == HELD
 
     @property
+    def was_fatal(self) -> bool:
+        """Whether what ended it would end the others, too."""
+        return self.process.returncode == FATAL
+
+    @property
     def was_stopped(self) -> bool:
         """Whether it ended since it was asked to."""
         return self.asked_to_stop and self.process.returncode in (INTERRUPTED, -signal.SIGTERM)
@@ -72,6 +80,8 @@ class Job:
         code = self.process.returncode
         if code == 0:
             return None
+        if code == INTERRUPTED:
+            return "it was asked to stop, and has saved its state; run the command again"
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         last = lines[-1].removeprefix("error: ") if lines else "it did not say why"

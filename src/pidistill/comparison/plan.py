@@ -263,6 +263,7 @@ def take_run(
     *,
     on_finished: Callable[[str], None],
     on_held: Callable[[str], None],
+    on_broken: Callable[[str, PlannedRun, PidistillError], None],
 ) -> tuple[str, PlannedRun] | None:
     """Take the next run out of the queue that is neither finished nor held by another process.
 
@@ -273,6 +274,8 @@ def take_run(
         fingerprints: Those of the plan.
         on_finished: Called with the name of a run that is finished already.
         on_held: Called with the name of a run that another process trains.
+        on_broken: Called with the name of a run whose checkpoints are all damaged, the run, and
+            what is wrong.
 
     Returns:
         The run; None where there is none, for the moment (`queue` is not empty) or for good.
@@ -284,7 +287,12 @@ def take_run(
             queue.append((name, run))
             continue
         open_run(run, fingerprints)
-        if not is_finished(run):
+        try:
+            finished = is_finished(run)
+        except PidistillError as error:
+            on_broken(name, run, error)
+            continue
+        if not finished:
             return name, run
         on_finished(name)
     return None

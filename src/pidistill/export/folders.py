@@ -1,12 +1,12 @@
 """Folders that are either whole or absent."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from pidistill.errors import PidistillError
+from pidistill.storage import temporary_name
 
 
 def require_free(path: Path, *, suffix: str | None) -> None:
@@ -35,7 +35,7 @@ def building(folder: Path) -> Iterator[Path]:
     When the block fails, `folder` stays as it was: absent or empty.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(folder)
     temporary.mkdir()
     try:
         yield temporary

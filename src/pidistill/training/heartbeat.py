@@ -153,7 +153,8 @@ def replace_text(path: Path, text: str) -> None:
     Waiting for the disk (`pidistill.storage`) would cost training time, and a heartbeat that a
     power cut takes is no loss.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # As `storage.temporary_name`, which would import torch.
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ class FolderHeldError(PidistillError):
 
 
 LOCK_FILE = ".lock"
+
+ATTEMPTS = 6
+"""How often a lock is tried, within a quarter of a second."""
 
 NOTHING = frozenset({LOCK_FILE, HEARTBEAT_FILE})
 """A folder with no more than these holds no run."""
@@ -49,7 +53,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
             raise FolderHeldError(
@@ -73,6 +77,20 @@ def locked(folder: Path) -> Iterator[None]:
             raise
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock the file, or raise `BlockingIOError` when another process keeps it locked.
+
+    One that only asks (`is_held`) has it for an instant.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.05)
 
 
 def is_held(folder: Path) -> bool:
