@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,28 @@ def test_a_run_that_was_cut_is_what_its_checkpoint_says(tmp_path, capsys):
     assert [row["steps"] for row in rows] == [4, 4]
     assert [row["teacher_evals"] for row in rows] == [32, 32]
     assert len({row["name"] for row in rows}) == 2
+
+
+def test_a_run_that_was_kept_without_its_checkpoints_is_what_its_log_says(tmp_path, capsys):
+    train(small("pid", max_train_steps=4), tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "state")
+    arguments = ["compare", str(tmp_path / "a"), "--num", "16", "--cost-repeats", "0", "--json"]
+    assert main(arguments) == 0
+    content = json.loads(capsys.readouterr().out)
+    (row,) = content["sections"]["Runs"]
+    assert row["steps"] == 4
+    assert row["teacher_evals"] == row["images"]
+    assert " --cost-repeats 0" in content["provenance"]["command"]
+
+
+def test_the_steps_of_runs_are_no_column_of_sweeps(tmp_path):
+    sweep = SWEEP.replace("0.1]", "0.2]")
+    recipe = write_recipe(tmp_path, TINY.replace("[0, 1]", "[0]"), RUNS, sweep)
+    arguments = ["compare", "--recipe", str(recipe), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--cost-repeats", "1"]) == 0
+    runs, swept = (tmp_path / "out" / "comparison.md").read_text().split("## Step")
+    assert "ms/step" in runs
+    assert "ms/step" not in swept
 
 
 def test_ablate_wants_a_sweep(tmp_path, capsys):

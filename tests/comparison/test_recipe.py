@@ -70,7 +70,7 @@ def test_wrong_terms_are_refused_in_one_line(tmp_path, old, new, words):
     ("old", "new", "words"),
     [
         ("[0.05, 0.1]", "[0.1, 0.1]", "values hold 0.1 more than once"),
-        ('name = "Step"', 'name = "Runs"', "[[sweep]] 'runs' is there twice"),
+        ('name = "Step"', 'name = "Runs"', "no [[sweep]] can be named 'Runs'"),
         ('key = "method.step"', 'key = "seed"', "seed is no setting of a run here"),
         ('key = "method.step"', 'settings.teacher = "x"\nkey = "method.step"', "teacher is no"),
     ],

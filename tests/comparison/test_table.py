@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from pidistill.comparison.costs import Cost
 from pidistill.comparison.plan import Entry, PlannedRun
+from pidistill.comparison.plots import dot_plot
 from pidistill.comparison.table import Row, Spread, as_json, figures, markdown, quality, spending
 
 from method_runs import small
@@ -52,6 +54,20 @@ def test_numbers_have_three_figures(value, text):
 def test_a_spread_shows_its_range_where_there_are_several():
     assert str(Spread([0.1, 0.3])) == "0.200 (0.100-0.300)"
     assert str(Spread([0.5])) == "0.500"
+
+
+def test_what_nobody_knows_is_absent():
+    failed = row(failures={0: "it diverged"})
+    failed = dataclasses.replace(failed, teacher_evaluations=None, train_seconds=None)
+    assert "teacher_evals" not in as_json(failed, None)
+    assert spending([failed], {}).lines[0][3] == "-"
+
+
+def test_plots_tell_more_than_one_evaluation():
+    several = row(metrics={4: MEASURED[1]})
+    figure = dot_plot([row(metrics=MEASURED), several], {})
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == ["PID", "PID (4 evaluations)"]
 
 
 def test_the_first_line_is_the_teacher():

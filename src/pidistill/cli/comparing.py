@@ -77,16 +77,17 @@ def follow_recipe(
     )
 
     def comparison(costs: "dict[str, Cost]") -> Comparison:
-        sections = [Section("Runs", "", own, costs)] if own else []
+        sections = [Section("Runs", "", own, _of(own, costs))] if own else []
         sections += [
-            Section(sweep.name, sweep.about, rows, costs, sweep)
+            Section(sweep.name, sweep.about, rows, _of(rows, costs), sweep)
             for sweep, rows in zip(recipe.sweep, swept, strict=True)
         ]
         budget = f"Every run may spend {recipe.budget}."
         return Comparison(recipe.title, budget, _seeds(recipe.seeds), sections, recipe)
 
     timed = own if verb == "compare" else [row for rows in [own, *swept] for row in rows]
-    command = f"pidistill {verb} --recipe {file} --out {folder}"
+    command = f"pidistill {verb} --recipe {file} --out {folder} --jobs {jobs}"
+    command += _options(cost_repeats, device)
     _present(out, folder, comparison, terms, command, timed, cost_repeats)
 
 
@@ -127,6 +128,7 @@ def compare_folders(
     names = " ".join(map(str, folders))
     command = f"pidistill compare {names} --num {num} --seed {seed}"
     command += f" --reference {reference}" if reference else ""
+    command += _options(cost_repeats, device)
     _present(out, output, comparison, terms, command, rows, cost_repeats)
 
 
@@ -148,6 +150,17 @@ def _measure(
             [make_row(entry, terms, evaluations, failures) for entry in entries]
             for entries in tables
         ]
+
+
+def _of(rows: "list[Row]", costs: "dict[str, Cost]") -> "dict[str, Cost]":
+    """The costs of these rows."""
+    own = {row.entry.identity for row in rows}
+    return {identity: cost for identity, cost in costs.items() if identity in own}
+
+
+def _options(cost_repeats: int, device: str | None) -> str:
+    """Options that both kinds of comparison take, as on the command line."""
+    return f" --cost-repeats {cost_repeats}" + (f" --device {device}" if device else "")
 
 
 def _costs(out: Out, rows: "list[Row]", repeats: int) -> "dict[str, Cost]":

@@ -6,8 +6,8 @@ from pidistill.comparison.plan import (
     Entry,
     Fingerprints,
     PlannedRun,
-    checkpoint_of,
     identity_of,
+    progress_of,
 )
 from pidistill.data import load_data
 from pidistill.denoiser import Denoiser
@@ -48,7 +48,7 @@ def reference_of(folders: list[Path]) -> str | None:
 def entries_of(folders: list[Path], teacher: Denoiser) -> list[Entry]:
     """The runs as far as they have come, those that differ by their seed only in one entry.
 
-    Raises `PidistillError` when a folder holds no checkpoint, or is named twice.
+    Raises `PidistillError` when a folder holds no training step, or is named twice.
     """
     configs = {folder: read_config(folder) for folder in folders}
     data = {spec: load_data(spec) for spec in {config.data for config in configs.values()} if spec}
@@ -56,9 +56,9 @@ def entries_of(folders: list[Path], teacher: Denoiser) -> list[Entry]:
     of_teacher = teacher_fingerprint(teacher)
     groups: dict[str, list[PlannedRun]] = {}
     for folder in folders:
-        config, step = configs[folder], checkpoint_of(folder).get("step", 0)
+        config, step = configs[folder], progress_of(folder).get("step", 0)
         if not step:
-            raise PidistillError(f"{folder} holds no checkpoint; train it first")
+            raise PidistillError(f"{folder} holds no finished training step; train it first")
         of_data = None if config.data is None else hashes[config.data]
         planned = identity_of(config, Fingerprints(of_teacher, of_data))
         done = config.model_copy(update={"max_train_steps": step})

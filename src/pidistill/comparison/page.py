@@ -74,14 +74,14 @@ def write_files(
     (out / "plots").mkdir(parents=True, exist_ok=True)
     for section in comparison.sections:
         tables = tables_of(section, terms)
-        figures = _figures(section, teacher)
-        for name, figure in figures.items():
+        drawn = _drawn(section, teacher)
+        for name, figure in drawn.items():
             _save(out / "plots" / f"{name}.png", figure)
         lines += [f"## {section.title}", "", *([section.about, ""] if section.about else [])]
         for cells in tables:
             lines += [table.markdown(cells), ""]
-        lines += [f"![{name}](plots/{name}.png)" for name in figures] + [""]
-        blocks.append(_block(section, tables, [to_svg(f) for f in figures.values()], terms))
+        lines += [f"![{name}](plots/{name}.png)" for name in drawn] + [""]
+        blocks.append(_block(section, tables, [to_svg(f) for f in drawn.values()], terms))
     lines += [legend, "", *(f"- {key}: {value}" for key, value in provenance.items())]
     write_json(out / f"{NAME}.json", as_json(comparison, terms, provenance))
     write_text(out / f"{NAME}.md", "\n".join(lines) + "\n")
@@ -132,7 +132,7 @@ def legend_of(comparison: Comparison, terms: Terms) -> str:
     return text
 
 
-def _figures(section: Section, teacher: dict[str, Any]) -> dict[str, Figure]:
+def _drawn(section: Section, teacher: dict[str, Any]) -> dict[str, Figure]:
     """The plots of a section, by file name."""
     if not plots.metrics_of(section.rows):
         return {}
@@ -140,12 +140,12 @@ def _figures(section: Section, teacher: dict[str, Any]) -> dict[str, Figure]:
     numbers = section.sweep.numbers() if section.sweep else None
     if section.sweep is not None and numbers is not None:
         return {name: plots.line_plot(section.rows, section.sweep, numbers, teacher)}
-    figures = {name: plots.dot_plot(section.rows, teacher)}
+    drawn = {name: plots.dot_plot(section.rows, teacher)}
     measured = [row for row in section.rows if row.metrics]
     if any(max(row.metrics) > 1 for row in measured):
         metric = plots.metrics_of(measured)[-1]
-        figures[f"{name}-evaluations"] = plots.trade_off(measured, teacher, metric)
-    return figures
+        drawn[f"{name}-evaluations"] = plots.trade_off(measured, teacher, metric)
+    return drawn
 
 
 def _save(file: Path, figure: Figure) -> None:

@@ -32,6 +32,7 @@ from pidistill.training.config import (
     write_config,
 )
 from pidistill.training.lock import is_held
+from pidistill.training.log import read_log
 from pidistill.training.run_folder import read_config
 
 IDENTITY_FILE = "identity.json"
@@ -241,6 +242,19 @@ def checkpoint_of(folder: Path) -> dict[str, Any]:
     """What the newest whole checkpoint of a run says of itself; empty where there is none."""
     found = newest_checkpoint(folder / "state", logging.getLogger("pidistill").warning)
     return {} if found is None else found[1]
+
+
+def progress_of(folder: Path) -> dict[str, Any]:
+    """How far a run has come: `step`, `seconds`, `teacher_evals`; empty where it has not begun.
+
+    The newest checkpoint says so, since the log may be ahead of the weights; of a folder that was
+    kept without its checkpoints the log does.
+    """
+    checkpoint = checkpoint_of(folder)
+    if checkpoint:
+        return {"step": checkpoint["step"], **checkpoint["values"]}
+    log = read_log(folder)
+    return log[-1] if log else {}
 
 
 def is_finished(run: PlannedRun) -> bool:

@@ -28,7 +28,7 @@ def metrics_of(rows: list[Row]) -> list[str]:
 
 
 def dot_plot(rows: list[Row], teacher: dict[str, float]) -> Figure:
-    """A panel a metric, a line a configuration, at its fewest evaluations.
+    """A panel a metric, a line a configuration, at its fewest evaluations; those above 1 are told.
 
     Args:
         rows: The rows; those without a metric are left out of its panel.
@@ -49,11 +49,17 @@ def dot_plot(rows: list[Row], teacher: dict[str, float]) -> Figure:
         _teacher_line(axes.axvline, teacher.get(name))
         _log_axis(axes.xaxis)
         _name_teacher(axes, ("data", "axes fraction"), teacher.get(name), 1.0, below=True)
-        axes.set_yticks(range(len(rows)), [row.entry.name for row in rows])
+        axes.set_yticks(range(len(rows)), [_name(row) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _dress(axes, name)
         axes.set_xlabel("less is better", fontsize=8)
     return figure
+
+
+def _name(row: Row) -> str:
+    """What a row of `dot_plot` is called."""
+    fewest = min(row.metrics, default=1)
+    return row.entry.name if fewest == 1 else f"{row.entry.name} ({fewest} evaluations)"
 
 
 def line_plot(rows: list[Row], sweep: Sweep, x: list[float], teacher: dict[str, float]) -> Figure:

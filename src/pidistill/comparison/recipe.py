@@ -148,9 +148,12 @@ class Recipe(_Table):
     def _consistent(self) -> "Recipe":
         if not self.run and not self.sweep:
             raise ValueError("name at least one [[run]] or [[sweep]]")
+        sweeps = [file_name(sweep.name) for sweep in self.sweep]
+        if "runs" in sweeps:
+            raise ValueError("no [[sweep]] can be named 'Runs': the table of all [[run]]s is")
         for what, names in (
             ("[[run]]", [entry.name for entry in self.run]),
-            ("[[sweep]]", ["runs", *(file_name(sweep.name) for sweep in self.sweep)]),
+            ("[[sweep]]", sweeps),
             ("seed", [str(seed) for seed in self.seeds]),
         ):
             twice = {name for name in names if names.count(name) > 1}

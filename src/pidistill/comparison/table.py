@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 from pidistill.comparison.costs import Cost
 from pidistill.comparison.measure import Terms, measure
-from pidistill.comparison.plan import Entry, checkpoint_of
+from pidistill.comparison.plan import Entry, progress_of
 
 DATA = {"noise": "none", "images": "images", "pairs": "none; makes pairs"}
 """What a reader needs to have for a method, beside the teacher, by what the method trains on."""
 
 
 def figures(value: float) -> str:
-    """A number to three significant figures, without an exponent: 0.170, 4.00, 242, 1,520."""
+    """A number to three significant figures, large ones without an exponent: 0.170, 242, 1,520."""
     if abs(value) >= 999.5:
         return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:#.3g}".rstrip(".")
@@ -56,8 +56,8 @@ class Row:
     metrics: dict[int, dict[str, Spread]]
     """By evaluations a sample, by name; empty where no run ended well."""
     train_seconds: Spread | None
-    teacher_evaluations: int
-    """Of one run, those before its first step included."""
+    teacher_evaluations: int | None
+    """Of one run, those before its first step included; None where no run ended well."""
     failures: dict[int, str]
     """Errors of the runs that did not end well, by seed."""
 
@@ -88,12 +88,12 @@ def make_row(entry: Entry, terms: Terms, evaluations: list[int], failures: dict[
         failures: Errors of the runs that did not end well, by folder.
     """
     runs = [run for run in entry.runs if run.folder not in failures]
-    spent = [checkpoint_of(run.folder)["values"] for run in runs]
+    spent = [progress_of(run.folder) for run in runs]
     return Row(
         entry,
         _over_seeds([measure(run.folder, terms, evaluations) for run in runs]),
         Spread([values["seconds"] for values in spent]) if runs else None,
-        spent[0]["teacher_evals"] if runs else 0,
+        spent[0]["teacher_evals"] if runs else None,
         {run.config.seed: failures[run.folder] for run in entry.runs if run.folder in failures},
     )
 
@@ -155,7 +155,7 @@ def spending(rows: list[Row], costs: dict[str, Cost]) -> Cells:
             row.entry.name,
             f"{row.entry.config.max_train_steps:,}",
             f"{row.images:,}",
-            f"{row.teacher_evaluations:,}",
+            "-" if row.teacher_evaluations is None else f"{row.teacher_evaluations:,}",
             f"{row.student_evaluations:,}",
             "-" if row.train_seconds is None else f"{row.train_seconds.mean:.0f}",
             *_cost_cells(costs, row),
@@ -185,7 +185,6 @@ def as_json(row: Row, cost: Cost | None) -> dict[str, Any]:
         "needs": row.entry.needs,
         "steps": row.entry.config.max_train_steps,
         "images": row.images,
-        "teacher_evals": row.teacher_evaluations,
         "student_evals": row.student_evaluations,
         "metrics": {
             str(steps): {
@@ -195,6 +194,8 @@ def as_json(row: Row, cost: Cost | None) -> dict[str, Any]:
             for steps, metrics in row.metrics.items()
         },
     }
+    if row.teacher_evaluations is not None:
+        content["teacher_evals"] = row.teacher_evaluations
     if row.train_seconds is not None:
         content["train_seconds"] = row.train_seconds.values
     if cost is not None:
