@@ -116,26 +116,25 @@ def test_jobs_that_are_asked_to_stop_save_their_state(tmp_path):
         assert 0 < int(checkpoint.name.removeprefix("step-")) < run.config.max_train_steps
 
 
-def test_a_job_that_is_killed_is_a_failure_that_says_so(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGKILL, "its process was ended by SIGKILL; run the command again"),
+        (
+            signal.SIGTERM,
+            "it was asked to stop, and has saved its state; run the command again",
+        ),
+    ],
+)
+def test_a_job_that_somebody_else_ends_is_a_failure_that_says_so(tmp_path, number, words):
     queue, fingerprint = queue_of(tmp_path, LONG.replace("[0, 1]", "[0]"), ONE_RUN)
     failures = []
     for under_way, ended in run_jobs(taker(queue, fingerprint), lambda: bool(queue), 2):
         for job in under_way:
             if state_of(job.run) == "training":
-                job.process.kill()
+                job.process.send_signal(number)
         failures += [job.failure() for job in ended]
-    assert failures == ["its process was ended by SIGKILL; run the command again"]
-
-
-def test_a_job_that_somebody_else_stops_is_a_failure_that_says_so(tmp_path):
-    queue, fingerprint = queue_of(tmp_path, LONG.replace("[0, 1]", "[0]"), ONE_RUN)
-    failures = []
-    for under_way, ended in run_jobs(taker(queue, fingerprint), lambda: bool(queue), 2):
-        for job in under_way:
-            if state_of(job.run) == "training":
-                job.process.terminate()
-        failures += [job.failure() for job in ended]
-    assert failures == ["it was asked to stop, and has saved its state; run the command again"]
+    assert failures == [words]
 
 
 def test_a_job_whose_run_another_process_took_is_told_apart(tmp_path):
