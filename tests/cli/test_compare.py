@@ -165,7 +165,7 @@ def test_a_run_whose_checkpoints_are_damaged_is_a_line_of_the_table(tmp_path, jo
         manifest.write_text("{")
     compare(recipe, out, "--jobs", str(jobs))
     pid, boot = json.loads((out / "comparison.json").read_text())["sections"]["Runs"]
-    assert f"trained anew where {damaged} is moved away" in pid["failures"]["0"]
+    assert f"are damaged; move {damaged} away to train anew" in pid["failures"]["0"]
     assert "failures" not in boot
 
 

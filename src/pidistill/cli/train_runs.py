@@ -54,7 +54,7 @@ def train_runs(out: Out, plan: "Plan", jobs: int) -> dict[Path, str]:
         )
 
     def broken(name: str, run: "PlannedRun", error: Exception) -> None:
-        failures[run.folder] = f"{error}; it is trained anew where {run.folder} is moved away"
+        failures[run.folder] = str(error)
         tell(name, failures[run.folder])
 
     if jobs > 1:

@@ -125,7 +125,9 @@ def newest_checkpoint(
         else:
             return folder, manifest
     if folders:
-        raise PidistillError(f"all checkpoints in {state} are damaged; start anew without --resume")
+        raise PidistillError(
+            f"all checkpoints in {state} are damaged; move {state.parent} away to train anew"
+        )
     return None
 
 
