@@ -188,7 +188,7 @@ def test_damaged_checkpoints_are_passed_over_one_by_one(tmp_path):
     assert ["step-000000003" in line for line in warnings] == [True, False]
     assert "a.safetensors does not match its checksum" in warnings[1]
     (tmp_path / "step-000000001/b.safetensors").unlink()
-    with pytest.raises(PidistillError, match="are damaged; move .* away to train anew"):
+    with pytest.raises(PidistillError, match=r"are damaged; move .* away to train anew"):
         newest_checkpoint(tmp_path, warnings.append)
 
 
