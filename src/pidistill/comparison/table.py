@@ -157,7 +157,7 @@ def spending(rows: list[Row], costs: dict[str, Cost]) -> Cells:
             f"{row.images:,}",
             "-" if row.teacher_evaluations is None else f"{row.teacher_evaluations:,}",
             f"{row.student_evaluations:,}",
-            "-" if row.train_seconds is None else f"{row.train_seconds.mean:.0f}",
+            "-" if row.train_seconds is None else f"{row.train_seconds.mean:,.0f}",
             *_cost_cells(costs, row),
         ]
         for row in rows
