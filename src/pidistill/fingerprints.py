@@ -27,7 +27,7 @@ def teacher_fingerprint(teacher: Denoiser) -> str:
     """
     parts = []
     for name, part in teacher.named_modules():
-        values = dict(vars(part)) if isinstance(part, Denoiser) else {}
+        values = vars(part) if isinstance(part, Denoiser) else {}
         settings = {
             key: _setting(value)
             for key, value in values.items()

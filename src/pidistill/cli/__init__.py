@@ -7,7 +7,6 @@ comes at once.
 import importlib
 import os
 import signal
-import types
 from collections.abc import Mapping
 
 import click
@@ -33,8 +32,6 @@ SHARED = ("train-teacher", "distill", "pairs", "sample", "evaluate")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-
-NO_OTHERS: Mapping[type[Exception], int] = types.MappingProxyType({})
 
 LONGEST_LINE = 800
 """Characters of an error that people still read."""
@@ -76,7 +73,7 @@ def pidistill(context: click.Context) -> None:
 
 
 def main(
-    arguments: list[str] | None = None, exit_codes: Mapping[type[Exception], int] = NO_OTHERS
+    arguments: list[str] | None = None, exit_codes: Mapping[type[Exception], int] | None = None
 ) -> int:
     """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted.
 
@@ -118,7 +115,7 @@ def main(
             raise
         if line is not None:
             _fail(line)
-        codes = [code for kind, code in exit_codes.items() if isinstance(error, kind)]
+        codes = [code for kind, code in (exit_codes or {}).items() if isinstance(error, kind)]
         return codes[0] if codes else EXIT_BAD_INPUT
     finally:
         signal.signal(signal.SIGINT, previous)

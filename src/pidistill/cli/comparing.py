@@ -77,9 +77,9 @@ def follow_recipe(
     )
 
     def comparison(costs: "dict[str, Cost]") -> Comparison:
-        sections = [Section("Runs", "", own, _of(own, costs))] if own else []
+        sections = [Section("Runs", "", own, costs)] if own else []
         sections += [
-            Section(sweep.name, sweep.about, rows, _of(rows, costs), sweep)
+            Section(sweep.name, sweep.about, rows, costs, sweep)
             for sweep, rows in zip(recipe.sweep, swept, strict=True)
         ]
         budget = f"Every run may spend {recipe.budget}."
@@ -150,12 +150,6 @@ def _measure(
             [make_row(entry, terms, evaluations, failures) for entry in entries]
             for entries in tables
         ]
-
-
-def _of(rows: "list[Row]", costs: "dict[str, Cost]") -> "dict[str, Cost]":
-    """The costs of these rows."""
-    own = {row.entry.identity for row in rows}
-    return {identity: cost for identity, cost in costs.items() if identity in own}
 
 
 def _options(cost_repeats: int, device: str | None) -> str:

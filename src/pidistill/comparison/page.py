@@ -36,7 +36,7 @@ class Section:
     about: str
     rows: list[Row]
     costs: dict[str, Cost]
-    """By the identity of the entries."""
+    """By the identity of the entries, of these rows and others."""
     sweep: Sweep | None = None
 
 

@@ -146,10 +146,11 @@ def spending(rows: list[Row], costs: dict[str, Cost]) -> Cells:
 
     Args:
         rows: The rows.
-        costs: What a step costs, by the identity of the entry; empty where it was not measured.
+        costs: What a step costs, by the identity of the entry, of these rows and others.
     """
+    timed = any(row.entry.identity in costs for row in rows)
     columns = ["", "steps", "images", "teacher evals", "student evals", "train s"]
-    columns += ["ms/step", "peak MB"] if costs else []
+    columns += ["ms/step", "peak MB"] if timed else []
     lines = [
         [
             row.entry.name,
@@ -158,18 +159,17 @@ def spending(rows: list[Row], costs: dict[str, Cost]) -> Cells:
             "-" if row.teacher_evaluations is None else f"{row.teacher_evaluations:,}",
             f"{row.student_evaluations:,}",
             "-" if row.train_seconds is None else f"{row.train_seconds.mean:,.0f}",
-            *_cost_cells(costs, row),
+            *(_cost_cells(costs.get(row.entry.identity)) if timed else []),
         ]
         for row in rows
     ]
     return Cells(columns, lines)
 
 
-def _cost_cells(costs: dict[str, Cost], row: Row) -> list[str]:
-    """What a step costs; dashes where it is not known, nothing where it is not of any row."""
-    cost = costs.get(row.entry.identity)
+def _cost_cells(cost: Cost | None) -> list[str]:
+    """What a step costs; dashes where it is not known."""
     if cost is None:
-        return ["-", "-"] if costs else []
+        return ["-", "-"]
     return [figures(cost.ms_per_step), f"{cost.memory / 1e6:.0f}"]
 
 
