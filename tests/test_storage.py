@@ -1,10 +1,6 @@
 """Files that are whole or absent, and weights that fit or are named."""
 
 import os
-import socket
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -14,12 +10,10 @@ from safetensors.torch import load_file
 
 from pidistill import PidistillError
 from pidistill.storage import (
-    clear_leftovers,
     load_weights,
     read_json,
     read_tensors,
     replacing,
-    temporary_name,
     write_json,
     write_tensors,
     write_text,
@@ -62,28 +56,6 @@ def test_a_write_replaces_the_old_file(tmp_path, write):
     write(path, True)
     assert path.read_bytes() != before
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_leftovers_of_killed_processes_are_removed(tmp_path, monkeypatch):
-    def left(host, process, age=0):
-        monkeypatch.setattr(socket, "gethostname", lambda: host)
-        monkeypatch.setattr(os, "getpid", lambda: process)
-        path = temporary_name(tmp_path / "weights.safetensors")
-        path.touch()
-        os.utime(path, (time.time() - age,) * 2)
-        return path
-
-    living = os.getpid()
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    killed = left("here.lan", process.pid)
-    writing = left("here.lan", living, age=1_000_000)
-    elsewhere, forgotten = left("there.lan", process.pid), left("there.lan", 1, age=1_000_000)
-    monkeypatch.setattr(socket, "gethostname", lambda: "here.lan")
-    clear_leftovers(tmp_path)
-    assert not killed.exists()
-    assert not forgotten.exists()
-    assert sorted(tmp_path.iterdir()) == sorted([writing, elsewhere])
 
 
 def test_a_block_that_fails_leaves_nothing(tmp_path):

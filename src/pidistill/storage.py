@@ -5,8 +5,6 @@ import errno
 import hashlib
 import json
 import os
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
-
-DAY = 24 * 60 * 60
+from pidistill.temporary import temporary_name
 
 
 @contextlib.contextmanager
@@ -43,11 +40,6 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process takes, on no machine."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-
-
 def sync(path: Path) -> None:
     """Flush a file to the disk, or the entries of a folder, so that they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -60,33 +52,6 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in `folder`.
-
-    Which processes of other machines were killed is not known; their files go when they are a day
-    old.
-    """
-    for path in folder.glob(".*.tmp"):
-        *name, process = path.name.removesuffix(".tmp").split(".")
-        here = ".".join(name).endswith(f".{socket.gethostname()}")
-        if here and process.isdecimal():
-            left = not _is_running(int(process))
-        else:
-            left = path.stat().st_mtime < time.time() - DAY
-        if left:
-            path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True
 
 
 def require_no_way_out(folder: Path) -> None:

@@ -2,7 +2,7 @@ import importlib.resources
 
 import pytest
 
-from pidistill import PidistillError, load_teacher
+from pidistill import load_teacher
 from pidistill.data import load_data
 from pidistill.evaluation.evaluate import reference_statistics
 from pidistill.storage import read_json
@@ -25,8 +25,3 @@ def test_its_scores_are_of_the_metric_as_it_is():
         scores = read_json(folder / "metrics.json")
     reference = reference_statistics(load_data("digits").images, "digits")
     assert scores["reference_split_frechet_distance"] == pytest.approx(reference.split_half)
-
-
-def test_there_is_one_of_each_name():
-    with pytest.raises(PidistillError, match="the spec is just 'digits'"):
-        load_teacher("digits:large")

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pidistill.temporary import temporary_name
+
 if TYPE_CHECKING:
     from pidistill.methods.base import Preparation
 
@@ -153,8 +155,7 @@ def replace_text(path: Path, text: str) -> None:
     Waiting for the disk (`pidistill.storage`) would cost training time, and a heartbeat that a
     power cut takes is no loss.
     """
-    # As `storage.temporary_name`, which would import torch.
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

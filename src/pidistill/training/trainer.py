@@ -33,7 +33,8 @@ from pidistill.model_folder import (
 from pidistill.numerics import set_numerics
 from pidistill.processes import join_processes
 from pidistill.sharding import load_whole, whole_tensors
-from pidistill.storage import clear_leftovers, read_tensors, sync, write_tensors
+from pidistill.storage import read_tensors, sync, write_tensors
+from pidistill.temporary import clear_leftovers
 from pidistill.training.best import Best
 from pidistill.training.checkpoint import (
     clear_unfinished,
