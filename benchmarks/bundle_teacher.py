@@ -20,8 +20,9 @@ from pidistill import load_teacher
 from pidistill.data import load_data
 from pidistill.evaluation.evaluate import reference_statistics
 from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
+from pidistill.files import read_json, write_json
 from pidistill.model_folder import MODEL_FILE
-from pidistill.storage import read_json, read_tensors, write_json, write_tensors
+from pidistill.storage import read_tensors, write_tensors
 
 ASSETS = Path(__file__).parent.parent / "src" / "pidistill" / "assets"
 

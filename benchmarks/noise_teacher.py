@@ -17,15 +17,16 @@ import torch
 
 from pidistill import initial_noise, load_student, load_teacher, solve
 from pidistill.data import load_data
-from pidistill.data.noise import Draws
 from pidistill.denoiser import PreconditionedDenoiser, over_sample
+from pidistill.files import write_json
 from pidistill.machine import machine
 from pidistill.model_folder import write_description
 from pidistill.networks import new_network
+from pidistill.noise import Draws
 from pidistill.numerics import set_numerics
 from pidistill.precondition import VPPrecondition
 from pidistill.schedule import vp_sigma
-from pidistill.storage import write_json, write_tensors
+from pidistill.storage import write_tensors
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config
 

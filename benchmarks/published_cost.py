@@ -17,12 +17,12 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pidistill.files import write_json
 from pidistill.lpips import LPIPS
 from pidistill.machine import machine
 from pidistill.networks import build_network
-from pidistill.storage import write_json
 from pidistill.training.config import RunConfig, parse_config, read_preset
-from pidistill.training.strategy import parts_of_batch
+from pidistill.training.distributed import parts_of_batch
 
 RESULT = Path(__file__).parent / "results" / "published_cost.json"
 

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from pidistill.data import load_data
 from pidistill.data.glyphs import Factors, glyphs_images
-from pidistill.data.noise import Draws
 from pidistill.evaluation.evaluate import reference_statistics
 from pidistill.evaluation.features import digits, glyphs
 from pidistill.evaluation.features.base import Classifier
+from pidistill.noise import Draws
 from pidistill.numerics import set_numerics
 from pidistill.storage import write_tensors
 

@@ -13,7 +13,7 @@ from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.networks.mlp import MLP
 from pidistill.precondition import EDMPrecondition
 from pidistill.schedule import from_log_odds
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and the machine is shared
 

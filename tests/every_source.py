@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from pidistill.files import write_json
 from pidistill.model_folder import write_description
 from pidistill.networks.song_unet import SongUNet
-from pidistill.storage import write_json, write_tensors
+from pidistill.storage import write_tensors
 from pidistill.teachers.mixture import MIXTURES
 
 import edm_files

@@ -9,10 +9,10 @@ import torch
 
 from pidistill import load_teacher
 from pidistill.data import Dataset
-from pidistill.data.noise import Draws
 from pidistill.methods import method_class
 from pidistill.networks import new_network
-from pidistill.student import labels_for
+from pidistill.noise import Draws
+from pidistill.students.base import labels_for
 from pidistill.training.config import parse_config
 from pidistill.training.trainer import Trainer
 

@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from pidistill.discrete import (
+from pidistill.errors import PidistillError
+from pidistill.precondition import PRECONDITIONS, EDMPrecondition
+from pidistill.precondition.discrete import (
     DiscreteVPPrecondition,
     FlowPrecondition,
     TimestepEDMPrecondition,
     discrete_sigmas,
 )
-from pidistill.errors import PidistillError
-from pidistill.precondition import PRECONDITIONS, EDMPrecondition
 
 ALPHAS_CUMPROD = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 SIGMAS = discrete_sigmas(ALPHAS_CUMPROD)

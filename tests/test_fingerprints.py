@@ -4,10 +4,10 @@ import pytest
 
 from pidistill import load_teacher
 from pidistill.denoiser import PreconditionedDenoiser
-from pidistill.fingerprints import data_fingerprint, teacher_fingerprint
 from pidistill.guidance import GuidedDenoiser
 from pidistill.networks import new_network
 from pidistill.precondition import EDMPrecondition, VPPrecondition
+from pidistill.teachers.fingerprint import data_fingerprint, teacher_fingerprint
 
 from method_runs import images_of
 

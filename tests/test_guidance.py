@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from pidistill.data.noise import Draws
 from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
 from pidistill.networks.mlp import MLP
+from pidistill.noise import Draws
 from pidistill.precondition import EDMPrecondition
 from pidistill.teachers.mixture import MixtureDenoiser
 

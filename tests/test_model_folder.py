@@ -17,7 +17,7 @@ from pidistill.model_folder import (
 )
 from pidistill.precondition import EDMPrecondition
 from pidistill.storage import write_tensors
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 
 def save(folder, model, ema=0.0):

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pidistill.files import read_json
 from pidistill.methods.pid import PIDSettings
 from pidistill.networks import build_network
-from pidistill.storage import read_json
-from pidistill.training.config import parse_config, parse_toml_value, read_preset
-from pidistill.training.strategy import parts_of_batch
+from pidistill.settings import parse_toml_value
+from pidistill.training.config import parse_config, read_preset
+from pidistill.training.distributed import parts_of_batch
 
 ROOT = Path(__file__).parent.parent
 PRESETS = ("cifar10-published", "imagenet64-published")

@@ -13,7 +13,7 @@ from pidistill.distance import DISTANCES
 from pidistill.methods.pid import pid_loss
 from pidistill.residual import RESIDUALS, data_form, trajectory, velocity_form
 from pidistill.schedule import karras_sigmas
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 SCHEMES = [OneSided(0.002, 80.0, 250), Central(80.0), LogOdds(80.0), ForwardMode(80.0)]
 LABEL = torch.tensor([0, 1, 2, -1, 0])

@@ -14,10 +14,11 @@ import pidistill
 from pidistill import PidistillError, load_student, load_teacher
 from pidistill.cli import main
 from pidistill.export.export import export_student
+from pidistill.files import read_json, write_json
 from pidistill.model_folder import write_description
 from pidistill.sample_files import read_samples
-from pidistill.storage import read_json, read_tensors, write_json, write_tensors
-from pidistill.teachers.weights import read_torch
+from pidistill.storage import read_tensors, write_tensors
+from pidistill.teachers.formats.weights import read_torch
 from pidistill.training.checkpoint import newest_checkpoint, write_checkpoint
 
 SOURCES = sorted(Path(pidistill.__file__).parent.rglob("*.py"))

@@ -11,7 +11,6 @@ from jaxtyping import Float, Float32, Float64, Int64, TypeCheckError, UInt8, jax
 from torch import Tensor
 
 from pidistill import images, initial_noise, solve
-from pidistill.data.noise import Draws
 from pidistill.denoiser import PreconditionedDenoiser, over_sample
 from pidistill.derivative import Central, ForwardMode, LogOdds, OneSided
 from pidistill.distance import DISTANCES
@@ -19,10 +18,11 @@ from pidistill.evaluation.frechet import statistics
 from pidistill.evaluation.trajectory import per_sample_rms
 from pidistill.methods.pid import pid_loss
 from pidistill.networks.mlp import MLP
+from pidistill.noise import Draws
 from pidistill.precondition import EDMPrecondition
 from pidistill.residual import RESIDUALS, trajectory
 from pidistill.schedule import karras_sigmas
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 checked = jaxtyped(typechecker=beartype)
 

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from pidistill import PidistillError
-from pidistill.storage import (
-    load_weights,
-    read_json,
-    read_tensors,
-    replacing,
-    write_json,
-    write_tensors,
-    write_text,
-)
+from pidistill.files import read_json, replacing, write_json, write_text
+from pidistill.storage import load_weights, read_tensors, write_tensors
 
 WRITERS = {
     "text": lambda path, new: write_text(path, "new" if new else "old"),

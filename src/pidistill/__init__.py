@@ -9,15 +9,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "ConsistencyStudent": "pidistill.consistency_student",
+    "ConsistencyStudent": "pidistill.students.consistency",
     "Denoiser": "pidistill.denoiser",
-    "EulerStudent": "pidistill.euler_student",
+    "EulerStudent": "pidistill.students.euler",
     "PidistillError": "pidistill.errors",
     "Solution": "pidistill.ode",
-    "Student": "pidistill.student",
-    "TrajectoryStudent": "pidistill.student",
-    "initial_noise": "pidistill.data.noise",
-    "load_student": "pidistill.student",
+    "Student": "pidistill.students.base",
+    "TrajectoryStudent": "pidistill.students.trajectory",
+    "initial_noise": "pidistill.noise",
+    "load_student": "pidistill.model_folder",
     "load_teacher": "pidistill.teachers",
     "solve": "pidistill.ode",
 }

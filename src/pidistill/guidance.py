@@ -10,9 +10,9 @@ unconditional one. Guidance of predicted noise or velocity is the same, since bo
 import torch
 from torch import Tensor, nn
 
-from pidistill.data.noise import Draws
 from pidistill.denoiser import Denoiser, over_sample
 from pidistill.errors import PidistillError
+from pidistill.noise import Draws
 from pidistill.precondition import Precondition
 
 

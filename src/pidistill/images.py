@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pidistill.errors import PidistillError
-from pidistill.storage import replacing
+from pidistill.files import replacing
 
 
 def is_image(sample_shape: tuple[int, ...]) -> bool:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
 from pidistill.storage import load_weights, read_tensors
-from pidistill.teachers.weights import read_torch
+from pidistill.teachers.formats.weights import read_torch
 
 Pooling = Callable[[Tensor, int], Tensor]
 

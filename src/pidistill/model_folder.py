@@ -8,26 +8,30 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pidistill.errors import PidistillError
+from pidistill.files import json_text, read_json, write_text
 from pidistill.networks import build_network, network_name
-from pidistill.precondition import PRECONDITIONS, Precondition
-from pidistill.storage import json_text, load_weights, read_json, read_tensors, write_text
+from pidistill.paths import user_path
+from pidistill.precondition import PRECONDITIONS, build_precondition
+from pidistill.storage import load_weights, read_tensors
+from pidistill.students.base import Student
 
 if TYPE_CHECKING:
     from pidistill.denoiser import PreconditionedDenoiser
-    from pidistill.student import Student
 
 MODEL_FILE = "network.json"
 FORMAT = 1
 
 KINDS = {
     "denoiser": "pidistill.denoiser:PreconditionedDenoiser",
-    "trajectory": "pidistill.student:TrajectoryStudent",
-    "trajectory-edm": "pidistill.trajectory_students:EDMTrajectoryStudent",
-    "trajectory-log-odds": "pidistill.trajectory_students:LogOddsTrajectoryStudent",
-    "trajectory-soft": "pidistill.trajectory_students:SoftTrajectoryStudent",
-    "consistency": "pidistill.consistency_student:ConsistencyStudent",
-    "euler": "pidistill.euler_student:EulerStudent",
+    "trajectory": "pidistill.students.trajectory:TrajectoryStudent",
+    "trajectory-edm": "pidistill.students.parametrisations:EDMTrajectoryStudent",
+    "trajectory-log-odds": "pidistill.students.parametrisations:LogOddsTrajectoryStudent",
+    "trajectory-soft": "pidistill.students.parametrisations:SoftTrajectoryStudent",
+    "consistency": "pidistill.students.consistency:ConsistencyStudent",
+    "euler": "pidistill.students.euler:EulerStudent",
 }
 
 
@@ -94,18 +98,6 @@ def build_model(description: dict[str, Any], name: str) -> "Student | Preconditi
     return model
 
 
-def build_precondition(name: str, config: dict[str, Any]) -> Precondition:
-    """Build the preconditioning registered as `name` from its arguments.
-
-    Raises `PidistillError` when the name is not known.
-    """
-    if name not in PRECONDITIONS:
-        raise PidistillError(
-            f"unknown preconditioning {name!r}; expected one of {', '.join(PRECONDITIONS)}"
-        )
-    return PRECONDITIONS[name](**config)
-
-
 def weights_name(ema: float) -> str:
     """File name of the weights averaged at rate `ema`; 0 means the raw ones."""
     return f"ema-{ema:g}.safetensors" if ema else "student.safetensors"
@@ -165,3 +157,24 @@ def load_model(folder: Path, ema: float | None = None) -> "Student | Preconditio
         )
     load_weights(model, read_tensors(path), str(path))
     return model
+
+
+def load_student(
+    folder: str | Path, ema: float | None = None, device: str | torch.device | None = None
+) -> Student:
+    """Load the student of a run folder, ready to sample; its teacher is not needed.
+
+    Args:
+        folder: The run folder.
+        ema: Averaging rate of the weights, 0 for the raw ones, None for the run's default rate.
+        device: Where to put it; None keeps it on the CPU.
+
+    Raises:
+        PidistillError: The folder, its description or its weights are not what they should be.
+    """
+    model = load_model(user_path(folder), ema)
+    if not isinstance(model, Student):
+        raise PidistillError(
+            f"{folder} holds a denoiser, not a student; load it as the teacher 'native:{folder}'"
+        )
+    return model.to(device).eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pidistill import images
 from pidistill.errors import PidistillError
-from pidistill.storage import replacing
+from pidistill.files import replacing
 
 SUFFIXES = (".png", ".npz")
 MIN_SAMPLES = 4

@@ -8,8 +8,9 @@ from huggingface_hub import HfApi, ModelCard
 
 from pidistill import load_student, load_teacher
 from pidistill.cli import main
+from pidistill.files import write_text
 from pidistill.model_folder import weights_name, write_description
-from pidistill.storage import write_tensors, write_text
+from pidistill.storage import write_tensors
 
 
 @pytest.fixture

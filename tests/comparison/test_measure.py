@@ -4,10 +4,10 @@ import torch
 
 from pidistill import PidistillError, initial_noise, load_student, load_teacher, solve
 from pidistill.comparison.measure import MEASURED_FILE, Terms, measure
-from pidistill.data.noise import Draws
 from pidistill.evaluation.trajectory import per_sample_rms, rms
-from pidistill.storage import read_json
-from pidistill.student import labels_for
+from pidistill.files import read_json
+from pidistill.noise import Draws
+from pidistill.students.base import labels_for
 
 from method_runs import small, train
 

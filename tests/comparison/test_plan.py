@@ -13,9 +13,9 @@ from pidistill.comparison.plan import (
 )
 from pidistill.comparison.recipe import read_recipe
 from pidistill.data import load_data
-from pidistill.fingerprints import teacher_fingerprint
+from pidistill.settings import read_toml
+from pidistill.teachers.fingerprint import teacher_fingerprint
 from pidistill.training.assemble import build_trainer
-from pidistill.training.config import read_toml
 
 from method_runs import images_of
 from recipes import RUNS, SWEEP, TINY, write_recipe

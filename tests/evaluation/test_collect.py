@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from pidistill import PidistillError
 from pidistill.data import load_data
-from pidistill.data.noise import Draws
 from pidistill.evaluation import collect
 from pidistill.evaluation.collect import SINKS, Collector, summarise
 from pidistill.evaluation.features import FeatureBatch, features_for
 from pidistill.evaluation.frechet import frechet_distance, statistics
+from pidistill.noise import Draws
 
 NUM = 230
 SIZE = 5

@@ -11,7 +11,7 @@ from pidistill.evaluation.evaluate import error_metrics, evaluate, reference_sta
 from pidistill.evaluation.features import features_for
 from pidistill.evaluation.features.digits import DigitsClassifier, load_digits_classifier
 from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 ALWAYS = {"nfe", "num_samples", "seed", "ms_per_sample"}
 OF_TEACHER = {"rms_error", "error_quantiles", "teacher_nfe", "teacher_ms_per_sample"}

@@ -21,7 +21,7 @@ from pidistill.evaluation.measures import (
 from pidistill.evaluation.protocol import Terms
 from pidistill.evaluation.reference import ReferenceData
 from pidistill.evaluation.subject import samples_subject, student_subject, teacher_subject
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 needs = st.sets(st.sampled_from(sorted(NEEDS)))
 

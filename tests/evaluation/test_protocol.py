@@ -25,7 +25,7 @@ from pidistill.evaluation.sampling import teacher_samples
 from pidistill.evaluation.subject import samples_subject, student_subject, teacher_subject
 from pidistill.images import from_uint8, to_uint8
 from pidistill.processes import Processes, join_processes
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 from together import together
 

@@ -6,7 +6,7 @@ from pidistill import load_teacher
 from pidistill.evaluation.protocol import Terms
 from pidistill.evaluation.subject import student_subject
 from pidistill.evaluation.sweep import all_samples, over_seeds, sweep
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 NAMES = ("error", "diversity")
 TERMS = Terms(num=12, error_num=8)

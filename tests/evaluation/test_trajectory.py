@@ -15,7 +15,7 @@ from pidistill.evaluation.trajectory import (
     trajectory_metrics,
 )
 from pidistill.schedule import karras_sigmas
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.teachers.mixture import gaussian_trajectory
 
 SIGMAS = karras_sigmas(9, 0.002, 80.0)

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from pidistill.model_folder import build_precondition, weights_name, write_description
+from pidistill.files import write_text
+from pidistill.model_folder import weights_name, write_description
 from pidistill.networks import build_network
-from pidistill.storage import write_tensors, write_text
-from pidistill.student import TrajectoryStudent
+from pidistill.precondition import build_precondition
+from pidistill.storage import write_tensors
+from pidistill.students.trajectory import TrajectoryStudent
 
 SONG_UNET = {
     "img_resolution": 8,

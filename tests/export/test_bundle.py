@@ -22,7 +22,7 @@ def test_a_bundle_is_a_module_that_imports_nothing_of_this_package(part):
 
 
 def test_a_bundle_runs_by_itself_and_defines_what_was_wanted():
-    source = bundle("pidistill.data.noise:Draws", "pidistill.networks.mlp:MLP", docstring="")
+    source = bundle("pidistill.noise:Draws", "pidistill.networks.mlp:MLP", docstring="")
     names = {}
     exec(compile(source, "bundle", "exec"), names)  # noqa: S102
     assert names["Draws"](0, 0, 2).normal("z", (3,)).shape == (2, 3)
@@ -30,7 +30,7 @@ def test_a_bundle_runs_by_itself_and_defines_what_was_wanted():
 
 
 def test_only_what_is_used_comes_along():
-    source = bundle("pidistill.data.noise:device_of", docstring="")
+    source = bundle("pidistill.noise:device_of", docstring="")
     assert "def device_of" in source
     assert "Draws" not in source
     assert "numpy" not in source

@@ -5,9 +5,9 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 
-from pidistill.euler_student import EulerStudent
 from pidistill.export.card import hub_name, model_card, provenance_of, without_folders
-from pidistill.student import load_student
+from pidistill.model_folder import load_student
+from pidistill.students.euler import EulerStudent
 
 
 def card_of(run, *, ema=None, to="diffusers", **options):

@@ -15,7 +15,7 @@ from PIL import Image
 from pidistill import PidistillError, initial_noise
 from pidistill.export.export import export_student
 from pidistill.images import to_uint8
-from pidistill.student import labels_for
+from pidistill.students.base import labels_for
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from pidistill import PidistillError, initial_noise
-from pidistill.consistency_student import ConsistencyStudent
-from pidistill.euler_student import EulerStudent
 from pidistill.export.one_step import one_step_sample, scales_of
-from pidistill.student import Student, labels_for
-from pidistill.trajectory_students import PARAMETRISATIONS
+from pidistill.students.base import Student, labels_for
+from pidistill.students.consistency import ConsistencyStudent
+from pidistill.students.euler import EulerStudent
+from pidistill.students.parametrisations import PARAMETRISATIONS
 
 
 @pytest.mark.parametrize("name", ["mlp", "points", "song_unet", "dhariwal_unet", "diffusers_unet"])

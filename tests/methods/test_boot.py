@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from pidistill import initial_noise, load_teacher, solve
-from pidistill.data.noise import Draws
 from pidistill.derivative import OneSided
 from pidistill.distance import l1, l2
 from pidistill.methods.base import Batch
 from pidistill.methods.boot import BOOT, BOOTSettings, bootstrap_loss, boundary_loss, signal
 from pidistill.methods.pid import pid_loss
+from pidistill.noise import Draws
 from pidistill.ode import path
 from pidistill.residual import data_form
 from pidistill.schedule import karras_sigmas
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.teachers.mixture import gaussian_trajectory
 
 from method_runs import make_trainer, small

@@ -8,15 +8,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pidistill import PidistillError, initial_noise, load_student, load_teacher
-from pidistill.consistency_student import ConsistencyStudent
-from pidistill.data.noise import Draws
 from pidistill.denoiser import over_sample
 from pidistill.distance import l2
 from pidistill.methods.consistency import consistency_loss
 from pidistill.model_folder import build_model, describe
+from pidistill.noise import Draws
 from pidistill.ode import SOLVERS, path, sampling_sigmas
 from pidistill.precondition import PRECONDITIONS, EDMPrecondition
 from pidistill.schedule import karras_sigmas
+from pidistill.students.consistency import ConsistencyStudent
 
 from method_runs import make_trainer, small, train
 

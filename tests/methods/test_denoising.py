@@ -5,11 +5,11 @@ import torch
 
 from pidistill import PidistillError, load_teacher
 from pidistill.data import Dataset, load_data
-from pidistill.data.noise import Draws
 from pidistill.denoiser import PreconditionedDenoiser, over_sample
 from pidistill.methods.base import Batch
 from pidistill.methods.denoising import Denoising, DenoisingSettings
 from pidistill.networks.mlp import MLP
+from pidistill.noise import Draws
 
 
 @pytest.fixture(scope="module")

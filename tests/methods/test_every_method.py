@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from pidistill import PidistillError, load_student, load_teacher
-from pidistill.data.noise import Draws
+from pidistill.files import read_json
 from pidistill.guidance import GuidedDenoiser
 from pidistill.methods import NAMES, method_class
 from pidistill.methods.base import Batch, Run
-from pidistill.storage import read_json
-from pidistill.student import labels_for
+from pidistill.noise import Draws
+from pidistill.students.base import labels_for
 from pidistill.training.assemble import build_trainer
 
 from every_source import SPECS

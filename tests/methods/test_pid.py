@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from pidistill import PidistillError, initial_noise, load_teacher, solve
-from pidistill.data.noise import Draws
 from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.derivative import OneSided, chord_intercept
 from pidistill.distance import l2
@@ -17,11 +16,12 @@ from pidistill.methods import method_class
 from pidistill.methods.base import Batch
 from pidistill.methods.pid import DERIVATIVES, DRAWS, PID, PIDSettings, pid_loss
 from pidistill.networks.mlp import MLP
+from pidistill.noise import Draws
 from pidistill.ode import path
 from pidistill.precondition import PRECONDITIONS
 from pidistill.residual import data_form
 from pidistill.schedule import karras_sigmas
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.teachers.mixture import MixtureDenoiser, gaussian_trajectory
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config

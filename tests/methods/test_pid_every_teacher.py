@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from pidistill import load_student
-from pidistill.data.noise import Draws
 from pidistill.methods.base import Batch
-from pidistill.student import labels_for
+from pidistill.noise import Draws
+from pidistill.students.base import labels_for
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config, read_preset
 

@@ -11,20 +11,22 @@ import torch
 from scipy.stats import kstest, truncnorm
 
 from pidistill import PidistillError, load_student, load_teacher
-from pidistill.data.noise import Draws
 from pidistill.derivative import ForwardMode, OneSided, chord_intercept
 from pidistill.distance import l2
+from pidistill.files import read_json
 from pidistill.methods.base import Batch
 from pidistill.methods.noise_levels import DRAWS, WEIGHTS, mean_weight
 from pidistill.methods.pid import PID, PIDSettings, boundary_penalty, pid_loss
 from pidistill.networks import fresh_network
+from pidistill.noise import Draws
 from pidistill.residual import GRADIENTS, RESIDUALS
 from pidistill.schedule import karras_sigmas
-from pidistill.storage import read_json
-from pidistill.student import TrajectoryStudent, labels_for
+from pidistill.settings import parse_toml_value
+from pidistill.students.base import labels_for
+from pidistill.students.parametrisations import PARAMETRISATIONS, SoftTrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.training.assemble import build_trainer
-from pidistill.training.config import parse_config, parse_toml_value
-from pidistill.trajectory_students import PARAMETRISATIONS, SoftTrajectoryStudent
+from pidistill.training.config import parse_config
 
 from every_source import SPECS
 from every_source import native as save_native

@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 from pidistill import PidistillError, initial_noise, load_student, load_teacher, solve
 from pidistill.cli import main
 from pidistill.data import Dataset
-from pidistill.data.noise import Draws
 from pidistill.denoiser import Denoiser
 from pidistill.distance import l2
-from pidistill.euler_student import EulerStudent, euler_step
 from pidistill.methods.progressive import (
     Progressive,
     ProgressiveSettings,
@@ -26,8 +24,10 @@ from pidistill.methods.progressive import (
 )
 from pidistill.model_folder import build_model, describe
 from pidistill.networks import new_network
+from pidistill.noise import Draws
 from pidistill.ode import euler, sampling_sigmas
 from pidistill.schedule import karras_sigmas
+from pidistill.students.euler import EulerStudent, euler_step
 
 from method_runs import everything, log_lines, make_trainer, small, train
 

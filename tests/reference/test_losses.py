@@ -18,11 +18,9 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from pidistill import solve
-from pidistill.consistency_student import ConsistencyStudent
 from pidistill.denoiser import PreconditionedDenoiser, over_sample
 from pidistill.derivative import OneSided
 from pidistill.distance import DISTANCES
-from pidistill.euler_student import EulerStudent
 from pidistill.methods.consistency import consistency_loss
 from pidistill.methods.pid import pid_loss
 from pidistill.methods.progressive import progressive_loss
@@ -30,7 +28,9 @@ from pidistill.ode import SOLVERS
 from pidistill.precondition import EDMPrecondition
 from pidistill.residual import data_form
 from pidistill.schedule import karras_sigmas
-from pidistill.student import TrajectoryStudent
+from pidistill.students.consistency import ConsistencyStudent
+from pidistill.students.euler import EulerStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 FOLDER = Path(os.environ.get("PIDISTILL_REFERENCE") or Path(__file__).parent / "data")
 PRECONDITION = EDMPrecondition(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)

@@ -14,8 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+from pidistill.settings import parse_toml_value
 from pidistill.training.assemble import build_trainer
-from pidistill.training.config import parse_config, parse_toml_value
+from pidistill.training.config import parse_config
 
 import forked
 

@@ -5,7 +5,7 @@ import pytest
 from pidistill import load_teacher
 from pidistill.data import load_data
 from pidistill.evaluation.evaluate import reference_statistics
-from pidistill.storage import read_json
+from pidistill.files import read_json
 
 ASSETS = importlib.resources.files("pidistill") / "assets"
 

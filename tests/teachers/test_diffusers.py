@@ -14,8 +14,8 @@ from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
 from pidistill.model_folder import build_model, describe
 from pidistill.precondition import EDMPrecondition
-from pidistill.student import TrajectoryStudent
-from pidistill.teachers import pipeline_folder
+from pidistill.students.trajectory import TrajectoryStudent
+from pidistill.teachers.formats import pipeline_folder
 from pidistill.teachers.diffusers import load
 
 from diffusers_pipelines import SCHEDULES, ddim, save

@@ -15,7 +15,7 @@ from pidistill.evaluation.sampling import teacher_samples
 from pidistill.guidance import GuidedDenoiser
 from pidistill.images import grid
 from pidistill.model_folder import build_model, describe
-from pidistill.student import TrajectoryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 from diffusers_pipelines import PROMPTS, spec, stable_diffusion
 

@@ -17,8 +17,8 @@ import torch
 from pidistill.errors import PidistillError
 from pidistill.networks.song_unet import SongUNet
 from pidistill.teachers import edm
-from pidistill.teachers.edm_pickle import PickledModule, PickledTensor, read_pickle
-from pidistill.teachers.safe_pickle import MAX_OPCODES
+from pidistill.teachers.formats.edm_pickle import PickledModule, PickledTensor, read_pickle
+from pidistill.teachers.formats.safe_pickle import MAX_OPCODES
 
 from edm_files import Persistent, checkpoint, dumps, randomized
 

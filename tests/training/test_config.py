@@ -13,6 +13,7 @@ from pidistill import PidistillError
 from pidistill.methods import METHODS, method_class
 from pidistill.methods.denoising import DenoisingSettings
 from pidistill.methods.pid import PIDSettings
+from pidistill.settings import read_toml
 from pidistill.teachers import absolute_spec
 from pidistill.training.config import (
     CHANGEABLE,
@@ -20,7 +21,6 @@ from pidistill.training.config import (
     parse_config,
     preset_names,
     read_preset,
-    read_toml,
     require_same_run,
     write_config,
 )

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pidistill.training.ema import EMA
+from pidistill.training.averages import EMA
 
 
 @given(st.lists(st.floats(0.01, 0.9999), min_size=1, max_size=3), st.booleans(), st.integers(1, 15))

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from pidistill import PidistillError
-from pidistill.data import pairs as pairs_module
+from pidistill.methods import pairs as pairs_module
 from pidistill.sharding import local
 
 from method_runs import METHODS, make_trainer, small

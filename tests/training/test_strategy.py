@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from pidistill import PidistillError
 from pidistill.networks import new_network
-from pidistill.training import strategy
+from pidistill.training import distributed as strategy
 from pidistill.training.config import parse_config
-from pidistill.training.strategy import block_names, parts_of_batch
+from pidistill.training.distributed import block_names, parts_of_batch
 
 from method_runs import make_trainer, small, train
 

@@ -17,9 +17,10 @@ from pidistill import PidistillError, load_student, load_teacher
 from pidistill.data import load_data
 from pidistill.methods.denoising import Denoising, DenoisingSettings
 from pidistill.networks.mlp import MLP
+from pidistill.settings import read_toml
 from pidistill.training.assemble import build_trainer
 from pidistill.training.checkpoint import best_checkpoint
-from pidistill.training.config import parse_config, read_toml
+from pidistill.training.config import parse_config
 from pidistill.training.trainer import DECAYS, Trainer
 
 SMALL = {

@@ -17,17 +17,15 @@ VERBS = {
     "quickstart": "A first result: bundled digits teacher, one-step student, report.",
     "train-teacher": "Train a diffusion model on a data set.",
     "distill": "Distil a teacher into a one-step student.",
-    "pairs": "Solve a teacher's equation from many noises, for knowledge distillation.",
     "sample": "Draw samples from a student or a teacher.",
     "evaluate": "Measure a student against its teacher and a reference.",
     "compare": "Several runs on equal terms: train what is missing, one table.",
     "ablate": "Sweep settings, each sweep ending in a table and a plot.",
     "export": "Turn a student into a diffusers pipeline or an ONNX file.",
-    "watch": "Draw the curves and the newest samples of runs.",
     "inspect": "Say what a teacher or a run folder is.",
 }
 
-SHARED = ("train-teacher", "distill", "pairs", "sample", "evaluate")
+SHARED = ("train-teacher", "distill", "sample", "evaluate")
 """Verbs whose work several processes share (torchrun, accelerate launch)."""
 
 EXIT_BAD_INPUT = 2

@@ -1,5 +1,6 @@
 """What the verbs that train say at the end: a table, and what to do next."""
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from pidistill.cli.console import Out
@@ -52,10 +53,17 @@ def print_stop(out: Out, trainer: "Trainer") -> None:
     )
 
 
-def _next(trainer: "Trainer", state: str) -> str | None:
+def _next(trainer: "Trainer", state: str) -> str:
+    """The command to type next, now that training is `finished` or `stopped`."""
     from pidistill.images import is_image
-    from pidistill.watching.status import next_command
 
-    config = {"method": {"name": trainer.config.method.name}, "data": trainer.config.data}
-    shape = tuple(trainer.method.student.sample_shape)
-    return next_command(trainer.folder, state, config, is_image(shape))
+    folder, config = trainer.folder, trainer.config
+    name = shlex.quote(str(folder))
+    is_teacher = config.method.name == "denoising"
+    if state == "stopped":
+        verb = f"train-teacher {shlex.quote(str(config.data))}" if is_teacher else "distill"
+        return f"pidistill {verb} --out {name} --resume"
+    if is_teacher:
+        return f"pidistill distill --teacher {shlex.quote(f'native:{folder}')} --out DIR"
+    suffix = "png" if is_image(tuple(trainer.method.student.sample_shape)) else "npz"
+    return f"pidistill sample {name} -n 100 --out samples.{suffix}"

@@ -151,8 +151,8 @@ def evaluate(
     from pidistill.evaluation.pictures import write_pictures
     from pidistill.evaluation.protocol import Terms
     from pidistill.evaluation.sweep import all_samples, sweep
+    from pidistill.files import write_json
     from pidistill.processes import join_processes
-    from pidistill.storage import write_json
 
     processes = join_processes()
     opened = open_target(target, best_device(device), out.say)

@@ -44,7 +44,7 @@ def inspect(model: str, as_json: bool) -> None:
 
 def run_facts(folder: Path) -> dict[str, Any]:
     """What a run folder says beyond its model: provenance, progress and metrics."""
-    from pidistill.storage import read_json
+    from pidistill.files import read_json
     from pidistill.training.checkpoint import best_checkpoint
     from pidistill.training.log import read_log
     from pidistill.training.run_folder import read_config

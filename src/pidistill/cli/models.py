@@ -4,7 +4,7 @@ from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.model_folder import is_model_folder, load_model
 from pidistill.paths import user_path
-from pidistill.student import Student
+from pidistill.students.base import Student
 from pidistill.teachers import load_teacher
 
 

@@ -53,9 +53,10 @@ def quickstart(
     from pidistill.evaluation.report import write_report
     from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
     from pidistill.evaluation.trajectory import per_sample_rms, rms
+    from pidistill.files import write_json
     from pidistill.machine import machine
-    from pidistill.storage import write_json
-    from pidistill.student import TrajectoryStudent, load_student
+    from pidistill.model_folder import load_student
+    from pidistill.students.trajectory import TrajectoryStudent
     from pidistill.teachers import load_teacher
     from pidistill.training.assemble import build_trainer
     from pidistill.training.run_folder import what_is_measured

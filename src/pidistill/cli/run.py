@@ -104,12 +104,8 @@ def resolve_config(
         PidistillError: A layer is wrong, or the folder holds a run and `resume` is not set.
     """
     from pidistill.errors import PidistillError
-    from pidistill.training.config import (
-        parse_config,
-        read_preset,
-        read_toml,
-        require_same_run,
-    )
+    from pidistill.settings import read_toml
+    from pidistill.training.config import parse_config, read_preset, require_same_run
     from pidistill.training.heartbeat import HEARTBEAT_FILE
     from pidistill.training.lock import LOCK_FILE
 
@@ -144,7 +140,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
     Raises `PidistillError` when there is no key or no value.
     """
     from pidistill.errors import PidistillError
-    from pidistill.training.config import nested, parse_toml_value
+    from pidistill.settings import nested, parse_toml_value
 
     key, equals, value = text.partition("=")
     if not key.strip() or not equals:

@@ -74,7 +74,7 @@ def sample(
     from pidistill.ode import Solution
     from pidistill.processes import join_processes
     from pidistill.sample_files import require_drawable, require_writable, write_samples
-    from pidistill.student import Student
+    from pidistill.students.base import Student
     from pidistill.training.run_folder import decoder_of_run
 
     processes = join_processes()

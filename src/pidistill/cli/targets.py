@@ -18,7 +18,7 @@ from pidistill.evaluation.subject import Subject, samples_subject, student_subje
 from pidistill.model_folder import is_model_folder, read_description, weights_name
 from pidistill.paths import user_path
 from pidistill.sample_files import read_pixels
-from pidistill.student import Student, labels_for
+from pidistill.students.base import Student, labels_for
 from pidistill.teachers import load_teacher
 from pidistill.training.run_folder import decoder_of_run, teacher_of_run
 

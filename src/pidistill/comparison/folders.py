@@ -12,9 +12,9 @@ from pidistill.comparison.plan import (
 from pidistill.data import load_data
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.fingerprints import data_fingerprint, teacher_fingerprint
-from pidistill.storage import read_json, sha256_of
+from pidistill.files import read_json, sha256_of
 from pidistill.teachers import load_teacher
+from pidistill.teachers.fingerprint import data_fingerprint, teacher_fingerprint
 from pidistill.training.assemble import build_method
 from pidistill.training.run_folder import read_config
 

@@ -8,24 +8,18 @@ from typing import Any
 import torch
 
 from pidistill import __version__
-from pidistill.data.noise import device_of
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation.evaluate import error_metrics, reference_statistics
 from pidistill.evaluation.reference import Reference, read_reference
 from pidistill.evaluation.sampling import teacher_samples
-from pidistill.fingerprints import teacher_fingerprint
+from pidistill.files import read_json, sha256_of, write_json
+from pidistill.model_folder import load_student
+from pidistill.noise import device_of
 from pidistill.ode import Solution
-from pidistill.storage import (
-    read_json,
-    read_tensors,
-    sha256_of,
-    tensors_sha256,
-    weights_sha256,
-    write_json,
-    write_tensors,
-)
-from pidistill.student import Student, load_student
+from pidistill.storage import read_tensors, tensors_sha256, weights_sha256, write_tensors
+from pidistill.students.base import Student
+from pidistill.teachers.fingerprint import teacher_fingerprint
 
 MEASURED_FILE = "comparison.json"
 """In a run folder: what comparisons measured of it, by the hash of what was measured and how."""

@@ -20,8 +20,8 @@ from pidistill.comparison.measure import Terms
 from pidistill.comparison.recipe import Recipe, Sweep, file_name
 from pidistill.comparison.table import Row, figures
 from pidistill.evaluation.plots import to_svg
-from pidistill.storage import replacing, write_json, write_text
-from pidistill.student import load_student
+from pidistill.files import replacing, write_json, write_text
+from pidistill.model_folder import load_student
 
 NAME = "comparison"
 PICTURES = 14

@@ -17,10 +17,10 @@ from pidistill.comparison.recipe import Recipe, RunEntry
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.fingerprints import data_fingerprint, teacher_fingerprint
+from pidistill.files import read_json, sha256_of, write_json
 from pidistill.methods import method_class
 from pidistill.model_folder import weights_name
-from pidistill.storage import read_json, sha256_of, write_json
+from pidistill.teachers.fingerprint import data_fingerprint, teacher_fingerprint
 from pidistill.training.assemble import build_method
 from pidistill.training.checkpoint import checksum, newest_checkpoint
 from pidistill.training.config import (

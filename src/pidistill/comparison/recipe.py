@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from pidistill.training.config import nested, read_toml, validate
+from pidistill.settings import nested, read_toml, validate
 
 
 class _Table(pydantic.BaseModel):

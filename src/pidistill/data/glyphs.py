@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pidistill.data import Dataset
-from pidistill.data.noise import Draws
 from pidistill.images import from_uint8
+from pidistill.noise import Draws
 
 SIZE = 32
 """Height and width in pixels."""

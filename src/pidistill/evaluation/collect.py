@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pidistill.data.noise import Draws
 from pidistill.errors import PidistillError
 from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
 from pidistill.evaluation.frechet import BLOCK, Moments, Statistics, frechet_distance
 from pidistill.evaluation.inception_score import ClassScores
+from pidistill.noise import Draws
 
 Summary = dict[str, Any]
 """What a pass leaves: the result of each sink by its key, and `num`, the number of samples."""

@@ -13,7 +13,7 @@ from pidistill.evaluation.reference import Reference, ReferenceData, collect_ref
 from pidistill.evaluation.subject import student_subject
 from pidistill.evaluation.trajectory import per_sample_rms
 from pidistill.ode import Solution
-from pidistill.student import Student
+from pidistill.students.base import Student
 
 
 def reference_statistics(x: Tensor, name: str = "samples") -> Reference | None:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pidistill.data.noise import device_of
 from pidistill.errors import PidistillError
 from pidistill.evaluation.collect import Summary
 from pidistill.evaluation.diversity import Nearest, nearest_among, neighbour_metrics
@@ -19,7 +18,8 @@ from pidistill.evaluation.reference import ReferenceData
 from pidistill.evaluation.sampling import TEACHER_STEPS, as_measured
 from pidistill.evaluation.subject import Subject
 from pidistill.evaluation.trajectory import rms, trajectory_metrics
-from pidistill.student import TrajectoryStudent
+from pidistill.noise import device_of
+from pidistill.students.trajectory import TrajectoryStudent
 
 QUANTILES = (0.5, 0.9, 0.99)
 PATHS = 256

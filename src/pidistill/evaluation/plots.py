@@ -12,6 +12,8 @@ matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text, and files stay 
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from pidistill.files import replacing  # noqa: E402
+
 TEACHER, STUDENT = "#7a869a", "#c2410c"
 
 
@@ -52,8 +54,6 @@ def finish_axes(axes: Axes, *, title: str, x_label: str, y_label: str) -> None:
 
 def save_figure(figure: Figure, file: Path) -> None:
     """Write a figure to `file` as PNG, at once or not at all."""
-    from pidistill.storage import replacing  # imports torch, which `watch` does without
-
     with replacing(file) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pidistill.data.noise import device_of
 from pidistill.evaluation.collect import Collector, Summary
 from pidistill.evaluation.diversity import as_pixels, count_duplicates, fingerprints
 from pidistill.evaluation.features import FeatureBatch, FeatureNetwork
@@ -27,6 +26,7 @@ from pidistill.evaluation.sampling import (
 )
 from pidistill.evaluation.subject import Subject
 from pidistill.evaluation.trajectory import per_sample_rms
+from pidistill.noise import device_of
 from pidistill.ode import Solution
 from pidistill.processes import Processes
 

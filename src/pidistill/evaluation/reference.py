@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from pidistill.data import load_data
-from pidistill.data.noise import device_of
 from pidistill.errors import PidistillError
 from pidistill.evaluation import cache
 from pidistill.evaluation.collect import SINKS, Summary, summarise
 from pidistill.evaluation.features.base import FeatureNetwork
 from pidistill.evaluation.frechet import BLOCK, Statistics, frechet_distance
 from pidistill.images import to_uint8
+from pidistill.noise import device_of
 from pidistill.sample_files import open_npz, read_samples
 
 

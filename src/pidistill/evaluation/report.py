@@ -21,8 +21,8 @@ from pidistill.evaluation.trajectory import (
     residual_along_path,
     solve_paths,
 )
-from pidistill.storage import write_text
-from pidistill.student import TrajectoryStudent
+from pidistill.files import write_text
+from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.training.log import read_log
 
 GRID_SAMPLES = 60

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 import pidistill
 from pidistill import images
-from pidistill.data.noise import device_of
 from pidistill.denoiser import Denoiser
 from pidistill.evaluation.labels import Labels, ProportionalLabels, even_labels
+from pidistill.noise import device_of
 from pidistill.ode import Solution, solve
 from pidistill.processes import Processes
 from pidistill.storage import read_tensors, weights_sha256, write_tensors
-from pidistill.student import Student, sample_in_batches
+from pidistill.students.base import Student, sample_in_batches
 
 BLOCK = 512
 """Samples in a block: what a killed run loses at most, for each process."""

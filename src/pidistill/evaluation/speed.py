@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import torch
 
-from pidistill.data.noise import initial_noise
 from pidistill.denoiser import Denoiser
 from pidistill.evaluation.sampling import TEACHER_STEPS
+from pidistill.noise import initial_noise
 from pidistill.ode import solve
-from pidistill.student import Student, labels_for
+from pidistill.students.base import Student, labels_for
 
 
 def measure_speed(

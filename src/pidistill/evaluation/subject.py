@@ -16,7 +16,7 @@ from pidistill.evaluation.sampling import (
 )
 from pidistill.evaluation.speed import measure_speed, measure_teacher_speed
 from pidistill.ode import Solution
-from pidistill.student import Student
+from pidistill.students.base import Student
 
 SamplerOf = Callable[[int, Callable[[int], None]], Sampler]
 """A sampler by its seed, and what it calls after every batch with the number of samples in it."""

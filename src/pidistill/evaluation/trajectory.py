@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pidistill.data.noise import initial_noise
 from pidistill.denoiser import Denoiser
 from pidistill.derivative import ForwardMode
+from pidistill.noise import initial_noise
 from pidistill.ode import path, sampling_sigmas
 from pidistill.residual import trajectory
-from pidistill.student import TrajectoryStudent, labels_for
+from pidistill.students.base import labels_for
+from pidistill.students.trajectory import TrajectoryStudent
 
 
 class Paths(NamedTuple):

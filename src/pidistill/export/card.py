@@ -9,10 +9,10 @@ from typing import Any
 import tomli_w
 from huggingface_hub import ModelCardData
 
+from pidistill.files import read_json
 from pidistill.model_folder import read_description, weights_name
-from pidistill.storage import read_json
-from pidistill.student import Student
-from pidistill.training.config import read_toml
+from pidistill.settings import read_toml
+from pidistill.students.base import Student
 from pidistill.training.log import read_log
 
 LICENCES_OF_TEACHERS = {"digits": "apache-2.0", "glyphs": "apache-2.0"}

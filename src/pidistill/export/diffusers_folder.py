@@ -22,10 +22,11 @@ import pidistill
 from pidistill.export.bundle import bundle, with_checksum
 from pidistill.export.card import without_folders
 from pidistill.export.one_step import scales_of
+from pidistill.files import write_json, write_text
 from pidistill.networks import NETWORKS, network_name
 from pidistill.networks.diffusers_unet import plain_config
-from pidistill.storage import write_json, write_tensors, write_text
-from pidistill.student import Student
+from pidistill.storage import write_tensors
+from pidistill.students.base import Student
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

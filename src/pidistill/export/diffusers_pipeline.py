@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import (  # type: ignore[import-not-found, unus
 )
 from torch import Tensor, nn
 
-from pidistill.data.noise import initial_noise
+from pidistill.noise import initial_noise
 
 OUTPUT_TYPES = ("pil", "np", "pt", "raw")
 

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-from pidistill.consistency_student import ConsistencyStudent
 from pidistill.errors import PidistillError
 from pidistill.export.card import model_card, provenance_of, without_folders
 from pidistill.export.diffusers_folder import write_pipeline
@@ -11,9 +10,11 @@ from pidistill.export.folders import building, require_free
 from pidistill.export.one_step import scales_of
 from pidistill.export.onnx_file import write_onnx
 from pidistill.export.run_copy import write_run
+from pidistill.files import write_text
 from pidistill.images import is_image
-from pidistill.storage import write_text
-from pidistill.student import Student, load_student
+from pidistill.model_folder import load_student
+from pidistill.students.base import Student
+from pidistill.students.consistency import ConsistencyStudent
 from pidistill.training.run_folder import decoder_of_run
 
 FORMS = ("diffusers", "onnx", "run")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pidistill.errors import PidistillError
-from pidistill.temporary import temporary_name
+from pidistill.files import temporary_name
 
 
 def require_free(path: Path, *, suffix: str | None) -> None:

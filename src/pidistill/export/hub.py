@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from pidistill.errors import PidistillError
-from pidistill.storage import write_text
+from pidistill.files import write_text
 
 CARD = "README.md"
 CONFLICT = 409

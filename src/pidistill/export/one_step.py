@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from pidistill import precondition
-from pidistill.consistency_student import ConsistencyStudent
 from pidistill.denoiser import call_network
 from pidistill.errors import PidistillError
-from pidistill.euler_student import EulerStudent
-from pidistill.student import Student, TrajectoryStudent
+from pidistill.students.base import Student
+from pidistill.students.consistency import ConsistencyStudent
+from pidistill.students.euler import EulerStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pidistill.data.noise import initial_noise
 from pidistill.errors import PidistillError
 from pidistill.export.one_step import Scales, one_step_sample, scales_of
-from pidistill.storage import replacing
-from pidistill.student import Student, labels_for
+from pidistill.files import replacing
+from pidistill.noise import initial_noise
+from pidistill.students.base import Student, labels_for
 
 OPSET = 18
 """The operator set that torch's exporter is written in; any other is converted from it."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import tomli_w
 
 from pidistill.export.card import Provenance, without_folders_in
+from pidistill.files import require_no_way_out, write_json, write_text
 from pidistill.model_folder import MODEL_FILE, read_description
-from pidistill.storage import require_no_way_out, write_json, write_text
 
 
 def write_run(folder: Path, run: Path, provenance: Provenance) -> None:

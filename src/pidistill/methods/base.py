@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.data import Dataset
-from pidistill.data.noise import Draws
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
+from pidistill.noise import Draws
 from pidistill.processes import ALONE, Processes
-from pidistill.student import Student
+from pidistill.settings import STRICT
+from pidistill.students.base import Student
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +67,6 @@ class Preparation:
     total: int
     unit: str
     """What is counted."""
-
-
-STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-"""How settings are checked: unknown keys are refused, and so is a value of another type, such as
-true or "3" for a number; only an integer may stand for a real number."""
 
 
 class MethodSettings(pydantic.BaseModel):

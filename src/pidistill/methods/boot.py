@@ -23,8 +23,8 @@ from pidistill.denoiser import Denoiser, over_sample
 from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.methods.base import Batch, Distillation, Losses, MethodSettings, require_teacher
 from pidistill.schedule import karras_sigmas
-from pidistill.student import TrajectoryStudent
-from pidistill.trajectory_students import trajectory_student
+from pidistill.students.parametrisations import trajectory_student
+from pidistill.students.trajectory import TrajectoryStudent
 
 
 class BOOTSettings(MethodSettings):
@@ -41,7 +41,7 @@ class BOOTSettings(MethodSettings):
     """Whether F is scaled as the teacher is at sigma_max (`TrajectoryStudent`). Left out, it is
     where the teacher's network predicts data, not noise (`student.should_anchor`)."""
     parametrisation: Literal["linear", "edm", "log-odds"] = "linear"
-    """Form of the trajectory (`pidistill.trajectory_students`), pinned at sigma_max; published:
+    """Form of the trajectory (`pidistill.students`), pinned at sigma_max; published:
     linear."""
 
 

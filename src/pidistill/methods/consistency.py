@@ -17,7 +17,6 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from pidistill.consistency_student import ConsistencyStudent
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser, over_sample
 from pidistill.distance import Distance, DistanceName, distance_for
@@ -33,6 +32,7 @@ from pidistill.ode import SOLVERS, Solver
 from pidistill.schedule import karras_sigmas
 from pidistill.sharding import whole
 from pidistill.storage import load_weights
+from pidistill.students.consistency import ConsistencyStudent
 
 
 class ConsistencySettings(MethodSettings):

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.data import Dataset
-from pidistill.data.noise import initial_noise
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser, over_sample
 from pidistill.distance import l2
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Batch, Losses, Method, MethodSettings
+from pidistill.noise import initial_noise
 from pidistill.ode import solve
 from pidistill.precondition import EDMPrecondition
-from pidistill.student import labels_for
+from pidistill.students.base import labels_for
 
 
 class DenoisingSettings(MethodSettings):

@@ -18,18 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.data import Dataset
-from pidistill.data.pairs import (
-    Pairs,
-    describe_pairs,
-    load_pairs,
-    make_pairs,
-    open_pairs,
-    share_of_pairs,
-    solve_pairs,
-)
 from pidistill.denoiser import Denoiser
 from pidistill.distance import Distance, DistanceName, distance_for
-from pidistill.euler_student import EulerStudent
 from pidistill.methods.base import (
     Batch,
     Distillation,
@@ -39,7 +29,17 @@ from pidistill.methods.base import (
     Run,
     require_teacher,
 )
+from pidistill.methods.pairs import (
+    Pairs,
+    describe_pairs,
+    load_pairs,
+    make_pairs,
+    open_pairs,
+    share_of_pairs,
+    solve_pairs,
+)
 from pidistill.paths import user_path
+from pidistill.students.euler import EulerStudent
 
 
 class KnowledgeSettings(MethodSettings):

@@ -35,8 +35,8 @@ from pidistill.methods.base import Batch, Distillation, Losses, MethodSettings, 
 from pidistill.methods.noise_levels import DRAWS, WEIGHTS, mean_weight
 from pidistill.networks import fresh_network
 from pidistill.residual import GRADIENTS, RESIDUALS, Pair, through_both, trajectory
-from pidistill.student import TrajectoryStudent
-from pidistill.trajectory_students import trajectory_student
+from pidistill.students.parametrisations import trajectory_student
+from pidistill.students.trajectory import TrajectoryStudent
 
 
 class PIDSettings(MethodSettings):
@@ -71,7 +71,7 @@ class PIDSettings(MethodSettings):
     """Whether the student's network begins with the teacher's weights (published), or with fresh
     ones of the same architecture that the run's seed decides."""
     parametrisation: Literal["linear", "edm", "log-odds", "soft"] = "edm"
-    """Form of the trajectory (`pidistill.trajectory_students`); published: linear."""
+    """Form of the trajectory (`pidistill.students.parametrisations`); published: linear."""
     boundary_weight: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the penalty on x(z, sigma_max) - z in the parametrisation `soft`; for the others
     that vanishes by construction."""

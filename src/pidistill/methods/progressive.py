@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser, over_sample
 from pidistill.distance import Distance, DistanceName, distance_for
-from pidistill.euler_student import EulerStudent, euler_step
 from pidistill.methods.base import (
     Batch,
     Distillation,
@@ -35,6 +34,7 @@ from pidistill.model_folder import build_model, describe
 from pidistill.schedule import sigma_at
 from pidistill.sharding import load_whole, whole_tensors
 from pidistill.storage import load_weights
+from pidistill.students.euler import EulerStudent, euler_step
 
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "uniform": torch.ones_like,

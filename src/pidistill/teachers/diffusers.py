@@ -17,9 +17,9 @@ from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
 from pidistill.networks.diffusers_unet import DiffusersUNet, plain_config, require
 from pidistill.networks.text_unet import TextUNet
-from pidistill.teachers.latent import LATENT_SIGMA_DATA, load_decoder, text_network
-from pidistill.teachers.pipeline_folder import is_pipeline_folder, open_pipeline
-from pidistill.teachers.schedulers import SCHEDULERS, precondition_of
+from pidistill.teachers.formats.latent import LATENT_SIGMA_DATA, load_decoder, text_network
+from pidistill.teachers.formats.pipeline_folder import is_pipeline_folder, open_pipeline
+from pidistill.teachers.formats.schedulers import SCHEDULERS, precondition_of
 
 PIXEL_SIGMA_DATA = 0.5
 """Standard deviation of images in [-1, 1], EDM's convention; a pipeline does not say it."""

@@ -33,9 +33,9 @@ from typing import Any
 
 from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError
-from pidistill.model_folder import build_precondition
 from pidistill.paths import user_path
-from pidistill.teachers.edm_module import (
+from pidistill.precondition import build_precondition
+from pidistill.teachers.formats.edm_module import (
     ARGUMENTS,
     NETWORKS,
     PRECONDITIONS,
@@ -44,9 +44,9 @@ from pidistill.teachers.edm_module import (
     precondition_of,
     weights_of,
 )
-from pidistill.teachers.edm_pickle import PickledModule, read_pickle
-from pidistill.teachers.openai_unet import NETWORK, is_openai_unet, renamed_weights
-from pidistill.teachers.weights import (
+from pidistill.teachers.formats.edm_pickle import PickledModule, read_pickle
+from pidistill.teachers.formats.openai_unet import NETWORK, is_openai_unet, renamed_weights
+from pidistill.teachers.formats.weights import (
     SUFFIXES,
     json_beside,
     network_with_weights,

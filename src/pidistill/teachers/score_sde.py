@@ -35,8 +35,8 @@ from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.paths import user_path
 from pidistill.precondition import Precondition, VEPrecondition, VPPrecondition
-from pidistill.teachers.score_sde_modules import network_config, renamed, split_parts
-from pidistill.teachers.weights import (
+from pidistill.teachers.formats.score_sde_modules import network_config, renamed, split_parts
+from pidistill.teachers.formats.weights import (
     network_with_weights,
     one_line,
     read_json_beside,

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from pidistill.errors import PidistillError
+from pidistill.files import json_text, read_json, sync, write_text
 from pidistill.sharding import divided
-from pidistill.storage import json_text, read_json, read_tensors, sync, tensor_bytes, write_text
+from pidistill.storage import read_tensors, tensor_bytes
 
 MANIFEST = "manifest.json"
 

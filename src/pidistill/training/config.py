@@ -4,22 +4,21 @@ Later layers override earlier ones: preset, then file, then flags. Unknown keys 
 names the nearest known one.
 """
 
-import difflib
 import importlib.resources
 import json
 import sys
-import typing
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import pydantic
 import tomli_w
 
 from pidistill.errors import PidistillError
+from pidistill.files import write_text
 from pidistill.methods import METHODS, method_class
-from pidistill.methods.base import STRICT, MethodSettings
+from pidistill.methods.base import MethodSettings
 from pidistill.presets import preset_names
-from pidistill.storage import write_text
+from pidistill.settings import STRICT, merge, validate
 from pidistill.teachers import absolute_spec
 from pidistill.training.tracking import TRACKERS
 
@@ -30,8 +29,6 @@ else:
 
 CONFIG_FILE = "config.toml"
 """Name of the config in a run folder."""
-
-_Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 CHANGEABLE = (
     "max_train_steps",
@@ -175,89 +172,6 @@ def parse_config(layers: list[dict[str, Any]], origin: str = "config") -> RunCon
         )
     settings = validate(method_class(name).Settings, table, origin, prefix="method.")
     return validate(RunConfig, {**merged, "method": settings}, origin)
-
-
-def validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: str = "") -> _Model:
-    """Build `model` from a table of TOML.
-
-    Args:
-        model: The pydantic model.
-        values: The table.
-        origin: Where it comes from, for errors.
-        prefix: What comes before its keys there.
-
-    Raises:
-        PidistillError: A key is unknown, which names the nearest known one, or a value is wrong: in
-            one line, of the first problem.
-    """
-    try:
-        return model.model_validate(values)
-    except pydantic.ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-    *table, last = location = problem["loc"] or ("",)
-    key = prefix + ".".join(map(str, location))
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(last), _keys_at(model, table), n=1, cutoff=0.0)
-        nearest = prefix + ".".join(map(str, [*table, *near]))
-        raise PidistillError(f"{origin}: unknown key {key!r}; did you mean {nearest!r}?")
-    message = problem["msg"].removeprefix("Value error, ")
-    where = f"{key} is {problem['input']!r}: " if problem["loc"] else ""
-    raise PidistillError(f"{origin}: {where}{message[0].lower()}{message[1:]}")
-
-
-def _keys_at(model: type[pydantic.BaseModel], location: list[int | str]) -> list[str]:
-    """Names of the keys of the table at `location` of `model`, which is found through its types."""
-    for part in location:
-        if isinstance(part, str) and part in model.model_fields:
-            kind = model.model_fields[part].annotation
-            for inner in (kind, *typing.get_args(kind)):
-                if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
-                    model = inner
-    return list(model.model_fields)
-
-
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, table by table; one of another `name` replaces the old."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        if (
-            isinstance(value, dict)
-            and isinstance(old, dict)
-            and value.get("name", old.get("name")) == old.get("name")
-        ):
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def nested(key: str, value: Any) -> dict[str, Any]:
-    """The tables that a dotted key stands for: `method.step` is `{"method": {"step": value}}`."""
-    for part in reversed(key.strip().split(".")):
-        value = {part: value}
-    return dict(value)
-
-
-def parse_toml_value(text: str) -> Any:
-    """A TOML value; what is none is taken as a string, so that quotes may be left out."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises `PidistillError` when it is missing or malformed.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PidistillError(f"config file {path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise PidistillError(f"config file {path} is not readable as TOML: {error}") from None
 
 
 def read_preset(name: str) -> dict[str, Any]:

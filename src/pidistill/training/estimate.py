@@ -15,7 +15,7 @@ from pidistill.methods.base import Run
 from pidistill.sharding import local
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import RunConfig
-from pidistill.training.strategy import STRATEGIES
+from pidistill.training.distributed import STRATEGIES
 from pidistill.training.trainer import Trainer
 
 STEPS = 5

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pidistill.temporary import temporary_name
+from pidistill.files import temporary_name
 
 if TYPE_CHECKING:
     from pidistill.methods.base import Preparation

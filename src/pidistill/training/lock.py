@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pidistill.errors import PidistillError
-from pidistill.storage import require_no_way_out
+from pidistill.files import require_no_way_out
 from pidistill.training.heartbeat import HEARTBEAT_FILE
 
 log = logging.getLogger("pidistill")

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.model_folder import read_description, weights_name
+from pidistill.settings import read_toml
 from pidistill.teachers import load_teacher, split_spec
-from pidistill.training.config import CONFIG_FILE, RunConfig, parse_config, read_toml
+from pidistill.training.config import CONFIG_FILE, RunConfig, parse_config
 from pidistill.training.log import read_log
 
 if TYPE_CHECKING:
-    from pidistill.teachers.latent import LatentDecoder
+    from pidistill.teachers.formats.latent import LatentDecoder
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -64,8 +65,8 @@ def decoder_of_run(folder: Path, say: Callable[[str], None]) -> "LatentDecoder |
     if kind != "diffusers":
         return None
     from pidistill.teachers.diffusers import parse_locator
-    from pidistill.teachers.latent import load_decoder
-    from pidistill.teachers.pipeline_folder import open_pipeline
+    from pidistill.teachers.formats.latent import load_decoder
+    from pidistill.teachers.formats.pipeline_folder import open_pipeline
 
     try:
         name, options = parse_locator(locator)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from pidistill import images
 from pidistill.data import Dataset
-from pidistill.data.noise import Draws
 from pidistill.errors import PidistillError
+from pidistill.files import clear_leftovers, sync
 from pidistill.methods.base import Batch, Losses, Method, Preparation, Run
 from pidistill.model_folder import (
     MODEL_FILE,
@@ -30,11 +30,12 @@ from pidistill.model_folder import (
     weights_name,
     write_description,
 )
+from pidistill.noise import Draws
 from pidistill.numerics import set_numerics
 from pidistill.processes import join_processes
 from pidistill.sharding import load_whole, whole_tensors
-from pidistill.storage import read_tensors, sync, write_tensors
-from pidistill.temporary import clear_leftovers
+from pidistill.storage import read_tensors, write_tensors
+from pidistill.training.averages import EMA
 from pidistill.training.best import Best
 from pidistill.training.checkpoint import (
     clear_unfinished,
@@ -45,18 +46,17 @@ from pidistill.training.checkpoint import (
     write_checkpoint,
 )
 from pidistill.training.config import CONFIG_FILE, RunConfig, config_text, write_config
-from pidistill.training.ema import EMA
-from pidistill.training.heartbeat import Heartbeat
-from pidistill.training.lock import locked
-from pidistill.training.log import LOG_FILE, PREVIEW_COLUMNS, PREVIEWS
-from pidistill.training.measured import batch_means, where_not_finite
-from pidistill.training.strategy import (
+from pidistill.training.distributed import (
     block_names,
     compile_networks,
     make_accelerator,
     parts_of_batch,
     whole_weights,
 )
+from pidistill.training.heartbeat import Heartbeat
+from pidistill.training.lock import locked
+from pidistill.training.log import LOG_FILE, PREVIEW_COLUMNS, PREVIEWS
+from pidistill.training.measured import batch_means, where_not_finite
 from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
 
 log = logging.getLogger("pidistill")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pidistill.errors import PidistillError
 from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
 from pidistill.lpips import MEAN, STD
-from pidistill.teachers.weights import one_line
+from pidistill.teachers.formats.weights import one_line
 
 REPOSITORY = "facebook/dinov2-large"
 FILES = ("config.json", "model.safetensors")

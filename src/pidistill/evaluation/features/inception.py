@@ -15,7 +15,7 @@ from pidistill.errors import PidistillError
 from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
 from pidistill.evaluation.features.weights import weights_file
 from pidistill.images import to_uint8
-from pidistill.teachers.weights import one_line, read_weights
+from pidistill.teachers.formats.weights import one_line, read_weights
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 ORIGIN = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"

@@ -1,0 +1,54 @@
+"""Preconditionings `D = c_skip x + c_out F(c_in x, c_noise)`: one table, one source a file."""
+
+from typing import Any
+
+from pidistill.errors import PidistillError
+from pidistill.precondition.base import Precondition, Scales
+from pidistill.precondition.discrete import (
+    DiscreteVPPrecondition,
+    FlowPrecondition,
+    TimestepEDMPrecondition,
+)
+from pidistill.precondition.karras import (
+    EDMPrecondition,
+    IDDPMPrecondition,
+    VEPrecondition,
+    VPPrecondition,
+)
+
+__all__ = [
+    "PRECONDITIONS",
+    "DiscreteVPPrecondition",
+    "EDMPrecondition",
+    "FlowPrecondition",
+    "IDDPMPrecondition",
+    "Precondition",
+    "Scales",
+    "TimestepEDMPrecondition",
+    "VEPrecondition",
+    "VPPrecondition",
+    "build_precondition",
+]
+
+PRECONDITIONS: dict[str, type[Precondition]] = {
+    "edm": EDMPrecondition,
+    "vp": VPPrecondition,
+    "ve": VEPrecondition,
+    "iddpm": IDDPMPrecondition,
+    "discrete_vp": DiscreteVPPrecondition,
+    "flow": FlowPrecondition,
+    "edm_timestep": TimestepEDMPrecondition,
+}
+"""By the name that `network.json` has for each."""
+
+
+def build_precondition(name: str, config: dict[str, Any]) -> Precondition:
+    """Build the preconditioning registered as `name` from its arguments.
+
+    Raises `PidistillError` when the name is not known.
+    """
+    if name not in PRECONDITIONS:
+        raise PidistillError(
+            f"unknown preconditioning {name!r}; expected one of {', '.join(PRECONDITIONS)}"
+        )
+    return PRECONDITIONS[name](**config)

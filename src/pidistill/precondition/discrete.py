@@ -1,0 +1,148 @@
+r"""Preconditionings of networks that were trained on numbered timesteps, in EDM coordinates.
+
+With $x = x_0 + \sigma \epsilon$ as everywhere else, a variance-preserving network sees
+$x_t = \sqrt{\bar\alpha_t} x_0 + \sqrt{1 - \bar\alpha_t} \epsilon = x / \sqrt{1 + \sigma^2}$ with
+$\sigma_t^2 = (1 - \bar\alpha_t) / \bar\alpha_t$, and a flow-matching network sees
+$x_s = (1 - s) x_0 + s \epsilon = x / (1 + \sigma)$ with $s = \sigma / (1 + \sigma)$.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pidistill.errors import PidistillError
+from pidistill.precondition.base import Scales
+from pidistill.precondition.karras import EDMPrecondition
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+SNAP = 1e-3
+"""A timestep this near to a whole one is that one: float32 leaves about 1e-4 of doubt."""
+
+
+def discrete_sigmas(alphas_cumprod: Tensor) -> Tensor:
+    r"""Noise levels $\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$ of a VP schedule."""
+    return ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscreteVPPrecondition:
+    r"""A variance-preserving network on timesteps `0 .. T-1`, as in DDPM.
+
+    The network predicts the noise (`epsilon`), the velocity
+    $v = \sqrt{\bar\alpha} \epsilon - \sqrt{1 - \bar\alpha} x_0$ (`v_prediction`) or $x_0$
+    (`sample`). Between two timesteps, `c_noise` is a fractional timestep.
+    """
+
+    alphas_cumprod: Sequence[float] = dataclasses.field(repr=False)
+    r"""$\bar\alpha_t$ of the timesteps, strictly decreasing, in (0, 1)."""
+    sigma_min: float
+    sigma_max: float
+    prediction_type: str = "epsilon"
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the table and keep its logarithms."""
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise PidistillError(
+                f"prediction_type is {self.prediction_type!r}; expected one of "
+                f"{', '.join(PREDICTION_TYPES)}"
+            )
+        object.__setattr__(self, "alphas_cumprod", tuple(self.alphas_cumprod))
+        table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
+        if len(table) < 2 or table[0] >= 1 or table[-1] <= 0 or (table.diff() >= 0).any():
+            raise PidistillError(
+                f"alphas_cumprod has {len(table)} values; expected at least 2, strictly "
+                "decreasing, between 0 and 1"
+            )
+        object.__setattr__(self, "_ln_sigmas", discrete_sigmas(table).log())
+
+    def scales(self, sigma: Tensor) -> Scales:
+        """The four factors at `sigma` (b,)."""
+        total = sigma**2 + 1
+        if self.prediction_type == "epsilon":  # D = x - sigma F
+            c_skip, c_out = torch.ones_like(sigma), -sigma
+        elif self.prediction_type == "v_prediction":  # D = sqrt(alpha_bar) x_t - sigma_t F
+            c_skip, c_out = 1 / total, -sigma * total.rsqrt()
+        else:
+            c_skip, c_out = torch.zeros_like(sigma), torch.ones_like(sigma)
+        return Scales(c_skip, c_out, c_in=total.rsqrt(), c_noise=self.timestep(sigma))
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The timestep of `sigma` (b,): whole at every discrete level, linear in ln(sigma) between.
+
+        Outside of the table it is the first or the last timestep.
+        """
+        left, share, _, _ = self._locate(sigma)
+        t = left + share
+        nearest = t.round()
+        snapped = t + torch.where((t - nearest).abs() < SNAP, nearest - t, 0).detach()
+        return snapped.to(sigma.dtype)
+
+    def smooth_c_noise(self, sigma: Tensor) -> Tensor:
+        r"""The timestep as a monotone C1 function of `sigma`, whole at every discrete level.
+
+        Cubic Hermite interpolation in $\ln \sigma$ whose slopes at the nodes are
+        $dt / d\ln\sigma = 2 / (\ln\sigma_{t+1} - \ln\sigma_{t-1})$: the harmonic mean of the slopes
+        on both sides, which keeps it monotone (Fritsch and Butland 1984).
+        """
+        left, u, step, index = self._locate(sigma)
+        slope = 1 / torch.gradient(self._ln_sigmas_on(sigma))[0]
+        cubic = u**2 * (3 - 2 * u) + step * u * (1 - u) * (
+            slope[index] * (1 - u) - slope[index + 1] * u
+        )
+        return (left + cubic).to(sigma.dtype)
+
+    def _locate(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The timestep below `sigma` (b,), how far on the way to the next it is, their distance.
+
+        Returns (timestep, share in [0, 1], distance in ln(sigma), timestep as an index).
+        """
+        nodes = self._ln_sigmas_on(sigma)
+        ln_sigma = sigma.to(nodes.dtype).log().clamp(nodes[0], nodes[-1])
+        index = torch.searchsorted(nodes, ln_sigma.detach(), right=True) - 1
+        index = index.clamp(0, len(nodes) - 2)
+        step = nodes[index + 1] - nodes[index]
+        return index.to(nodes.dtype), (ln_sigma - nodes[index]) / step, step, index
+
+    def _ln_sigmas_on(self, sigma: Tensor) -> Tensor:
+        """The table of ln(sigma) on the device of `sigma`, in float64 where the device has it."""
+        dtype = torch.float32 if sigma.device.type == "mps" else torch.float64
+        table: Tensor = self._ln_sigmas  # type: ignore[attr-defined]
+        return table.to(sigma.device, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowPrecondition:
+    r"""A flow-matching network: it sees $x_s = (1 - s) x_0 + s \epsilon$ and predicts
+    $v = \epsilon - x_0$, so that $D = x_s - s v$.
+    """  # noqa: D205
+
+    sigma_min: float
+    sigma_max: float
+    sigma_data: float = 0.5
+    num_timesteps: int = 1000
+    """The network is told `num_timesteps * s`."""
+
+    def scales(self, sigma: Tensor) -> Scales:
+        """The four factors at `sigma` (b,)."""
+        c_in = 1 / (1 + sigma)
+        return Scales(c_in, -sigma * c_in, c_in, self.smooth_c_noise(sigma))
+
+    def smooth_c_noise(self, sigma: Tensor) -> Tensor:
+        """`num_timesteps * s`."""
+        return self.num_timesteps * sigma / (1 + sigma)
+
+
+@dataclasses.dataclass(frozen=True)
+class TimestepEDMPrecondition(EDMPrecondition):
+    """EDM's preconditioning for a network that is told `250 ln(sigma)` instead of `ln(sigma) / 4`.
+
+    So do the networks of the consistency-models program (Song et al. 2023).
+    """
+
+    def smooth_c_noise(self, sigma: Tensor) -> Tensor:
+        """`250 ln(sigma)`."""
+        return 250 * sigma.log()

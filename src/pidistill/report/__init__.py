@@ -1,0 +1,1 @@
+"""Pages, plots and numbers for people: one family of templates for every report."""

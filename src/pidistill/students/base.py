@@ -1,0 +1,234 @@
+"""Students: networks that sample in one evaluation, and what each pins down by construction."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pidistill.denoiser import Denoiser
+from pidistill.errors import PidistillError
+from pidistill.noise import Draws, initial_noise
+from pidistill.numerics import set_numerics
+from pidistill.ode import Solution
+from pidistill.precondition import EDMPrecondition, Precondition
+from pidistill.schedule import require_sigma_range
+
+_Student = TypeVar("_Student", bound="Student")
+
+
+class Student(nn.Module):
+    """Base class: a network that maps starting noise `z` to a sample.
+
+    It knows its teacher's noise levels, and needs nothing else of the teacher.
+    """
+
+    num_steps: int = 1
+    """Evaluations a sample that it was trained for."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        precondition: Precondition,
+        *,
+        sample_shape: tuple[int, ...],
+        num_classes: int,
+        source: str,
+    ) -> None:
+        """Wrap `network`, which is called as `network(u, c_noise, label)` (see `networks`)."""
+        super().__init__()
+        require_sigma_range(precondition.sigma_min, precondition.sigma_max)
+        self.network = network
+        self.precondition = precondition
+        self.sigma_min = precondition.sigma_min
+        self.sigma_max = precondition.sigma_max
+        self.sigma_data = precondition.sigma_data
+        self.sample_shape = tuple(sample_shape)
+        self.num_classes = num_classes
+        self.source = source
+
+    def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """The student at noise `z` (b, ...) and noise levels `sigma` (b,); see the subclass."""
+        raise NotImplementedError
+
+    def sample(
+        self,
+        z: Tensor,
+        *,
+        steps: int = 1,
+        label: Tensor | None = None,
+        draws: Draws | None = None,
+    ) -> Solution:
+        """Draw samples from the starting noise `z` (b, ...) in `steps` evaluations.
+
+        Args:
+            z: Starting noise at `sigma_max`.
+            steps: Evaluations a sample.
+            label: Class labels (b,), int64, or None.
+            draws: The random numbers of these samples, for a student that adds noise between its
+                evaluations; None takes those of seed 0 from sample 0 on.
+
+        Raises:
+            PidistillError: This student cannot take so many steps.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def generate(
+        self,
+        num: int,
+        *,
+        seed: int,
+        steps: int = 1,
+        label: int | Tensor | None = None,
+        first: int = 0,
+        batch_size: int = 256,
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> Solution:
+        """Draw `num` samples; sample i depends on `seed` and i only.
+
+        Args:
+            num: Number of samples.
+            seed: The seed.
+            steps: Evaluations a sample.
+            first: Index i of the first sample, to draw a part of a longer list.
+            label: One label for all, labels (num,), or None: sample i then has label
+                `i % num_classes`.
+            batch_size: Samples evaluated at once; it changes memory and speed, not the samples.
+            on_batch: Called after every batch with the number of samples that it held.
+
+        Returns:
+            Samples of shape (num, *sample_shape), float32, on the student's device.
+
+        Raises:
+            PidistillError: `num` is not positive, or the labels do not fit.
+        """
+        return sample_in_batches(
+            self,
+            lambda z, part, draws: self.sample(z, steps=steps, label=part, draws=draws),
+            num,
+            seed=seed,
+            label=label,
+            first=first,
+            batch_size=batch_size,
+            on_batch=on_batch,
+        )
+
+    def takes(self, steps: int) -> bool:
+        """Whether it samples in `steps` evaluations."""
+        return steps == self.num_steps
+
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beyond those of every student, as JSON values."""
+        return {}
+
+    @classmethod
+    def from_teacher(
+        cls: type[_Student],
+        teacher: Denoiser,
+        *,
+        network: nn.Module | None = None,
+        **options: Any,
+    ) -> _Student:
+        """Build a student from its teacher, as a copy of the teacher's network.
+
+        Args:
+            teacher: The teacher; its noise levels, shape and labels become the student's.
+            network: A network to use instead of the copy, with EDM's preconditioning. A teacher
+                without a network, such as a closed-form mixture, needs one.
+            options: Constructor arguments beyond those of every student.
+
+        Raises:
+            PidistillError: There is no network to copy and none was given.
+        """
+        precondition: Precondition = EDMPrecondition(
+            sigma_min=teacher.sigma_min,
+            sigma_max=teacher.sigma_max,
+            sigma_data=teacher.sigma_data,
+        )
+        if network is None:
+            parts = teacher.network_to_copy()
+            if parts is None:
+                raise PidistillError(
+                    f"teacher {teacher.source} has no network that a student could copy; give one"
+                )
+            network, precondition = copy.deepcopy(parts[0]), parts[1]
+        return cls(
+            network.requires_grad_(True).eval(),  # published: no dropout in the student
+            precondition,
+            sample_shape=teacher.sample_shape,
+            num_classes=teacher.num_classes,
+            source=f"distilled from {teacher.source}",
+            **options,
+        )
+
+
+def sample_in_batches(
+    model: Denoiser | Student,
+    sample: Callable[[Tensor, Tensor | None, Draws], Solution],
+    num: int,
+    *,
+    seed: int,
+    label: int | Tensor | None,
+    first: int,
+    batch_size: int,
+    on_batch: Callable[[int], None],
+) -> Solution:
+    """Draw `num` samples of `model`, the one loop of students and of solved teachers.
+
+    Args:
+        model: Says the noise and the labels.
+        sample: Makes samples of the noise z, the labels and the random numbers of one batch.
+        num: Number of samples.
+        seed: The seed.
+        label: As in `Student.generate`.
+        first: Index of the first sample.
+        batch_size: Samples at once.
+        on_batch: Called after every batch with its size.
+
+    Raises:
+        PidistillError: `num` or `batch_size` is not positive, or the labels do not fit.
+    """
+    if num < 1:
+        raise PidistillError(f"num is {num}; expected at least 1 sample")
+    if batch_size < 1:
+        raise PidistillError(f"batch_size is {batch_size}; expected at least 1")
+    set_numerics()
+    labels = labels_for(model, num, label, first)
+    batches = []
+    nfe = 0
+    for done in range(0, num, batch_size):
+        count = min(batch_size, num - done)
+        z = initial_noise(model, count, seed=seed, first=first + done)
+        part = None if labels is None else labels[done : done + count].to(z.device)
+        x, nfe = sample(z, part, Draws(seed, first + done, count))
+        batches.append(x)
+        on_batch(count)
+    return Solution(torch.cat(batches), nfe)
+
+
+def labels_for(
+    model: Denoiser | Student, num: int, label: int | Tensor | None = None, first: int = 0
+) -> Tensor | None:
+    """Labels (num,) of the samples `first ..`; by default they go round all classes evenly.
+
+    Returns None for an unconditional model. Raises `PidistillError` when a label is out of range.
+    """
+    if label is not None and model.num_classes == 0:
+        raise PidistillError(f"label is {label}, but {model.source} is not class-conditional")
+    if model.num_classes == 0:
+        return None
+    if label is None:
+        return torch.arange(first, first + num) % model.num_classes
+    labels = torch.as_tensor(label, dtype=torch.int64).cpu()
+    if labels.shape not in ((), (num,)):
+        raise PidistillError(
+            f"label has shape {tuple(labels.shape)}; expected one label, or {num} of them"
+        )
+    labels = labels.expand(num)
+    if (labels < -1).any() or (labels >= model.num_classes).any():
+        raise PidistillError(
+            f"label is {label}; expected 0 .. {model.num_classes - 1}, or -1 for no label"
+        )
+    return labels

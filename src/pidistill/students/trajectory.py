@@ -1,0 +1,134 @@
+"""The student of PID: the whole trajectory as one network (arXiv 2411.08378, equation 7)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pidistill.denoiser import Denoiser, call_network, over_sample
+from pidistill.errors import PidistillError
+from pidistill.noise import Draws
+from pidistill.ode import Solution
+from pidistill.precondition import Precondition, Scales
+from pidistill.residual import trajectory
+from pidistill.students.base import Student
+
+
+class TrajectoryStudent(Student):
+    r"""The student of PID: the whole solution of the ODE as one network.
+
+    $x(z, \sigma) = \frac{\sigma}{\sigma_{max}} z + (1 - \frac{\sigma}{\sigma_{max}}) F(z, \sigma)$
+
+    It pins down the boundary condition `x(z, sigma_max) = z`. What F makes of the raw network's
+    output is in `scales`; `trajectory_students` holds others.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        precondition: Precondition,
+        *,
+        sample_shape: tuple[int, ...],
+        num_classes: int = 0,
+        source: str,
+        anchored: bool = False,
+    ) -> None:
+        r"""Wrap a raw network.
+
+        Args:
+            network: Called as `network(u, c_noise, label)` (see `networks`).
+            precondition: The teacher's: it gives the input scale at `sigma_max` and `c_noise`.
+            sample_shape: Shape of one sample, without the batch axis.
+            num_classes: Number of labels; 0 means unconditional.
+            source: Where the student comes from, for people to read.
+            anchored: False is the published student: F is the network's output as it is. True
+                scales it as the teacher does at `sigma_max`, `F = c_skip z + c_out network`, so
+                that a copied network starts with the exact `F = D(z, sigma_max)` there
+                (identity 3 of docs/mathematics.md); for EDM that halves the output.
+        """
+        super().__init__(
+            network,
+            precondition,
+            sample_shape=sample_shape,
+            num_classes=num_classes,
+            source=source,
+        )
+        self.anchored = anchored
+        scales = precondition.scales(torch.tensor([self.sigma_max], dtype=torch.float64))
+        self.c_in = scales.c_in.item()
+        self.c_skip = scales.c_skip.item() if anchored else 0.0
+        self.c_out = scales.c_out.item() if anchored else 1.0
+
+    @property
+    def pinned_at(self) -> float:
+        """Noise level where `x = z` by construction; infinite where F is x itself."""
+        return self.sigma_max
+
+    def scales(self, sigma: Tensor) -> Scales:
+        """The factors of `F = c_skip z + c_out network(c_in z, c_noise)` at `sigma` (b,)."""
+        one = torch.ones_like(sigma)
+        return Scales(
+            c_skip=self.c_skip * one,
+            c_out=self.c_out * one,
+            c_in=self.c_in * one,
+            c_noise=self.precondition.smooth_c_noise(sigma),
+        )
+
+    def F(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: N802
+        """The raw student at `z` and `sigma`, of the shape and dtype of `z` (b, ...)."""
+        c_skip, c_out, c_in, c_noise = self.scales(sigma)
+        raw = call_network(self.network, over_sample(c_in, z) * z, c_noise.to(z), label)
+        return over_sample(c_skip, z) * z + over_sample(c_out, z) * raw
+
+    def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """The point x(z, sigma) of the trajectory that starts at `z`.
+
+        Args:
+            z: Starting noise at `sigma_max`, shape (b, *sample_shape).
+            sigma: Noise levels in [sigma_min, sigma_max], shape (b,).
+            label: Class labels (b,), int64, or None.
+
+        Returns:
+            Noisy samples of the shape and dtype of `z`; at `sigma_min`, the samples.
+        """
+        return trajectory(z, sigma, self.F(z, sigma, label), self.pinned_at)
+
+    def sample(
+        self,
+        z: Tensor,
+        *,
+        steps: int = 1,
+        label: Tensor | None = None,
+        draws: Draws | None = None,
+    ) -> Solution:
+        """`x(z, sigma_min)`: one evaluation, the only number that this student offers."""
+        if not self.takes(steps):
+            raise PidistillError(
+                f"steps is {steps}, but a trajectory student samples in exactly 1 evaluation"
+            )
+        sigma = torch.full((len(z),), self.sigma_min, dtype=torch.float64)
+        return Solution(self(z, sigma, label), 1)
+
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beyond those of every student, as JSON values."""
+        return {"anchored": self.anchored}
+
+
+def should_anchor(wanted: bool | None, teacher: Denoiser, network: nn.Module | None = None) -> bool:
+    """Whether a trajectory student of `teacher` is to be anchored.
+
+    Args:
+        wanted: The answer, where a setting gives it. None leaves it to the teacher: yes where its
+            network predicts something of the size of its data, at most twice `sigma_data` at
+            `sigma_max`. What predicts noise, or a velocity that is mostly noise, would have every
+            change of its output multiplied by a number near `sigma_max`.
+        teacher: The teacher.
+        network: A network that the student gets instead of a copy, with EDM's preconditioning.
+    """
+    if wanted is not None:
+        return wanted
+    parts = teacher.network_to_copy()
+    if network is not None or parts is None:
+        return True
+    start = torch.tensor([teacher.sigma_max], dtype=torch.float64)
+    return abs(parts[1].scales(start).c_out.item()) <= 2 * teacher.sigma_data

@@ -1,0 +1,68 @@
+"""What a teacher computes and which images a data set holds, as hashes.
+
+A spec such as `native:DIR` does not say which weights are in the folder; these do, and where
+something was read from does not count.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pidistill.data import Dataset
+from pidistill.denoiser import Denoiser
+from pidistill.files import sha256_of
+from pidistill.storage import tensors_sha256, weights_sha256
+
+NOT_SETTINGS = ("source", "training")
+"""Attributes of a denoiser that do not change what it computes."""
+
+
+def teacher_fingerprint(teacher: Denoiser) -> str:
+    """A hash of what a teacher computes: its weights, and what it is made of with which settings.
+
+    Args:
+        teacher: The teacher; its guidance, preconditioning and decoder count.
+    """
+    parts = []
+    for name, part in teacher.named_modules():
+        values = vars(part) if isinstance(part, Denoiser) else {}
+        settings = {
+            key: _setting(value)
+            for key, value in values.items()
+            if key[0] != "_" and key not in NOT_SETTINGS
+        }
+        config = _plain(getattr(part, "config", None))
+        parts.append([name, type(part).__qualname__, settings, config])
+    text = json.dumps([parts, teacher.evaluations_per_call], sort_keys=True)
+    return sha256_of([text, weights_sha256(teacher)])
+
+
+def _setting(value: Any) -> Any:
+    """A setting of a denoiser as JSON values, a preconditioning with all that it is made of."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__qualname__, _plain(dataclasses.asdict(value))]
+    return value if isinstance(value, bool | int | float | str | tuple | None) else None
+
+
+def _plain(value: Any) -> Any:
+    """A network's config as JSON values.
+
+    Keys that begin with `_` are left out: libraries keep paths and their version there. Of a value
+    that is no JSON the type counts.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if str(key)[:1] != "_"}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Tensor):
+        return value.tolist()
+    return value if isinstance(value, bool | int | float | str | None) else type(value).__qualname__
+
+
+def data_fingerprint(data: Dataset) -> str:
+    """A hash of images and labels."""
+    tensors = {"images": data.images}
+    return tensors_sha256(tensors if data.labels is None else {**tensors, "labels": data.labels})

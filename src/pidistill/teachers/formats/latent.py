@@ -1,0 +1,115 @@
+"""Latent and text-conditional pipelines: prompts as labels, and the decoder of the latents.
+
+The ODE and the distillation live in the space of the latents, scaled to unit variance as the
+network sees them. A teacher of latents has an attribute `decoder`, a module that turns them into
+images.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pidistill.errors import PidistillError
+from pidistill.networks.diffusers_unet import plain_config
+from pidistill.networks.text_unet import TextUNet
+from pidistill.paths import user_path
+from pidistill.teachers.formats.pipeline_folder import PipelineFolder
+
+LATENT_SIGMA_DATA = 1.0
+"""Pipelines scale their latents to unit variance."""
+
+
+class LatentDecoder(nn.Module):
+    """Latents (b, c, h, w) of unit variance to images (b, 3, H, W), about [-1, 1]."""
+
+    def __init__(self, autoencoder: Any) -> None:
+        """Wrap the pipeline's autoencoder, of which only the decoder is used."""
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """The images of `latents`."""
+        scaled = latents / self.autoencoder.config.scaling_factor
+        images: Tensor = self.autoencoder.decode(scaled, return_dict=False)[0]
+        return images
+
+
+def load_decoder(pipeline: PipelineFolder) -> LatentDecoder | None:
+    """The decoder of a pipeline; None where its samples are images already.
+
+    Raises `PidistillError` when there is an autoencoder that cannot be read.
+    """
+    for component in ("vae", "vqvae"):
+        if pipeline.has(component):
+            autoencoder, _ = pipeline.load_network(component, choices=("AutoencoderKL", "VQModel"))
+            return LatentDecoder(autoencoder)
+    return None
+
+
+def text_network(
+    pipeline: PipelineFolder, unet: Any, prompts_file: str | None
+) -> tuple[TextUNet, int]:
+    """A UNet2DConditionModel with the lines of a file as its labels, and the number of labels.
+
+    Raises `PidistillError` when there are no prompts, or the pipeline conditions on more than text.
+    """
+    if prompts_file is None:
+        raise PidistillError(
+            f"{pipeline.name} is conditioned on text; name a file with one prompt a line, as in "
+            f"'diffusers:{pipeline.name}?prompts=FILE.txt'"
+        )
+    prompts = read_prompts(prompts_file)
+    encoded = encode_prompts(pipeline, [*prompts, ""])
+    with torch.device("meta"):
+        network = TextUNet(plain_config(unet.config), prompts, prompt_length=encoded.shape[1])
+    if network.prompts.shape != encoded.shape:
+        raise PidistillError(
+            f"{pipeline.name}: the text encoder gives vectors of size {encoded.shape[2]}; the UNet "
+            f"expects {network.prompts.shape[2]}"
+        )
+    network.prompts = encoded
+    network.unet.load_state_dict(unet.state_dict(), strict=True, assign=True)
+    return network, len(prompts)
+
+
+def read_prompts(path: str) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises `PidistillError` when the file cannot be read or holds none.
+    """
+    try:
+        text = user_path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PidistillError(f"prompts file {path} cannot be read: {error}") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise PidistillError(f"prompts file {path} is empty; expected one prompt a line")
+    return prompts
+
+
+@torch.no_grad()
+def encode_prompts(pipeline: PipelineFolder, prompts: list[str]) -> Tensor:
+    """What the pipeline's text encoder makes of the prompts, shape (n, length, width), float32.
+
+    Raises `PidistillError` when the pipeline's text encoder is not a CLIP one.
+    """
+    tokenizer: Any
+    tokenizer, _ = pipeline.load(
+        "tokenizer", choices=("CLIPTokenizer", "CLIPTokenizerFast"), library="transformers"
+    )
+    encoder, _ = pipeline.load_network(
+        "text_encoder", choices=("CLIPTextModel",), library="transformers", dtype=torch.float32
+    )
+    tokens = tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    use_mask = getattr(encoder.config, "use_attention_mask", False)
+    encoded: Tensor = encoder(
+        tokens.input_ids, attention_mask=tokens.attention_mask if use_mask else None
+    )[0]
+    return encoded

@@ -1,0 +1,142 @@
+"""Weights of foreign networks: read without executing anything, and loaded strictly."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pidistill.errors import PidistillError
+from pidistill.files import read_json
+from pidistill.networks import build_network
+from pidistill.storage import read_tensors
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+PREFIXES = ("module.", "model.", "ema.")
+
+
+def network_with_weights(
+    name: str, config: dict[str, Any], weights: dict[str, Tensor], source: str
+) -> nn.Module:
+    """Build a registered network that holds `weights`, in float32.
+
+    Nothing is allocated for weights that are not there, whatever `config` asks for.
+
+    Args:
+        name: Name of the network in `pidistill.networks.NETWORKS`.
+        config: Its constructor arguments.
+        weights: Its whole state dict; the network takes over the tensors.
+        source: What to call the file in errors.
+
+    Raises:
+        PidistillError: The network cannot be built, or a weight is missing, unexpected, misshapen
+            or not a number.
+    """
+    network = meta_network(name, config, source)
+    require_weights(network, {key: tuple(w.shape) for key, w in weights.items()}, source)
+    network.load_state_dict({key: w.float() for key, w in weights.items()}, assign=True)
+    return network
+
+
+def meta_network(name: str, config: dict[str, Any], source: str) -> nn.Module:
+    """Build a registered network on the device "meta", without memory for its weights.
+
+    Raises `PidistillError` when it cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            return build_network(name, config)
+    except (ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise PidistillError(f"{source}: its network cannot be built: {one_line(error)}") from error
+
+
+def require_weights(network: nn.Module, shapes: dict[str, tuple[int, ...]], source: str) -> None:
+    """Raise `PidistillError` unless `network` has exactly the weights of these `shapes`."""
+    wanted = {key: tuple(weight.shape) for key, weight in network.state_dict().items()}
+    require_shapes(wanted, shapes, source)
+
+
+def require_shapes(
+    wanted: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]], source: str
+) -> None:
+    """Raise `PidistillError` unless the weights of these `shapes` are the `wanted` ones."""
+    for problem, keys in (
+        ("lacks the weight", [key for key in wanted if key not in shapes]),
+        ("holds the unexpected weight", [key for key in shapes if key not in wanted]),
+    ):
+        if keys:
+            rest = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise PidistillError(f"{source} {problem} {keys[0]!r}{rest}; is it of another network?")
+    for key, shape in shapes.items():
+        if shape != wanted[key]:
+            raise PidistillError(
+                f"{source}: weight {key!r} has shape {shape}; expected {wanted[key]}"
+            )
+
+
+def read_torch(path: Path) -> Any:
+    """Read a file of `torch.save`: tensors and plain values only.
+
+    The tensors may be views into the file: copy what is to be kept.
+
+    Raises `PidistillError` when it is missing, damaged, or holds anything else.
+    """
+    try:
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > path.stat().st_size:
+                raise PidistillError(f"{path} claims to unpack to {unpacked} bytes; refused")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except FileNotFoundError:
+        raise PidistillError(f"{path} does not exist") from None
+    except PidistillError:
+        raise
+    except Exception as error:  # of many kinds: whatever the bytes of a foreign file cause
+        raise PidistillError(
+            f"{path} cannot be read with weights_only=True: {one_line(error)}"
+        ) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from safetensors or `torch.save`; a prefix common to all keys is dropped.
+
+    Raises `PidistillError` when the file is not a readable state dict.
+    """
+    weights = read_tensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    if not isinstance(weights, dict) or not weights:
+        raise PidistillError(f"{path} holds {type(weights).__name__}; expected a state dict")
+    for key, value in weights.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise PidistillError(
+                f"{path}: {key!r} is of type {type(value).__name__}; expected a state dict, whose "
+                "values are all tensors"
+            )
+    weights = {key: value.clone() for key, value in weights.items()}
+    while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in weights)), ""):
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return weights
+
+
+def json_beside(path: Path) -> Path | None:
+    """The JSON file that describes the weights in `path`, if there is one.
+
+    It has the name of `path` with `.json` in place of its extension or after it, or else is the
+    `config.json` of the folder.
+    """
+    names = (path.with_suffix(".json").name, f"{path.name}.json", "config.json")
+    return next((path.parent / n for n in names if (path.parent / n).is_file()), None)
+
+
+def read_json_beside(path: Path) -> dict[str, Any]:
+    """The content of `json_beside(path)`; empty where there is none."""
+    beside = json_beside(path)
+    return {} if beside is None else read_json(beside)
+
+
+def one_line(error: BaseException, length: int = 300) -> str:
+    """The message of a foreign exception, cut to fit one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,1 +1,0 @@
-"""Looking at runs from outside, while they train or afterwards. Nothing here imports torch."""

@@ -1,0 +1,147 @@
+"""Students: the boundary condition, the copy of the teacher, and samples by seed and index."""
+
+import types
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pidistill import PidistillError, initial_noise, load_teacher
+from pidistill.students.base import labels_for
+from pidistill.students.trajectory import TrajectoryStudent
+
+function_fixtures_are_fine = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_at_sigma_max_the_student_is_its_noise_exactly(mlp_teacher, anchored, dtype):
+    student = TrajectoryStudent.from_teacher(mlp_teacher, anchored=anchored)
+    z = initial_noise(student, 20, seed=0).to(dtype)
+    sigma = torch.full((20,), student.sigma_max, dtype=torch.float64)
+    x = student(z, sigma, torch.arange(20) % 3)
+    assert x.dtype == dtype
+    assert torch.equal(x, z)
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_the_student_starts_as_a_copy_of_its_teachers_network(mlp_teacher, anchored):
+    student = TrajectoryStudent.from_teacher(mlp_teacher, anchored=anchored)
+    assert student.network.state_dict().keys() == mlp_teacher.network.state_dict().keys()
+    for name, weight in mlp_teacher.network.state_dict().items():
+        assert torch.equal(student.network.state_dict()[name], weight)
+    with torch.no_grad():
+        next(student.parameters()).add_(1)
+    assert not torch.equal(next(student.parameters()), next(mlp_teacher.parameters()))
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    assert not student.network.training
+
+
+def test_an_anchored_copy_starts_with_the_exact_answer_at_sigma_max(mlp_teacher):
+    """There the equation says F = D(z, sigma_max): identity 3 of docs/mathematics.md."""
+    student = TrajectoryStudent.from_teacher(mlp_teacher, anchored=True).double()
+    z, label = initial_noise(student, 6, seed=0).double(), torch.arange(6) % 3
+    sigma = torch.full((6,), student.sigma_max, dtype=torch.float64)
+    expected = mlp_teacher.double()(z, sigma, label)
+    torch.testing.assert_close(student.F(z, sigma, label), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("spec", ["mixture:ring", "digits"])
+def test_the_student_knows_its_teachers_noise_levels_shape_and_labels(spec, mlp_student):
+    teacher = load_teacher(spec)
+    student = TrajectoryStudent.from_teacher(teacher, network=mlp_student.network)
+    for name in ("sigma_min", "sigma_max", "sigma_data", "sample_shape", "num_classes"):
+        assert getattr(student, name) == getattr(teacher, name)
+
+
+def test_a_teacher_without_a_network_needs_one(gaussian):
+    with pytest.raises(PidistillError, match="mixture:gaussian has no network"):
+        TrajectoryStudent.from_teacher(gaussian)
+
+
+@function_fixtures_are_fine
+@given(num=st.integers(1, 20), batch_size=st.integers(1, 21), seed=st.integers(0, 9))
+def test_the_batch_size_changes_no_sample(mlp_student, num, batch_size, seed):
+    whole = mlp_student.generate(20, seed=seed)
+    part = mlp_student.generate(num, seed=seed, batch_size=batch_size)
+    assert part.nfe == whole.nfe == 1
+    torch.testing.assert_close(part.x, whole.x[:num], rtol=0, atol=1e-5)
+
+
+def test_samples_are_the_student_at_sigma_min_from_the_initial_noise(mlp_student):
+    z = initial_noise(mlp_student, 5, seed=3)
+    label = torch.tensor([0, 1, 2, 0, 1])
+    expected = mlp_student(z, torch.full((5,), mlp_student.sigma_min), label)
+    x, nfe = mlp_student.generate(5, seed=3)
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
+    assert x.dtype == torch.float32
+    assert not x.requires_grad
+    assert nfe == 1
+
+
+def test_another_seed_gives_other_samples(mlp_student):
+    assert not torch.allclose(mlp_student.generate(3, seed=0).x, mlp_student.generate(3, seed=1).x)
+
+
+def test_every_batch_is_reported(mlp_student):
+    done = []
+    mlp_student.generate(10, seed=0, batch_size=4, on_batch=done.append)
+    assert done == [4, 4, 2]
+
+
+def test_a_trajectory_student_takes_one_step_only(mlp_student):
+    with pytest.raises(PidistillError, match=r"steps is 2, .* exactly 1 evaluation"):
+        mlp_student.generate(3, seed=0, steps=2)
+
+
+@pytest.mark.parametrize("num", [0, -1])
+def test_no_samples_are_refused(mlp_student, num):
+    with pytest.raises(PidistillError, match=f"num is {num}"):
+        mlp_student.generate(num, seed=0)
+
+
+CONDITIONAL = types.SimpleNamespace(num_classes=4, source="a model")
+UNCONDITIONAL = types.SimpleNamespace(num_classes=0, source="a model")
+
+
+@given(st.integers(1, 50), st.integers(0, 50))
+def test_labels_go_round_the_classes_by_the_samples_index(num, first):
+    labels = labels_for(CONDITIONAL, first + num)
+    assert labels.tolist() == [i % 4 for i in range(first + num)]
+    assert torch.equal(labels_for(CONDITIONAL, num, first=first), labels[first:])
+
+
+@pytest.mark.parametrize("label", [2, torch.tensor(2), torch.tensor([2, 2, 2])])
+def test_labels_may_be_one_for_all_or_one_each(label):
+    assert labels_for(CONDITIONAL, 3, label).tolist() == [2, 2, 2]
+
+
+def test_minus_one_is_no_label():
+    assert labels_for(CONDITIONAL, 2, torch.tensor([-1, 3])).tolist() == [-1, 3]
+
+
+@pytest.mark.parametrize("label", [4, -2, torch.tensor([0, 1, 7])])
+def test_a_label_out_of_range_is_refused(label):
+    with pytest.raises(PidistillError, match=r"expected 0 \.\. 3, or -1 for no label"):
+        labels_for(CONDITIONAL, 3, label)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1,), (3, 1)])
+def test_labels_of_another_number_are_refused(shape):
+    with pytest.raises(PidistillError, match="expected one label, or 3 of them"):
+        labels_for(CONDITIONAL, 3, torch.zeros(shape, dtype=torch.int64))
+
+
+def test_an_unconditional_model_takes_no_label():
+    assert labels_for(UNCONDITIONAL, 3) is None
+    with pytest.raises(PidistillError, match="label is 0, but a model is not class-conditional"):
+        labels_for(UNCONDITIONAL, 3, 0)
+
+
+@function_fixtures_are_fine
+@given(first=st.integers(0, 15), num=st.integers(1, 5))
+def test_a_part_of_a_longer_list_has_its_samples_and_labels(mlp_student, first, num):
+    whole = mlp_student.generate(20, seed=3)
+    part = mlp_student.generate(num, seed=3, first=first, batch_size=2)
+    torch.testing.assert_close(part.x, whole.x[first : first + num], rtol=0, atol=1e-5)
