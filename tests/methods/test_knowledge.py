@@ -12,9 +12,9 @@ import torch
 
 from pidistill import PidistillError, initial_noise, load_student, load_teacher, solve
 from pidistill.cli import main
-from pidistill.methods import pairs as pairs_module
 from pidistill.distance import l2
 from pidistill.guidance import GuidedDenoiser
+from pidistill.methods import pairs as pairs_module
 from pidistill.methods.knowledge import knowledge_loss
 from pidistill.methods.pairs import describe_pairs, load_pairs, make_pairs, open_pairs
 from pidistill.students.euler import EulerStudent

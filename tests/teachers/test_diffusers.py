@@ -15,8 +15,8 @@ from pidistill.guidance import GuidedDenoiser
 from pidistill.model_folder import build_model, describe
 from pidistill.precondition import EDMPrecondition
 from pidistill.students.trajectory import TrajectoryStudent
-from pidistill.teachers.formats import pipeline_folder
 from pidistill.teachers.diffusers import load
+from pidistill.teachers.formats import pipeline_folder
 
 from diffusers_pipelines import SCHEDULES, ddim, save
 
