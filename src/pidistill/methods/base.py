@@ -1,21 +1,24 @@
-"""What every method has in common: the batch it gets and the losses it returns."""
+"""The contract of a method: the parts it trains and the updates of a step.
+
+A method is a class with `Settings`, `needs` and `build`; it holds a `student`, declares its `parts`
+and yields the `updates` of each step. A method that trains nothing but its student implements
+`loss`, and the defaults do the rest.
+"""
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pydantic
-import torch
 from torch import Tensor, nn
 
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
+from pidistill.methods.settings import MethodSettings, OptimizerSettings
 from pidistill.noise import Draws
 from pidistill.processes import ALONE, Processes
-from pidistill.settings import STRICT
 from pidistill.students.base import Student
 
 
@@ -44,6 +47,30 @@ class Losses:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """A module that a method trains."""
+
+    name: str
+    """Its name in logs and checkpoints; the student's is `student`."""
+    module: nn.Module
+    """The module, all of whose parameters are trained."""
+    optimizer: OptimizerSettings | None = None
+    """How it is optimised; None follows the run config."""
+    averaged: bool = False
+    """Whether moving averages of its weights are kept, at the run's `ema_rates`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """One optimizer step of one part."""
+
+    part: str
+    """The name of the part that takes the step; all other parts are frozen meanwhile."""
+    loss: Callable[[Batch], Losses]
+    """What is minimised. It is called once for every micro-batch."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What a method may know of the run that it trains in."""
 
@@ -69,28 +96,21 @@ class Preparation:
     """What is counted."""
 
 
-class MethodSettings(pydantic.BaseModel):
-    """Settings of a method, checked strictly."""
-
-    model_config = STRICT
-
-    name: str
-    """Name in `pidistill.methods.METHODS`."""
-
-
 class Method(abc.ABC):
-    """A training method; see the package's docstring."""
+    """A training method; see the module's docstring."""
 
     Settings: ClassVar[type[MethodSettings]]
+    """The settings, with the method's name as the default of `name`."""
     needs: ClassVar[Literal["noise", "images", "pairs"]]
+    """What it trains on: noise alone; images; or samples that the teacher makes first."""
     teacher_evaluations: int
     """Teacher evaluations that one sample of one step costs."""
     teacher_evaluations_before: int = 0
-    """Teacher evaluations that were spent before the first step, over all."""
+    """Teacher evaluations that are spent before the first step, in all."""
     student_evaluations: int = 1
     """Student evaluations with a gradient that one sample of one step costs; a jvp counts twice."""
     target_evaluations: int = 0
-    """Those without one, of the student or of a copy that follows it."""
+    """Those without a gradient, of the student or of a copy that follows it."""
     student: Student | PreconditionedDenoiser
 
     @classmethod
@@ -123,7 +143,15 @@ class Method(abc.ABC):
     def preview(self, num: int) -> Tensor:
         """Draw `num` samples (num, *sample_shape) to look at."""
 
-    def to(self, device: torch.device) -> None:
+    def parts(self) -> list[Part]:
+        """Everything that is trained, the student first."""
+        return [Part("student", self.student, averaged=True)]
+
+    def updates(self, step: int) -> Iterator[Update]:
+        """The updates of optimizer step `step`, in order; each sees what those before it did."""
+        yield Update("student", self.loss)
+
+    def to(self, device: Any) -> None:
         """Move every network that the method holds to `device`."""
         for value in vars(self).values():
             if isinstance(value, nn.Module):
@@ -154,23 +182,23 @@ class Method(abc.ABC):
     def start_phase(self, step: int, max_train_steps: int) -> bool:
         """Asked before every step: whether a new phase of training begins with step `step`.
 
-        Then the optimizer and the averages start afresh from the student's weights.
+        Then the optimizers and the averages start afresh from the weights.
         """
         return False
 
     def phase(self, max_train_steps: int) -> tuple[int, int]:
-        """First step of the phase under way and the step after its last: the learning rate's span.
+        """First step of the current phase and the step after its last: the learning rate's span.
 
         Steps are counted from 0.
         """
         return 0, max_train_steps
 
     def after_step(self, step: int) -> None:
-        """Called after optimizer step `step`: move whatever follows the student."""
+        """Called after all updates of step `step`: move whatever follows the student."""
         return
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Tensors beside the student's that a checkpoint has to keep."""
+        """Tensors beside those of the parts that a checkpoint has to keep."""
         return {}
 
     def state_values(self) -> dict[str, Any]:
@@ -178,7 +206,7 @@ class Method(abc.ABC):
         return {}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Take what `state_tensors` and `state_values` gave, after the student's weights."""
+        """Take what `state_tensors` and `state_values` gave, after the weights of the parts."""
         return
 
 
@@ -211,9 +239,7 @@ def require_teacher(name: str, teacher: Denoiser | None) -> Denoiser:
 def require_images(name: str, teacher: Denoiser, data: Dataset | None) -> None:
     """Raise `PidistillError` unless `data` are images that `teacher` can judge."""
     if data is None:
-        raise PidistillError(
-            f"{name} trains on images; name them with --data, such as --data digits"
-        )
+        raise PidistillError(f"{name} trains on images; name them with 'data', such as 'digits'")
     shape = tuple(data.images.shape[1:])
     if shape != teacher.sample_shape:
         raise PidistillError(

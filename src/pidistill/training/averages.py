@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from pidistill.sharding import divided, local, whole_of
 
 
-class EMA:
+class Averages:
     """Averages of a module's parameters in their own dtype, one for each rate.
 
     Where the parameters are divided among processes, so are the averages.

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pidistill.errors import PidistillError
 from pidistill.files import json_text, read_json, sync, write_text
-from pidistill.sharding import divided
 from pidistill.storage import read_tensors, tensor_bytes
 
 MANIFEST = "manifest.json"
@@ -169,42 +167,3 @@ def checksum(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The per-parameter state of an optimizer as named tensors."""
-    return {
-        f"{index}.{key}": value
-        for index, entries in optimizer.state_dict()["state"].items()
-        for key, value in entries.items()
-    }
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Restore what `optimizer_tensors` saved; the settings stay those of `optimizer`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in read_tensors(folder / "optimizer.safetensors").items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, entries in state.items():
-        for key, value in entries.items():
-            if value.shape == parameters[number].shape:  # not a counter of steps
-                entries[key] = divided(value, parameters[number])
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def truncate_log(path: Path, step: int) -> None:
-    """Drop the lines of a `metrics.jsonl` after `step`, and a last line that is not whole."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            break
-    text = "".join(f"{line}\n" for line in kept)
-    write_text(path, text)

@@ -80,7 +80,7 @@ def _fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
     )
 
 
-def parts_of_batch(config: RunConfig, num_processes: int) -> int:
+def num_micro_batches(config: RunConfig, num_processes: int) -> int:
     """How many micro-batches a process's share of a batch is cut into.
 
     It is `gradient_accumulation_steps`, or the smallest multiple of it that `max_micro_batch`

@@ -1,0 +1,150 @@
+"""A part of a method while it is trained: its optimizer, its averages, its files."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from pidistill.methods.base import Batch, Losses, Part
+from pidistill.methods.settings import OptimizerSettings
+from pidistill.model_folder import weights_name
+from pidistill.sharding import divided, load_whole, whole_tensors
+from pidistill.storage import read_tensors
+from pidistill.training.averages import Averages
+from pidistill.training.distributed import block_names
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "radam": torch.optim.RAdam,
+}
+
+DECAYS: dict[str, Callable[[float], float]] = {
+    "constant": lambda fraction: 1.0,
+    "linear": lambda fraction: 1 - fraction,
+    "cosine": lambda fraction: (1 + math.cos(math.pi * fraction)) / 2,
+}
+
+
+class _Wrapped(nn.Module):
+    """The module that accelerate wraps; its forward is the loss of an update."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._no_split_modules = block_names(module)  # accelerate's name
+
+    def forward(self, loss: Callable[[Batch], Losses], batch: Batch) -> Losses:
+        return loss(batch)
+
+
+class TrainedPart:
+    """A `Part` with its optimizer and its averages."""
+
+    def __init__(
+        self,
+        part: Part,
+        defaults: OptimizerSettings,
+        accelerator: Accelerator,
+        *,
+        ema_rates: list[float],
+        ema_warmup: bool,
+    ) -> None:
+        """Make the optimizer, and let the accelerator wrap both.
+
+        Args:
+            part: The part.
+            defaults: Its optimizer settings, unless it has some.
+            accelerator: Accelerate's.
+            ema_rates: Rates of the averages, for a part that is averaged.
+            ema_warmup: Whether the averages forget faster at first.
+        """
+        self.name, self.module = part.name, part.module
+        self.settings = part.optimizer or defaults
+        self.accelerator = accelerator
+        self.ema_rates = ema_rates if part.averaged else []
+        self.ema_warmup = ema_warmup
+        optimizer = OPTIMIZERS[self.settings.optimizer](
+            part.module.parameters(),
+            lr=self.settings.learning_rate,
+            betas=(self.settings.adam_beta1, self.settings.adam_beta2),
+            weight_decay=self.settings.adam_weight_decay,
+        )
+        self.wrapped, self.optimizer = accelerator.prepare(_Wrapped(part.module), optimizer)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin the optimizer and the averages afresh from the weights."""
+        self.optimizer.state.clear()
+        self.averages = Averages(self.module, self.ema_rates, warmup=self.ema_warmup)
+        self.num_updates = 0
+
+    def learning_rate(self, done: int, steps: int) -> float:
+        """The learning rate after `done` of the `steps` of a phase."""
+        settings = self.settings
+        warmup = settings.lr_warmup_steps
+        rise = min(1.0, (done + 1) / warmup) if warmup else 1.0
+        decay = DECAYS[settings.lr_scheduler](min(1.0, done / max(1, steps)))
+        return settings.learning_rate * rise * max(decay, settings.lr_end)
+
+    def step(self, learning_rate: float) -> float:
+        """Take an optimizer step with the gradients that there are; returns their norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.accelerator.unscale_gradients(self.optimizer)
+        parameters = list(self.module.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.settings.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.max_grad_norm, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.averages.update(self.num_updates)
+        self.num_updates += 1
+        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+
+    @property
+    def _optimizer_file(self) -> str:
+        return "optimizer.safetensors" if self.name == "student" else f"{self.name}-optimizer.safetensors"
+
+    def weight_files(self) -> list[str]:
+        """Names of its files in a checkpoint: the weights, then an average for each rate."""
+        prefix = "" if self.name == "student" else f"{self.name}-"
+        averages = [f"{prefix}{weights_name(rate)}" for rate in self.ema_rates]
+        return [f"{self.name}.safetensors", *averages]
+
+    def weights(self, keep: bool) -> dict[str, dict[str, Tensor]]:
+        """The weights and their averages by file name; all processes call it, one may `keep`."""
+        contents = [self.module.state_dict(), *map(self.averages.weights, range(len(self.ema_rates)))]
+        return {
+            name: whole_tensors(content, keep)
+            for name, content in zip(self.weight_files(), contents, strict=True)
+        }
+
+    def optimizer_state(self, keep: bool) -> dict[str, dict[str, Tensor]]:
+        """The optimizer's state by file name, as in `weights`."""
+        named = {
+            f"{index}.{key}": value
+            for index, entries in self.optimizer.state_dict()["state"].items()
+            for key, value in entries.items()
+        }
+        return {self._optimizer_file: whole_tensors(named, keep)}
+
+    def load(self, checkpoint: Path, num_updates: int) -> None:
+        """Take everything from the files of a checkpoint."""
+        self.num_updates = num_updates
+        own, *averages = self.weight_files()
+        load_whole(self.module, read_tensors(checkpoint / own))
+        for index, name in enumerate(averages):
+            self.averages.load(index, read_tensors(checkpoint / name))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in read_tensors(checkpoint / self._optimizer_file).items():
+            number, _, key = name.partition(".")
+            like = parameters[int(number)]
+            is_counter = value.shape != like.shape
+            state.setdefault(int(number), {})[key] = value if is_counter else divided(value, like)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
