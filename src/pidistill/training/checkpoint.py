@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from pidistill.errors import PidistillError
-from pidistill.files import json_text, read_json, sync, write_text
-from pidistill.storage import read_tensors, tensor_bytes
+from pidistill.files import json_text, read_json, sync
+from pidistill.storage import tensor_bytes
 
 MANIFEST = "manifest.json"
 

@@ -63,7 +63,7 @@ def estimate(config: RunConfig) -> dict[str, Any]:
         "max_train_steps": config.max_train_steps,
         "batch_size": config.batch_size,
         "micro_batch": trainer.micro_batch,
-        "micro_batches_per_process": trainer.parts,
+        "micro_batches_per_process": trainer.micro_batches,
         "models": _sizes(trainer),
         "memory": _memory(trainer),
         "checkpoint_bytes": _checkpoint_bytes(trainer),
@@ -142,37 +142,36 @@ def _bytes(tensors: list[Tensor]) -> int:
 
 def _memory(trainer: Trainer) -> dict[str, int]:
     """Bytes in this process, or in the fullest of several where they are measured."""
-    parameters = [local(p.detach()) for p in trainer.method.student.parameters()]
-    moments = [
-        local(value)
-        for state in trainer.optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    ]
-    own = {id(p) for p in trainer.method.student.parameters()}
-    held = [v for v in vars(trainer.method).values() if isinstance(v, nn.Module)]
-    others = {id(p): p for module in held for p in module.parameters() if id(p) not in own}
+    parts = trainer.state.parts.values()
+    parameters = [local(p.detach()) for part in parts for p in part.module.parameters()]
+    trained = {id(p) for part in parts for p in part.module.parameters()}
+    held = [value for value in vars(trainer.method).values() if isinstance(value, nn.Module)]
+    others = {id(p): p for module in held for p in module.parameters() if id(p) not in trained}
     return {
-        "student": _bytes(parameters),
+        "trained": _bytes(parameters),
         "gradients": _bytes(parameters),
-        "moments": _bytes(moments),
-        "averages": sum(_bytes(average) for average in trainer.ema.averages),
+        "moments": _bytes([local(value) for value in _moments(trainer)]),
+        "averages": sum(_bytes(a) for part in parts for a in part.averages.averages),
         "other_networks": _bytes(list(others.values())),
         "peak": round(_largest(trainer, _peak())),
     }
 
 
+def _moments(trainer: Trainer) -> list[Tensor]:
+    """What the optimizers keep for each parameter."""
+    optimizers = [part.optimizer for part in trainer.state.parts.values()]
+    states = [state for optimizer in optimizers for state in optimizer.state.values()]
+    return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+
 def _checkpoint_bytes(trainer: Trainer) -> int:
     """Bytes of a checkpoint: weights, averages, moments, and what the method keeps."""
-    student = list(trainer.method.student.state_dict().values())
-    moments = [
-        value
-        for state in trainer.optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    ]
+    weights = sum(
+        _bytes(list(part.module.state_dict().values())) * (1 + len(part.ema_rates))
+        for part in trainer.state.parts.values()
+    )
     method = list(trainer.method.state_tensors().values())
-    return _bytes(student) * (1 + len(trainer.ema.rates)) + _bytes(moments) + _bytes(method)
+    return weights + _bytes(_moments(trainer)) + _bytes(method)
 
 
 def _reset_peak() -> None:

@@ -107,7 +107,11 @@ class TrainedPart:
 
     @property
     def _optimizer_file(self) -> str:
-        return "optimizer.safetensors" if self.name == "student" else f"{self.name}-optimizer.safetensors"
+        return (
+            "optimizer.safetensors"
+            if self.name == "student"
+            else f"{self.name}-optimizer.safetensors"
+        )
 
     def weight_files(self) -> list[str]:
         """Names of its files in a checkpoint: the weights, then an average for each rate."""
@@ -117,7 +121,10 @@ class TrainedPart:
 
     def weights(self, keep: bool) -> dict[str, dict[str, Tensor]]:
         """The weights and their averages by file name; all processes call it, one may `keep`."""
-        contents = [self.module.state_dict(), *map(self.averages.weights, range(len(self.ema_rates)))]
+        contents = [
+            self.module.state_dict(),
+            *map(self.averages.weights, range(len(self.ema_rates))),
+        ]
         return {
             name: whole_tensors(content, keep)
             for name, content in zip(self.weight_files(), contents, strict=True)

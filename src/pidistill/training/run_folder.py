@@ -35,6 +35,16 @@ def what_is_measured(folder: Path, ema: float | None) -> dict[str, Any]:
     }
 
 
+def teacher_spec(folder: str | Path) -> str | None:
+    """The teacher's spec in the run's config, or None; the run's method need not be known.
+
+    Raises `PidistillError` when the config is damaged.
+    """
+    path = Path(folder) / CONFIG_FILE
+    spec = read_toml(path).get("teacher") if path.is_file() else None
+    return None if spec is None else str(spec)
+
+
 def teacher_of_run(folder: Path, say: Callable[[str], None]) -> Denoiser | None:
     """The teacher that the run's config names, or None, with a word to `say`, if it is not there.
 
@@ -42,7 +52,7 @@ def teacher_of_run(folder: Path, say: Callable[[str], None]) -> Denoiser | None:
 
     Raises `PidistillError` when the config is damaged.
     """
-    spec = read_config(folder).teacher if (folder / CONFIG_FILE).is_file() else None
+    spec = teacher_spec(folder)
     if spec is None:
         say("without the teacher: the run's config names none")
         return None
@@ -59,7 +69,7 @@ def decoder_of_run(folder: Path, say: Callable[[str], None]) -> "LatentDecoder |
     A run folder holds no decoder. Where its teacher cannot be opened, `say` is called with a line.
     """
     try:
-        kind, locator = split_spec(str(read_toml(folder / CONFIG_FILE).get("teacher")))
+        kind, locator = split_spec(str(teacher_spec(folder)))
     except PidistillError:
         return None
     if kind != "diffusers":

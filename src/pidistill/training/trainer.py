@@ -23,7 +23,7 @@ from pidistill.files import held
 from pidistill.methods.base import Batch, Losses, Method, Preparation, Run, Update
 from pidistill.model_folder import write_description
 from pidistill.noise import Draws
-from pidistill.numerics import precise
+from pidistill.numerics import set_numerics
 from pidistill.processes import join_processes
 from pidistill.training.config import CONFIG_FILE, RunConfig, write_config
 from pidistill.training.distributed import (
@@ -100,9 +100,7 @@ class Trainer:
         method.to(self.accelerator.device)
         if config.torch_compile:
             compile_networks(method, self.accelerator.device)
-        self.state = RunState(
-            config, method, self.accelerator, is_main=self.processes.is_main
-        )
+        self.state = RunState(config, method, self.accelerator, is_main=self.processes.is_main)
         self.bins = LogSigmaBins(method.student.sigma_min, method.student.sigma_max)
         self.preview_steps = config.preview_steps
         self.loss = math.nan  # of the student, when it was last updated
@@ -155,7 +153,8 @@ class Trainer:
             for _ in self.prepare():
                 if should_stop():
                     return
-        with self._held(), torch.random.fork_rng(), precise(), contextlib.ExitStack() as stack:
+        with self._held(), torch.random.fork_rng(), contextlib.ExitStack() as stack:
+            set_numerics()
             self.state.resume(self.folder)
             self._require_steps_left()
             again = self.step + 1 if self.step else 0
