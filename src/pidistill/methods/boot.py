@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser, over_sample
 from pidistill.distance import Distance, DistanceName, distance_for
-from pidistill.methods.base import Batch, Distillation, Losses, MethodSettings, require_teacher
+from pidistill.methods.base import Batch, Distillation, Losses, require_teacher
+from pidistill.methods.settings import MethodSettings
 from pidistill.schedule import karras_sigmas
 from pidistill.students.parametrisations import trajectory_student
 from pidistill.students.trajectory import TrajectoryStudent

@@ -24,10 +24,10 @@ from pidistill.methods.base import (
     Batch,
     Distillation,
     Losses,
-    MethodSettings,
     require_images,
     require_teacher,
 )
+from pidistill.methods.settings import MethodSettings
 from pidistill.ode import SOLVERS, Solver
 from pidistill.schedule import karras_sigmas
 from pidistill.sharding import whole

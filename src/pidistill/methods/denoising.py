@@ -14,7 +14,8 @@ from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser, over_sample
 from pidistill.distance import l2
 from pidistill.errors import PidistillError
-from pidistill.methods.base import Batch, Losses, Method, MethodSettings
+from pidistill.methods.base import Batch, Losses, Method
+from pidistill.methods.settings import MethodSettings
 from pidistill.noise import initial_noise
 from pidistill.ode import solve
 from pidistill.precondition import EDMPrecondition

@@ -24,11 +24,11 @@ from pidistill.methods.base import (
     Batch,
     Distillation,
     Losses,
-    MethodSettings,
     Preparation,
     Run,
     require_teacher,
 )
+from pidistill.methods.settings import MethodSettings
 from pidistill.methods.pairs import (
     Pairs,
     describe_pairs,

@@ -26,10 +26,10 @@ from pidistill.methods.base import (
     Batch,
     Distillation,
     Losses,
-    MethodSettings,
     require_images,
     require_teacher,
 )
+from pidistill.methods.settings import MethodSettings
 from pidistill.model_folder import build_model, describe
 from pidistill.schedule import sigma_at
 from pidistill.sharding import load_whole, whole_tensors

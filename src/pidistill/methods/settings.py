@@ -1,4 +1,4 @@
-"""Settings of methods and optimizers, without torch: the command line reads them for its options."""
+"""Settings of methods and optimizers. Imports no torch: the command line reads them."""
 
 from typing import Literal
 
@@ -22,20 +22,20 @@ class OptimizerSettings(pydantic.BaseModel):
     model_config = {**STRICT, "use_attribute_docstrings": True}
 
     optimizer: Literal["adamw", "radam"] = "adamw"
-    """Optimizer."""
+    """The optimizer."""
     learning_rate: float = pydantic.Field(default=1e-3, gt=0)
-    """Learning rate, after warm-up and before decay."""
+    """Learning rate after the warm-up."""
     adam_beta1: float = pydantic.Field(default=0.9, ge=0, lt=1)
-    """Decay rate of the first moment."""
+    """Averaging rate of the gradient."""
     adam_beta2: float = pydantic.Field(default=0.99, ge=0, lt=1)
-    """Decay rate of the second moment."""
+    """Averaging rate of the squared gradient."""
     adam_weight_decay: float = pydantic.Field(default=0.0, ge=0)
-    """Decoupled weight decay."""
+    """Weight decay, decoupled for adamw, part of the gradient for radam."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "linear"
-    """Shape of the learning rate's decay."""
+    """Decay of the learning rate over the run."""
     lr_warmup_steps: int = pydantic.Field(default=100, ge=0)
-    """Steps over which the learning rate rises linearly."""
+    """Steps over which the learning rate rises from zero."""
     lr_end: float = pydantic.Field(default=0.02, ge=0, le=1)
-    """Share of the learning rate that is left after the last step."""
+    """Fraction of the learning rate that is left after the last step."""
     max_grad_norm: float | None = pydantic.Field(default=None, gt=0)
-    """Largest gradient norm of a step; larger gradients are scaled down to it."""
+    """Norm that gradients are clipped to; they are not clipped unless it is set."""

@@ -106,6 +106,10 @@ class TrainedPart:
         return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
 
     @property
+    def _prefix(self) -> str:
+        return "" if self.name == "student" else f"{self.name}-"
+
+    @property
     def _optimizer_file(self) -> str:
         return (
             "optimizer.safetensors"
@@ -115,8 +119,7 @@ class TrainedPart:
 
     def weight_files(self) -> list[str]:
         """Names of its files in a checkpoint: the weights, then an average for each rate."""
-        prefix = "" if self.name == "student" else f"{self.name}-"
-        averages = [f"{prefix}{weights_name(rate)}" for rate in self.ema_rates]
+        averages = [f"{self._prefix}{weights_name(rate)}" for rate in self.ema_rates]
         return [f"{self.name}.safetensors", *averages]
 
     def weights(self, keep: bool) -> dict[str, dict[str, Tensor]]:
