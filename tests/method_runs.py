@@ -79,8 +79,13 @@ def train(config, folder, *, stop_at=None, abandon_at=None, **options):
 
 
 def log_lines(folder, without=()):
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in without} for line in lines]
+    """The lines of a log as flat dictionaries of numbers."""
+    lines = []
+    for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+        by_sigma = line.pop("loss_by_ln_sigma", {})
+        line.update({f"ln_sigma {edge}": loss for edge, loss in by_sigma.items()})
+        lines.append({key: value for key, value in line.items() if key not in without})
+    return lines
 
 
 def everything(folder, step):

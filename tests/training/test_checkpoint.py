@@ -13,10 +13,7 @@ from pidistill.training import checkpoint
 from pidistill.training.checkpoint import (
     best_checkpoint,
     clear_unfinished,
-    load_optimizer,
     newest_checkpoint,
-    optimizer_tensors,
-    truncate_log,
     write_checkpoint,
 )
 
@@ -190,58 +187,3 @@ def test_damaged_checkpoints_are_passed_over_one_by_one(tmp_path):
     (tmp_path / "step-000000001/b.safetensors").unlink()
     with pytest.raises(PidistillError, match=r"are damaged; move .* away to train anew"):
         newest_checkpoint(tmp_path, warnings.append)
-
-
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.RAdam])
-def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path, kind):
-    def build():
-        torch.manual_seed(0)
-        module = torch.nn.Sequential(*[torch.nn.Linear(3, 3) for _ in range(6)])
-        return module, kind(module.parameters(), lr=0.1)
-
-    def step(module, optimizer, scale):
-        optimizer.zero_grad()
-        (scale * module(torch.ones(2, 3)).square().sum()).backward()
-        optimizer.step()
-
-    module, optimizer = build()
-    for scale in (1, 2, 3):
-        step(module, optimizer, scale)
-    tensors = {"optimizer.safetensors": optimizer_tensors(optimizer)}
-    folder = write_checkpoint(tmp_path, 3, tensors, {}, keep=1)
-    again, restored = build()
-    again.load_state_dict(module.state_dict())
-    for group in restored.param_groups:
-        group["lr"] = 0.05
-    load_optimizer(restored, folder)
-    assert restored.param_groups[0]["lr"] == 0.05
-    for group in restored.param_groups:
-        group["lr"] = 0.1
-    for both in ((module, optimizer), (again, restored)):
-        step(*both, 4)
-    for ours, theirs in zip(again.parameters(), module.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ('{"step": 1}\n{"step": 2}\n{"step": 3}\n', 2),
-        ('{"step": 1}\n{"step": 2}\n{"st', 2),
-        ('{"step": 1}\n{"step": 2}', 2),
-        ('{"step": 1}\n\x00\x00\x00', 1),
-        ('{"step": 1}\n7\n{"step": 2}\n', 1),
-        ('{"step": 9}\n', 0),
-        ("", 0),
-    ],
-)
-def test_a_log_is_cut_after_a_step_and_at_a_line_that_is_not_whole(tmp_path, text, kept):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(text)
-    truncate_log(path, 2)
-    assert path.read_text() == "".join(f'{{"step": {i + 1}}}\n' for i in range(kept))
-
-
-def test_a_log_that_is_not_there_is_not_made(tmp_path):
-    truncate_log(tmp_path / "metrics.jsonl", 2)
-    assert not (tmp_path / "metrics.jsonl").exists()

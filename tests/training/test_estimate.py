@@ -31,7 +31,7 @@ def test_sizes_and_evaluations_are_those_of_the_run():
     assert student == {"parameters": parameters, "bytes": 4 * parameters}
     assert facts["models"]["teacher"]["parameters"] == parameters
     memory = facts["memory"]
-    assert memory["student"] == memory["gradients"] == memory["other_networks"] == 4 * parameters
+    assert memory["trained"] == memory["gradients"] == memory["other_networks"] == 4 * parameters
     assert memory["averages"] == 8 * parameters
     assert 8 * parameters <= memory["moments"] < 8 * parameters + 1000  # and a counter for each
     assert memory["peak"] > sum(memory.values()) - memory["peak"]

@@ -21,7 +21,10 @@ from pidistill.settings import read_toml
 from pidistill.training.assemble import build_trainer
 from pidistill.training.checkpoint import best_checkpoint
 from pidistill.training.config import parse_config
-from pidistill.training.trainer import DECAYS, Trainer
+from pidistill.training.parts import DECAYS
+from pidistill.training.trainer import Trainer
+
+from method_runs import log_lines
 
 SMALL = {
     "teacher": "mixture:ring",
@@ -56,9 +59,8 @@ def train(config, folder, *, stop_at=None, abandon_at=None):
     return trainer
 
 
-def log_lines(folder, without=("seconds",)):
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in without} for line in lines]
+def student_part(trainer):
+    return trainer.state.parts["student"]
 
 
 def everything(folder):
@@ -66,7 +68,7 @@ def everything(folder):
     files = [*folder.glob("*.safetensors"), *folder.glob("state/step-*/*.safetensors")]
     contents = {str(file.relative_to(folder)): file.read_bytes() for file in files}
     texts = {name: (folder / name).read_text() for name in ("config.toml", "network.json")}
-    return {**contents, **texts, "metrics.jsonl": log_lines(folder)}
+    return {**contents, **texts, "metrics.jsonl": log_lines(folder, without=("seconds",))}
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,7 @@ def test_the_seed_and_nothing_else_decides_a_run(tmp_path, straight):
     train(small(), tmp_path / "again")
     assert everything(tmp_path / "again") == straight(small())
     train(small(seed=1), tmp_path / "other")
-    assert log_lines(tmp_path / "other") != straight(small())["metrics.jsonl"]
+    assert log_lines(tmp_path / "other", without=("seconds",)) != straight(small())["metrics.jsonl"]
 
 
 def test_accumulated_gradients_give_the_losses_of_the_whole_batch(tmp_path, straight):
@@ -181,16 +183,49 @@ def test_accumulated_gradients_give_the_losses_of_the_whole_batch(tmp_path, stra
 
 def test_every_line_of_the_log_says_what_it_must(tmp_path):
     train(small(), tmp_path)
-    lines = log_lines(tmp_path, without=())
+    lines = log_lines(tmp_path)
     trained = [line for line in lines if line["step"] > 0]
     assert [line["step"] for line in trained] == [3, 6, 9, 10]
     for line in lines:
-        assert {"step", "images", "loss", "teacher_evals", "seconds"} <= line.keys()
+        assert {
+            *("step", "images", "loss", "teacher_evals", "seconds", "grad_norm"),
+        } <= line.keys()
         assert line["images"] == line["teacher_evals"] == 16 * line["step"]
-        assert all(isinstance(value, int | float) for value in line.values())
         assert math.isfinite(line["loss"])
+        assert line["grad_norm"] > 0
     seconds = [line["seconds"] for line in lines]
     assert seconds == sorted(seconds)
+
+
+def test_the_log_tells_the_loss_by_noise_level(tmp_path):
+    """The bins are those of the drawn noise levels, and together they make the loss."""
+    trainer = build_trainer(small(max_train_steps=1, logging_steps=1), tmp_path)
+    losses = trainer.method.loss(trainer.batch(0))
+    list(trainer.run())
+    (line,) = (line for line in log_lines(tmp_path) if line["step"] == 1)
+    bins = losses.sigma.log().floor().long()
+    expected = {
+        str(edge): losses.loss[bins == edge].mean().item() for edge in sorted(set(bins.tolist()))
+    }
+    found = {name: loss for name, loss in line.items() if name.startswith("ln_sigma")}
+    assert found == pytest.approx({f"ln_sigma {edge}": loss for edge, loss in expected.items()})
+
+
+def test_the_first_line_is_of_the_untrained_student(tmp_path):
+    trainer = build_trainer(small(), tmp_path)
+    expected = trainer.method.loss(trainer.batch(0)).loss.mean().item()
+    list(trainer.run())
+    first = log_lines(tmp_path)[0]
+    assert (first["step"], first["images"], first["teacher_evals"]) == (0, 0, 0)
+    assert first["loss"] == pytest.approx(expected)
+
+
+def test_a_run_leaves_torch_alone(tmp_path):
+    before = torch.random.get_rng_state()
+    train(small(), tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    tiny = torch.tensor(1e-40)
+    assert (tiny * 1).item() > 0  # subnormal numbers are not flushed outside of the run
 
 
 def test_a_logged_loss_is_the_mean_of_its_steps(tmp_path):
@@ -216,7 +251,8 @@ def test_a_run_folder_holds_what_is_needed_to_sample(tmp_path):
     raw, averaged = load_student(tmp_path, 0), load_student(tmp_path)
     assert torch.equal(raw.network.output.weight, trainer.method.student.network.output.weight)
     assert torch.equal(
-        averaged.network.output.weight, trainer.ema.weights(0)["network.output.weight"]
+        averaged.network.output.weight,
+        student_part(trainer).averages.weights(0)["network.output.weight"],
     )
     assert parse_config([read_toml(tmp_path / "config.toml")]) == small()
 
@@ -318,7 +354,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path):
     steps = trainer.run()
     next(steps)
     with torch.no_grad():
-        trainer.ema.averages[1][0].fill_(math.inf)
+        student_part(trainer).averages.averages[1][0].fill_(math.inf)
     with pytest.raises(PidistillError, match=r"weight .* of ema-0\.5\.safetensors is not finite"):
         next(steps)
     assert trainer.step == 2
@@ -517,8 +553,8 @@ def test_the_student_of_a_teacher_with_a_network_is_a_copy(tmp_path):
 @pytest.mark.parametrize(("warmup", "end"), [(0, 0.0), (3, 0.1), (20, 0.5)])
 def test_the_learning_rate_warms_up_and_decays_to_its_share(tmp_path, scheduler, warmup, end):
     config = small(lr_scheduler=scheduler, lr_warmup_steps=warmup, lr_end=end, max_train_steps=100)
-    trainer = build_trainer(config, tmp_path)
-    rates = [trainer.learning_rate(step) / config.learning_rate for step in range(100)]
+    part = student_part(build_trainer(config, tmp_path))
+    rates = [part.learning_rate(step, 100) / config.learning_rate for step in range(100)]
     assert all(min(end, 1 / (warmup + 1)) <= rate <= 1 for rate in rates)
     rising, falling = rates[: max(0, warmup - 1)], rates[warmup:]
     assert rising == sorted(rising)
@@ -529,15 +565,16 @@ def test_the_learning_rate_warms_up_and_decays_to_its_share(tmp_path, scheduler,
         assert falling[-1] == 1
     else:
         assert falling[-1] == pytest.approx(end, abs=0.02)
-        middle = trainer.learning_rate(50) / config.learning_rate
+        middle = part.learning_rate(50, 100) / config.learning_rate
         assert middle == pytest.approx(0.5, abs=1e-9)
 
 
 def test_the_optimizer_takes_the_learning_rate_of_its_step(tmp_path):
     trainer = build_trainer(small(), tmp_path)
     for report in trainer.run():
-        (group,) = trainer.optimizer.param_groups
-        assert group["lr"] == trainer.learning_rate(report.step - 1)
+        part = student_part(trainer)
+        (group,) = part.optimizer.param_groups
+        assert group["lr"] == part.learning_rate(report.step - 1, 10)
 
 
 def test_the_gradient_is_clipped_to_its_largest_norm(tmp_path):

@@ -107,7 +107,6 @@ def resolve_config(
     from pidistill.files import LOCK_FILE
     from pidistill.settings import read_toml
     from pidistill.training.config import parse_config, read_preset, require_same_run
-    from pidistill.training.heartbeat import HEARTBEAT_FILE
 
     given = {key: value for key, value in flags.items() if value is not None}
     named = {key: given[key] for key in ("method",) if key in given}  # `--set` refers to it
@@ -119,7 +118,7 @@ def resolve_config(
     resume = resume or was_restarted()
     saved_file = run_folder / "config.toml"
     files = run_folder.iterdir() if run_folder.is_dir() else ()
-    if not resume and any(file.name not in (LOCK_FILE, HEARTBEAT_FILE) for file in files):
+    if not resume and any(file.name not in (LOCK_FILE,) for file in files):
         raise PidistillError(
             f"{run_folder} is not empty; add --resume to go on with the run in it, "
             "or choose another --out"

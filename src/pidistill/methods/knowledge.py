@@ -28,7 +28,6 @@ from pidistill.methods.base import (
     Run,
     require_teacher,
 )
-from pidistill.methods.settings import MethodSettings
 from pidistill.methods.pairs import (
     Pairs,
     describe_pairs,
@@ -38,6 +37,7 @@ from pidistill.methods.pairs import (
     share_of_pairs,
     solve_pairs,
 )
+from pidistill.methods.settings import MethodSettings
 from pidistill.paths import user_path
 from pidistill.students.euler import EulerStudent
 

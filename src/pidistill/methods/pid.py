@@ -32,8 +32,8 @@ from pidistill.derivative import (
 from pidistill.distance import Distance, DistanceName, distance_for, l2
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Batch, Distillation, Losses, require_teacher
-from pidistill.methods.settings import MethodSettings
 from pidistill.methods.noise_levels import DRAWS, WEIGHTS, mean_weight
+from pidistill.methods.settings import MethodSettings
 from pidistill.networks import fresh_network
 from pidistill.residual import GRADIENTS, RESIDUALS, Pair, through_both, trajectory
 from pidistill.students.parametrisations import trajectory_student

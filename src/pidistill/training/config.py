@@ -101,7 +101,7 @@ class RunConfig(OptimizerSettings):
     """Also keep the checkpoint with the lowest loss, averaged over about 100 steps."""
     preview_steps: int = pydantic.Field(default=1000, ge=0)
     """Steps between grids of samples in previews/; 0 for none."""
-    report_to: list[str] = []
+    report_to: list[str] = pydantic.Field(default=[])
     """Trackers to log to: tensorboard, wandb, ..., several separated by commas, or all."""
     network: NetworkTable | None = None
     """The network to train; by default a copy of the teacher's."""
@@ -159,7 +159,11 @@ def parse_config(layers: list[dict[str, Any]], origin: str = "config") -> RunCon
     name = table.get("name")
     if not isinstance(name, str):
         raise PidistillError(f"{origin}: method.name is {name!r}; expected the name of a method")
-    settings = validate(method_class(name).Settings, table, origin, prefix="method.")
+    try:
+        kind = method_class(name)
+    except PidistillError as error:
+        raise PidistillError(f"{origin}: {error}") from error
+    settings = validate(kind.Settings, table, origin, prefix="method.")
     return validate(RunConfig, {**merged, "method": settings}, origin)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from pidistill.methods.base import Batch, Losses, Part
@@ -74,6 +75,10 @@ class TrainedPart:
             weight_decay=self.settings.adam_weight_decay,
         )
         self.wrapped, self.optimizer = accelerator.prepare(_Wrapped(part.module), optimizer)
+        if isinstance(self.wrapped, FSDPModule):
+            # The outermost module has to be called first, and another part's loss may not do so.
+            self.wrapped(lambda batch: None, None)
+            self.wrapped.reshard()
         self.restart()
 
     def restart(self) -> None:

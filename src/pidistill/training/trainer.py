@@ -292,17 +292,16 @@ class Trainer:
 
     def _log(self) -> None:
         by_sigma = self.state.means_by_sigma.take()
-        line = self._write_line(
+        self._write_line(
             self.step,
             self.state.means.take(),
             teacher_evals=self.teacher_evaluations,
             seconds=round(self.seconds, 3),
             loss_by_ln_sigma={name: by_sigma[name] for name in sorted(by_sigma, key=int)},
         )
-        numbers = {key: line[key] for key in line if isinstance(line[key], int | float)}
-        self.accelerator.log(numbers, step=self.step)
 
-    def _write_line(self, step: int, means: dict[str, float], **rest: Any) -> dict[str, Any]:
+    def _write_line(self, step: int, means: dict[str, float], **rest: Any) -> None:
+        """Write a line of the log, and tell the trackers the numbers in it."""
         line = {
             "step": step,
             "images": step * self.config.batch_size,
@@ -312,7 +311,8 @@ class Trainer:
         }
         if self.processes.is_main:
             append_to_log(self.folder, line)
-        return line
+        numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
+        self.accelerator.log({key: numbers[key] for key in numbers if key != "step"}, step=step)
 
     @torch.no_grad()
     def _preview(self) -> None:

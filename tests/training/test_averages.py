@@ -5,14 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pidistill.training.averages import EMA
+from pidistill.training.averages import Averages
 
 
 @given(st.lists(st.floats(0.01, 0.9999), min_size=1, max_size=3), st.booleans(), st.integers(1, 15))
 def test_every_average_is_the_recursion_at_its_rate(rates, warmup, num_steps):
     generator = torch.Generator().manual_seed(0)
     module = torch.nn.Linear(2, 3, dtype=torch.float64)
-    ema = EMA(module, rates, warmup=warmup)
+    ema = Averages(module, rates, warmup=warmup)
     expected = [module.weight.detach().clone() for _ in rates]
     for step in range(num_steps):
         module.weight.data = torch.randn(3, 2, generator=generator, dtype=torch.float64)
@@ -27,14 +27,14 @@ def test_every_average_is_the_recursion_at_its_rate(rates, warmup, num_steps):
 def test_averages_start_at_the_weights_and_do_not_follow_them_by_themselves():
     module = torch.nn.Linear(2, 3)
     before = module.weight.detach().clone()
-    ema = EMA(module, [0.9], warmup=False)
+    ema = Averages(module, [0.9], warmup=False)
     module.weight.data.add_(1)
     assert torch.equal(ema.weights(0)["weight"], before)
 
 
 def test_constant_weights_stay_as_they_are():
     module = torch.nn.Linear(4, 4)
-    ema = EMA(module, [0.999, 0.5], warmup=True)
+    ema = Averages(module, [0.999, 0.5], warmup=True)
     for step in range(10):
         ema.update(step)
     for index in range(2):
@@ -43,7 +43,7 @@ def test_constant_weights_stay_as_they_are():
 
 def test_buffers_are_copied_not_averaged():
     module = torch.nn.BatchNorm1d(3)
-    ema = EMA(module, [0.9], warmup=False)
+    ema = Averages(module, [0.9], warmup=False)
     module.running_mean.fill_(5)
     ema.update(0)
     weights = ema.weights(0)
@@ -54,7 +54,7 @@ def test_buffers_are_copied_not_averaged():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_averages_come_back_as_they_were(dtype):
     module = torch.nn.Linear(2, 3, dtype=dtype)
-    first, second = (EMA(module, [0.9, 0.99], warmup=False) for _ in range(2))
+    first, second = (Averages(module, [0.9, 0.99], warmup=False) for _ in range(2))
     module.weight.data.add_(1)
     first.update(0)
     for index in range(2):

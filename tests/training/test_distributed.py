@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from pidistill import PidistillError
 from pidistill.networks import new_network
-from pidistill.training import distributed as strategy
+from pidistill.training import distributed
 from pidistill.training.config import parse_config
-from pidistill.training.distributed import block_names, parts_of_batch
+from pidistill.training.distributed import block_names, num_micro_batches
 
 from method_runs import make_trainer, small, train
 
@@ -27,7 +27,7 @@ def test_a_batch_is_cut_as_little_as_the_largest_micro_batch_allows(num, least, 
     settings = config(
         batch_size=batch_size, gradient_accumulation_steps=least, max_micro_batch=largest
     )
-    parts = parts_of_batch(settings, num)
+    parts = num_micro_batches(settings, num)
     share = num * parts
     assert batch_size % share == parts % least == 0
     if largest is None:
@@ -40,7 +40,7 @@ def test_a_batch_is_cut_as_little_as_the_largest_micro_batch_allows(num, least, 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused():
     with pytest.raises(PidistillError, match=r"batch_size is 128; expected a multiple of 3, the"):
-        parts_of_batch(config(), 3)
+        num_micro_batches(config(), 3)
 
 
 @pytest.mark.parametrize("num", [1, 8, 64])
@@ -49,7 +49,7 @@ def test_the_published_presets_suit_1_8_and_64_processes(preset, num):
     from pidistill.training.config import read_preset
 
     settings = parse_config([read_preset(preset), {"teacher": "digits"}])
-    parts = parts_of_batch(settings, num)
+    parts = num_micro_batches(settings, num)
     assert settings.batch_size // (num * parts) <= settings.max_micro_batch
 
 
@@ -75,7 +75,7 @@ def test_a_missing_compiler_is_one_clear_line(tmp_path, monkeypatch):
 def test_compiling_keeps_the_names_of_the_weights(tmp_path, monkeypatch):
     """With a compiler that changes nothing, because the real one takes a minute."""
     compiled = []
-    monkeypatch.setattr(strategy, "require_compiler", lambda device: None)
+    monkeypatch.setattr(distributed, "require_compiler", lambda device: None)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     trainer = train(small("pid", teacher="digits", torch_compile=True), tmp_path / "compiled")
     assert compiled == [trainer.method.student.network, trainer.method.teacher.network]
