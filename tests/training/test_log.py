@@ -41,7 +41,7 @@ def test_means_are_weighted_and_survive_a_checkpoint(values):
     means = Means()
     for value, weight in values:
         means = Means({name: list(sums) for name, sums in means.sums.items()})
-        means.add({"a": value}, weight)
+        means.add("a", value, weight)
     total = sum(weight for _, weight in values)
     assert means.take()["a"] == pytest.approx(sum(v * w for v, w in values) / total, abs=1e-9)
     assert means.take() == {}

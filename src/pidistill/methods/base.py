@@ -211,7 +211,7 @@ class Method(abc.ABC):
 
 
 class Distillation(Method):
-    """A method that trains a student against a teacher."""
+    """A method that trains a student against a teacher; it implements `make_student` and `loss`."""
 
     student: Student
 
@@ -221,19 +221,30 @@ class Distillation(Method):
         self.student = student
         self.teacher = teacher
 
+    @classmethod
+    @abc.abstractmethod
+    def make_student(cls, settings: Any, teacher: Denoiser, network: nn.Module | None) -> Student:
+        """The untrained student; arguments as in `build`."""
+
+    @classmethod
+    def build(
+        cls,
+        settings: Any,
+        *,
+        teacher: Denoiser | None,
+        data: Dataset | None,
+        network: nn.Module | None,
+    ) -> "Distillation":
+        """Make the student from the teacher, and the method; see `Method.build`."""
+        if teacher is None:
+            raise PidistillError(f"{settings.name} distils a teacher; name one with 'teacher'")
+        if cls.needs == "images":
+            require_images(settings.name, teacher, data)
+        return cls(settings, cls.make_student(settings, teacher, network), teacher)
+
     def preview(self, num: int) -> Tensor:
         """Samples of the student in the steps that it is trained for."""
         return self.student.generate(num, seed=0, steps=self.student.num_steps).x
-
-
-def require_teacher(name: str, teacher: Denoiser | None) -> Denoiser:
-    """The teacher of the method `name`.
-
-    Raises `PidistillError` when there is none.
-    """
-    if teacher is None:
-        raise PidistillError(f"{name} distils a teacher; name one with 'teacher'")
-    return teacher
 
 
 def require_images(name: str, teacher: Denoiser, data: Dataset | None) -> None:

@@ -18,10 +18,9 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser, over_sample
 from pidistill.distance import Distance, DistanceName, distance_for
-from pidistill.methods.base import Batch, Distillation, Losses, require_teacher
+from pidistill.methods.base import Batch, Distillation, Losses
 from pidistill.methods.settings import MethodSettings
 from pidistill.schedule import karras_sigmas
 from pidistill.students.parametrisations import trajectory_student
@@ -125,18 +124,11 @@ class BOOT(Distillation):
         self.teacher_evaluations = 2 * teacher.evaluations_per_call  # at t, and at sigma_max
 
     @classmethod
-    def build(
-        cls,
-        settings: BOOTSettings,
-        *,
-        teacher: Denoiser | None,
-        data: Dataset | None,
-        network: nn.Module | None,
-    ) -> "BOOT":
-        """Make the student from the teacher alone (see `Method.build`); no data are used."""
-        teacher = require_teacher("boot", teacher)
-        student = trajectory_student(settings.parametrisation, teacher, network, settings.anchored)
-        return cls(settings, student, teacher)
+    def make_student(
+        cls, settings: BOOTSettings, teacher: Denoiser, network: nn.Module | None
+    ) -> TrajectoryStudent:
+        """See `Distillation.make_student`."""
+        return trajectory_student(settings.parametrisation, teacher, network, settings.anchored)
 
     def loss(self, batch: Batch) -> Losses:
         """Draw noise and nodes for the batch and return the sum of both losses."""

@@ -17,15 +17,12 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser, over_sample
 from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.methods.base import (
     Batch,
     Distillation,
     Losses,
-    require_images,
-    require_teacher,
 )
 from pidistill.methods.settings import MethodSettings
 from pidistill.ode import SOLVERS, Solver
@@ -103,19 +100,11 @@ class Consistency(Distillation):
         self.teacher_evaluations = self.solver.order * teacher.evaluations_per_call
 
     @classmethod
-    def build(
-        cls,
-        settings: ConsistencySettings,
-        *,
-        teacher: Denoiser | None,
-        data: Dataset | None,
-        network: nn.Module | None,
-    ) -> "Consistency":
-        """Make the student from the teacher (see `Method.build`)."""
-        teacher = require_teacher("consistency", teacher)
-        require_images("consistency", teacher, data)
-        student = ConsistencyStudent.from_teacher(teacher, network=network)
-        return cls(settings, student, teacher)
+    def make_student(
+        cls, settings: ConsistencySettings, teacher: Denoiser, network: nn.Module | None
+    ) -> ConsistencyStudent:
+        """See `Distillation.make_student`."""
+        return ConsistencyStudent.from_teacher(teacher, network=network)
 
     def loss(self, batch: Batch) -> Losses:
         """Noise the images of the batch to drawn nodes and return their losses."""

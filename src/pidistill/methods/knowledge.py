@@ -17,7 +17,6 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.methods.base import (
@@ -26,7 +25,6 @@ from pidistill.methods.base import (
     Losses,
     Preparation,
     Run,
-    require_teacher,
 )
 from pidistill.methods.pairs import (
     Pairs,
@@ -96,17 +94,11 @@ class Knowledge(Distillation):
         self.teacher_evaluations_before = settings.num_pairs * calls * teacher.evaluations_per_call
 
     @classmethod
-    def build(
-        cls,
-        settings: KnowledgeSettings,
-        *,
-        teacher: Denoiser | None,
-        data: Dataset | None,
-        network: nn.Module | None,
-    ) -> "Knowledge":
-        """Make the student from the teacher alone (see `Method.build`); no data are used."""
-        teacher = require_teacher("knowledge", teacher)
-        return cls(settings, EulerStudent.from_teacher(teacher, network=network), teacher)
+    def make_student(
+        cls, settings: KnowledgeSettings, teacher: Denoiser, network: nn.Module | None
+    ) -> EulerStudent:
+        """See `Distillation.make_student`."""
+        return EulerStudent.from_teacher(teacher, network=network)
 
     def prepare(self, run: Run) -> Iterator[Preparation]:
         """Make the pairs that are missing, and load them all."""

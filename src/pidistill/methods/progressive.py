@@ -19,15 +19,12 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser, over_sample
 from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.methods.base import (
     Batch,
     Distillation,
     Losses,
-    require_images,
-    require_teacher,
 )
 from pidistill.methods.settings import MethodSettings
 from pidistill.model_folder import build_model, describe
@@ -159,21 +156,13 @@ class Progressive(Distillation):
         self.teacher_evaluations = 2 * teacher.evaluations_per_call
 
     @classmethod
-    def build(
-        cls,
-        settings: ProgressiveSettings,
-        *,
-        teacher: Denoiser | None,
-        data: Dataset | None,
-        network: nn.Module | None,
-    ) -> "Progressive":
-        """Make the first student from the teacher (see `Method.build`)."""
-        teacher = require_teacher("progressive", teacher)
-        require_images("progressive", teacher, data)
-        student = EulerStudent.from_teacher(
+    def make_student(
+        cls, settings: ProgressiveSettings, teacher: Denoiser, network: nn.Module | None
+    ) -> EulerStudent:
+        """See `Distillation.make_student`."""
+        return EulerStudent.from_teacher(
             teacher, network=network, num_steps=settings.start_steps // 2
         )
-        return cls(settings, student, teacher)
 
     def loss(self, batch: Batch) -> Losses:
         """Noise the images of the batch to drawn nodes of the round's grid."""

@@ -50,22 +50,25 @@ def truncate_log(folder: Path, step: int) -> None:
 
 
 class Means:
-    """Means of named numbers over the steps since the last line of the log."""
+    """Means of named numbers over the steps since they were last taken."""
 
     def __init__(self, sums: dict[str, list[float]] | None = None) -> None:
         """Go on from the `sums` of another instance, or begin."""
         self.sums = sums if sums is not None else {}
 
-    def add(self, numbers: dict[str, float], weight: float = 1.0) -> None:
-        """Take in numbers, each standing for `weight` measurements."""
-        for name, number in numbers.items():
-            total = self.sums.setdefault(name, [0.0, 0.0])
-            total[0] += number * weight
-            total[1] += weight
+    def add(self, name: str, number: float, weight: float = 1.0) -> None:
+        """Take in a number that stands for `weight` measurements."""
+        total = self.sums.setdefault(name, [0.0, 0.0])
+        total[0] += number * weight
+        total[1] += weight
+
+    def peek(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: total / count for name, (total, count) in self.sums.items()}
 
     def take(self) -> dict[str, float]:
         """The means, and begin anew."""
-        means = {name: total / count for name, (total, count) in self.sums.items()}
+        means = self.peek()
         self.sums = {}
         return means
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -74,6 +75,7 @@ class TrainedPart:
             betas=(self.settings.adam_beta1, self.settings.adam_beta2),
             weight_decay=self.settings.adam_weight_decay,
         )
+        self.wrapped: Any
         self.wrapped, self.optimizer = accelerator.prepare(_Wrapped(part.module), optimizer)
         if isinstance(self.wrapped, FSDPModule):
             # The outermost module has to be called first, and another part's loss may not do so.

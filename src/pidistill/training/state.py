@@ -5,6 +5,7 @@ A run that is killed anywhere and resumed ends, bit for bit, where an uninterrup
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from pidistill.storage import read_tensors, write_tensors
 from pidistill.training.checkpoint import clear_unfinished, newest_checkpoint, write_checkpoint
 from pidistill.training.config import CONFIG_FILE, RunConfig, config_text
 from pidistill.training.log import LOG_FILE, PREVIEWS, Best, Means, truncate_log
+from pidistill.training.losses import BatchMeans
 from pidistill.training.parts import TrainedPart
 
 log = logging.getLogger("pidistill")
+
+STUDENT = "student"
+"""The name of the part that every method has."""
 
 METHOD_FILE = "method.safetensors"
 """In a checkpoint: what a method keeps beside its parts."""
@@ -51,6 +56,18 @@ class RunState:
         self.teacher_evaluations = method.teacher_evaluations_before
         self.means, self.means_by_sigma = Means(), Means()
         self.best = Best()
+
+    def take_in(self, part: TrainedPart, measured: BatchMeans, grad_norm: float) -> None:
+        """Take in what an update measured, for the next line of the log."""
+        prefix = "" if part.name == STUDENT else f"{part.name}_"
+        for name, value in measured.means.items():
+            self.means.add(f"{prefix}{name}", value)
+        if math.isfinite(grad_norm):  # fp16 skips a step whose gradients overflow
+            self.means.add(f"{prefix}grad_norm", grad_norm)
+        if part.name == STUDENT:
+            self.best.update(measured.means["loss"])
+            for edge, (mean, count) in measured.by_sigma.items():
+                self.means_by_sigma.add(edge, mean, count)
 
     def restart_parts(self) -> None:
         """Begin a phase: optimizers, averages and the search for the best checkpoint anew."""
@@ -100,7 +117,7 @@ class RunState:
             },
             best=self.best.step if config.keep_best else None,
         )
-        self.write_student(folder, weights["student"])
+        self.write_student(folder, weights[STUDENT])
 
     def write_student(self, folder: Path, weights: dict[str, dict[str, Tensor]]) -> None:
         """Write the student at the top of the run folder, from where it is loaded."""
@@ -166,6 +183,6 @@ class RunState:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         if self.is_main:  # a process that died may not have come to write them
-            names = self.parts["student"].weight_files()
+            names = self.parts[STUDENT].weight_files()
             self.write_student(folder, {name: read_tensors(checkpoint / name) for name in names})
         log.info("resumed at step %d", self.step)

@@ -32,15 +32,13 @@ from pidistill.training.distributed import (
     num_micro_batches,
     whole_weights,
 )
-from pidistill.training.log import PREVIEW_COLUMNS, PREVIEWS, Means, append_to_log
-from pidistill.training.losses import BatchMeans, LogSigmaBins, batch_means
+from pidistill.training.log import PREVIEW_COLUMNS, PREVIEWS, append_to_log
+from pidistill.training.losses import LogSigmaBins, batch_means
 from pidistill.training.parts import TrainedPart
-from pidistill.training.state import RunState
+from pidistill.training.state import STUDENT, RunState
 from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
 
 log = logging.getLogger("pidistill")
-
-STUDENT = "student"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +219,6 @@ class Trainer:
             loss = self._take(update)
             if update.part == STUDENT:
                 self.loss = loss
-                state.best.update(loss)
         method.after_step(state.step)
         state.step += 1
         state.teacher_evaluations += config.batch_size * method.teacher_evaluations
@@ -243,23 +240,12 @@ class Trainer:
                 measured.append(dataclasses.replace(losses, loss=losses.loss.detach()))
         found = batch_means(measured, self.processes, self.bins, self.step)
         norm = part.step(self._learning_rate(part, self.step))
-        self._take_in(part, found, norm)
+        self.state.take_in(part, found, norm)
         return found.means["loss"]
 
     def _learning_rate(self, part: TrainedPart, step: int) -> float:
         first, end = self.method.phase(self.config.max_train_steps)
         return part.learning_rate(step - first, end - first)
-
-    def _take_in(self, part: TrainedPart, found: BatchMeans, norm: float) -> None:
-        """Add the numbers of an update to those of the next line of the log."""
-        prefix = "" if part.name == STUDENT else f"{part.name}_"
-        numbers = dict(found.means)
-        if math.isfinite(norm):  # fp16 skips a step whose gradients overflow
-            numbers["grad_norm"] = norm
-        self.state.means.add({f"{prefix}{name}": value for name, value in numbers.items()})
-        if part.name == STUDENT:
-            for name, (mean, count) in found.by_sigma.items():
-                self.state.means_by_sigma.add({name: mean}, count)
 
     @contextlib.contextmanager
     def _only(self, part: TrainedPart) -> Iterator[None]:
@@ -284,9 +270,8 @@ class Trainer:
 
     def _log_start(self) -> None:
         """Log what the first step found: how far a copied network is from the answer."""
-        start = Means({name: list(sums) for name, sums in self.state.means.sums.items()}).take()
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in start.items())
-        log.info("before training: %s", numbers)
+        start = self.state.means.peek()
+        log.info("before training: %s", ", ".join(f"{k} {v:.4g}" for k, v in start.items()))
         before = self.method.teacher_evaluations_before
         self._write_line(0, start, teacher_evals=before, seconds=0.0)
 
@@ -297,7 +282,7 @@ class Trainer:
             self.state.means.take(),
             teacher_evals=self.teacher_evaluations,
             seconds=round(self.seconds, 3),
-            loss_by_ln_sigma={name: by_sigma[name] for name in sorted(by_sigma, key=int)},
+            loss_by_ln_sigma={edge: by_sigma[edge] for edge in sorted(by_sigma, key=int)},
         )
 
     def _write_line(self, step: int, means: dict[str, float], **rest: Any) -> None:
