@@ -9,7 +9,6 @@ from torch import Tensor
 from pidistill.denoiser import Denoiser
 from pidistill.schedule import karras_sigmas, sigma_at
 
-
 Draw = Callable[[Tensor, Denoiser, int], Tensor]
 """From uniform numbers in [0, 1), shape (b,), float64, to noise levels of the same shape, for a
 teacher and the number of nodes of its rho-7 grid."""

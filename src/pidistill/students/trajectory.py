@@ -73,7 +73,7 @@ class TrajectoryStudent(Student):
         return sigma / self.sigma_max
 
     def blend(self, z: Tensor, sigma: Tensor, F: Tensor) -> Tensor:
-        """x = s z + (1 - s) F, for F (b, ...) at `z` (b, ...) and `sigma` (b,)."""
+        """X = s z + (1 - s) F, for F (b, ...) at `z` (b, ...) and `sigma` (b,)."""
         s = self.share(sigma)
         return over_sample(s, z) * z + over_sample(1 - s, z) * F
 
