@@ -17,17 +17,22 @@ z = pidistill.initial_noise(teacher, 256, seed=0).double()
 sigma = torch.full((256,), 0.7, dtype=torch.float64)
 
 
+def share(sigma: torch.Tensor) -> torch.Tensor:
+    """s, the share of z in x."""
+    return sigma / teacher.sigma_max
+
+
 def F(nodes: torch.Tensor) -> torch.Tensor:
     """The student that is the solution: x = s z + (1 - s) F, solved for F."""
-    s = (nodes / teacher.sigma_max)[..., None]
+    s = share(nodes)[..., None]
     x = torch.stack([gaussian_trajectory(teacher, z, level) for level in nodes])
     return (x - s * z) / (1 - s)
 
 
 schemes = {f"central, step {step}": Central(teacher.sigma_max, step) for step in (0.4, 0.2, 0.1)}
-schemes["exact (jvp)"] = ForwardMode(teacher.sigma_max)
+schemes["exact (jvp)"] = ForwardMode()
 for name, scheme in schemes.items():
-    point = scheme(F, sigma)
+    point = scheme(F, share, sigma)
     x = gaussian_trajectory(teacher, z, point.sigma)
-    residual = point.F_minus_dF_dtau - teacher(x, point.sigma)
+    residual = point.intercept - teacher(x, point.sigma)
     print(f"{name:18} residual {residual.square().mean().sqrt():.1e}")

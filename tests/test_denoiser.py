@@ -1,10 +1,18 @@
-"""The denoiser made of a raw network and a preconditioning."""
+"""Denoisers made of a raw network and a preconditioning, and of any callable."""
+
+import re
 
 import pytest
 import torch
 
-from pidistill.denoiser import Denoiser, PreconditionedDenoiser, call_network, over_sample
+from pidistill import PidistillError, initial_noise, solve
+from pidistill.denoiser import PreconditionedDenoiser, as_denoiser, call_network, over_sample
+from pidistill.methods.base import Batch
+from pidistill.methods.pid import PID, PIDSettings
+from pidistill.networks.mlp import MLP
+from pidistill.noise import Draws
 from pidistill.precondition import PRECONDITIONS, EDMPrecondition
+from pidistill.storage import weights_sha256
 
 SCALED = ["edm", "vp", "ve", "iddpm"]
 
@@ -69,6 +77,87 @@ def test_it_takes_the_noise_levels_of_its_preconditioning():
     assert model.num_classes == 0
 
 
-def test_noise_levels_out_of_order_are_refused():
-    with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
-        Denoiser(sigma_min=2, sigma_max=1, sigma_data=1, sample_shape=(2,), source="a test")
+# --- any callable as a denoiser
+
+DECLARED = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "sample_shape": (2,)}
+
+
+def shrink(x, sigma, label):
+    """The denoiser of standard normal data."""
+    return x / (1 + sigma[:, None] ** 2)
+
+
+def test_a_function_is_solved_like_any_teacher():
+    teacher = as_denoiser(shrink, **DECLARED)
+    z = initial_noise(teacher, 5, seed=0).double()
+    x = solve(teacher, z, steps=200).x
+    torch.testing.assert_close(x, z / (1 + 80**2) ** 0.5, rtol=1e-3, atol=0)
+    assert "shrink" in teacher.source
+    assert teacher.network_to_copy() is None
+
+
+def test_labels_reach_the_function_and_a_student_learns_from_it():
+    seen = []
+
+    def function(x, sigma, label):
+        seen.append(label)
+        return shrink(x, sigma, label)
+
+    teacher = as_denoiser(function, **DECLARED, num_classes=3)
+    network = MLP((2,), num_classes=3, width=8, num_blocks=1)
+    method = PID.build(PIDSettings(), teacher=teacher, data=None, network=network)
+    label = torch.tensor([0, 2, -1, 1])
+    method.loss(Batch(Draws(0, 0, 4), label, None)).loss.mean().backward()
+    assert all(torch.equal(given, label) for given in seen)
+    assert network.output.weight.grad.abs().max() > 0
+
+
+def test_a_module_is_part_of_its_denoiser():
+    class Network(torch.nn.Linear):
+        def forward(self, x, sigma, label):
+            return super().forward(x)
+
+    network = Network(2, 2)
+    teacher = as_denoiser(network, **DECLARED)
+    before = weights_sha256(teacher)
+    teacher.to(torch.float64)
+    assert network.weight.dtype == torch.float64
+    assert weights_sha256(teacher) != before
+    assert network.weight.requires_grad  # left alone
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sigma_min", 0.0),
+        ("sigma_max", 0.001),
+        ("sigma_max", float("inf")),
+        ("sigma_data", -1.0),
+        ("sample_shape", ()),
+        ("sample_shape", (0, 4)),
+        ("sample_shape", 3),
+        ("num_classes", -1),
+        ("num_classes", 2.5),
+    ],
+)
+def test_what_cannot_be_a_denoiser_is_refused_by_name(key, value):
+    with pytest.raises(PidistillError, match=f"{key} is {re.escape(str(value))}"):
+        as_denoiser(shrink, **{**DECLARED, key: value})
+
+
+def test_what_is_not_callable_or_answers_in_another_shape_is_refused():
+    with pytest.raises(PidistillError, match="function is 3"):
+        as_denoiser(3, **DECLARED)
+    x, sigma = torch.zeros(4, 2), torch.ones(4)
+    for answer, said in ((torch.zeros(4), r"\(4,\)"), (None, "NoneType")):
+        teacher = as_denoiser(lambda x, sigma, label, answer=answer: answer, **DECLARED)
+        with pytest.raises(PidistillError, match=said):
+            teacher(x, sigma)
+
+
+def test_an_error_of_the_function_is_its_own():
+    def typo(x, sigma, label):
+        return x.sped
+
+    with pytest.raises(AttributeError, match="sped"):
+        as_denoiser(typo, **DECLARED)(torch.zeros(1, 2), torch.ones(1))

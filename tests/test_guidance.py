@@ -8,7 +8,6 @@ from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
 from pidistill.networks.mlp import MLP
-from pidistill.noise import Draws
 from pidistill.precondition import EDMPrecondition
 from pidistill.teachers.mixture import MixtureDenoiser
 
@@ -50,34 +49,6 @@ def test_without_a_label_it_is_the_unconditional_denoiser():
     unconditional = mixture()(x, sigma)
     torch.testing.assert_close(guided(x, sigma), unconditional)
     torch.testing.assert_close(guided(x, sigma, torch.full_like(label, -1)), unconditional)
-
-
-def test_a_call_may_give_every_sample_its_own_scale():
-    x, sigma, label = noisy()
-    scale = torch.linspace(0, 5, len(x), dtype=torch.float64)
-    guided = GuidedDenoiser(mixture(), (0.0, 5.0))(x, sigma, label, scale=scale)
-    for i, w in enumerate(scale.tolist()):
-        one = GuidedDenoiser(mixture(), w)(x[i : i + 1], sigma[i : i + 1], label[i : i + 1])
-        torch.testing.assert_close(guided[i : i + 1], one)
-
-
-def test_drawn_scales_fill_the_range_and_depend_on_seed_and_index_only():
-    guided = GuidedDenoiser(mixture(), (2.0, 6.0))
-    scale = guided.draw_scale(Draws(0, 0, 1000))
-    assert scale.min() >= 2
-    assert scale.max() < 6
-    assert abs(scale.mean() - 4) < 0.15
-    assert torch.equal(scale[10:20], guided.draw_scale(Draws(0, 10, 10)))
-
-
-def test_a_range_without_a_scale_in_the_call_is_refused():
-    with pytest.raises(PidistillError, match=r"range \(1.0, 3.0\), so a call needs"):
-        GuidedDenoiser(mixture(), (1.0, 3.0))(*noisy())
-
-
-def test_a_range_out_of_order_is_refused():
-    with pytest.raises(PidistillError, match="low <= high"):
-        GuidedDenoiser(mixture(), (3.0, 1.0))
 
 
 def test_a_denoiser_without_labels_is_refused():

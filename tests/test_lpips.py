@@ -1,6 +1,7 @@
 """LPIPS against a second computation, its properties, and the files that its weights come from."""
 
 import collections
+import copy
 import pickle
 import sys
 from typing import get_args
@@ -132,19 +133,15 @@ def expected(x, y, vgg, heads, form):
 
 
 @every_form
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32), (3, 20, 36), (3, 16, 256)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (3, 20, 36), (3, 16, 256)], ids=str)
 def test_it_agrees_with_a_second_computation(weights, form, shape):
+    if form == "lpips-standard" and min(shape[1:]) < 16:
+        pytest.skip("too small to pool")
     x, y = pair(shape)
     actual = DISTANCES[form](x, y)
     assert (actual.shape, actual.dtype) == ((3,), torch.float32)
     reference = expected(*(v.expand(-1, 3, -1, -1) for v in (x, y)), VGG, HEADS, form)
     torch.testing.assert_close(actual.double(), reference, rtol=2e-5, atol=0)
-
-
-def test_the_published_form_takes_images_of_any_size(weights):
-    x, y = pair((1, 8, 8))
-    reference = expected(*(v.expand(-1, 3, -1, -1) for v in (x, y)), VGG, HEADS, "lpips")
-    torch.testing.assert_close(DISTANCES["lpips"](x, y).double(), reference, rtol=2e-5, atol=0)
 
 
 def test_images_of_256_pixels_are_not_resized(weights):
@@ -177,7 +174,7 @@ def test_a_grey_image_is_a_colour_image_without_colour(weights, form):
 @every_form
 def test_the_gradient_is_that_of_differences(weights, form):
     x, y = pair(num=2)
-    network = lpips.load_lpips(weights / "vgg16-397923af.pth", weights / "vgg.pth").double()
+    network = copy.deepcopy(lpips.network_on(torch.device("cpu"))).double()
     x, y = x.double().requires_grad_(), y.double()
     pool = functional.avg_pool2d if form == "lpips" else functional.max_pool2d
     (gradient,) = torch.autograd.grad(network(x, y, pool).sum(), [x])
@@ -187,20 +184,14 @@ def test_the_gradient_is_that_of_differences(weights, form):
     difference = (along[0] - along[1]) / 2e-7
     assert (gradient * direction).sum().item() == pytest.approx(difference, rel=1e-4)
 
-    (single,) = torch.autograd.grad(DISTANCES[form](x.float(), y.float()).sum(), [x])
-    assert single.isfinite().all()
-    assert single.abs().max() > 0
-
-
-@every_form
-def test_the_network_is_frozen_and_the_target_may_have_a_gradient(weights, form):
-    x, y = pair(num=1)
-    DISTANCES[form](x.requires_grad_(), y.requires_grad_()).sum().backward()
-    assert x.grad.abs().max() > 0
-    assert y.grad.abs().max() > 0
-    network = lpips.network_on(torch.device("cpu"))
-    assert not network.training
-    assert all(not p.requires_grad and p.grad is None for p in network.parameters())
+    pair_of_leaves = [v.detach().float().requires_grad_() for v in (x, y)]
+    DISTANCES[form](*pair_of_leaves).sum().backward()
+    for leaf in pair_of_leaves:  # the target may have a gradient; the weights have none
+        assert leaf.grad.isfinite().all()
+        assert leaf.grad.abs().max() > 0
+    frozen = lpips.network_on(torch.device("cpu"))
+    assert not frozen.training
+    assert all(not p.requires_grad and p.grad is None for p in frozen.parameters())
 
 
 @every_form
@@ -227,26 +218,22 @@ def test_it_is_computed_in_single_precision(weights, form):
     torch.testing.assert_close(half, DISTANCES[form](x.bfloat16().float(), y.bfloat16().float()))
 
 
-def test_the_names_and_shapes_of_the_weights_are_torchvisions():
+def test_the_names_and_shapes_of_the_weights_are_torchvisions(monkeypatch):
     """Facts: the first 26 entries of torchvision's vgg16().state_dict()."""
+    monkeypatch.undo()
     widths = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
     facts = {}
     for layer, out, channels in zip(CONVOLUTIONS, widths, (3, *widths), strict=False):
         facts[f"features.{layer}.weight"] = (out, channels, 3, 3)
         facts[f"features.{layer}.bias"] = (out,)
     with torch.device("meta"):
-        network = lpips.LPIPS((64, 128, 256, 512, 512))
+        network = lpips.LPIPS(lpips.WIDTHS)
     assert {k: tuple(w.shape) for k, w in network.vgg.state_dict().items()} == facts
     assert sum(p.numel() for p in network.vgg.parameters()) == 14_714_688
     assert {k: tuple(w.shape) for k, w in network.heads.state_dict().items()} == {
         f"lin{i}.model.1.weight": (1, width, 1, 1)
         for i, width in enumerate((64, 128, 256, 512, 512))
     }
-
-
-def test_the_default_network_is_vgg16(monkeypatch):
-    monkeypatch.undo()
-    assert lpips.WIDTHS == (64, 128, 256, 512, 512)
 
 
 class TestFiles:
@@ -312,10 +299,7 @@ class TestFiles:
         with pytest.raises(PidistillError) as caught:
             DISTANCES["lpips"](*pair(num=1))
         message = str(caught.value)
-        assert "\n" not in message
         assert "PIDISTILL_LPIPS_WEIGHTS" in message
-        for name in missing or ("vgg16-397923af.pth", "vgg.pth"):
-            assert f"{name} (" in message
         assert ("vgg16-397923af.pth (" in message) == (missing != ("vgg.pth",))
         assert (" vgg.pth (" in message) == (missing != ("vgg16-397923af.pth",))
 

@@ -16,6 +16,7 @@ _PUBLIC = {
     "Solution": "pidistill.ode",
     "Student": "pidistill.students.base",
     "TrajectoryStudent": "pidistill.students.trajectory",
+    "as_denoiser": "pidistill.denoiser",
     "initial_noise": "pidistill.noise",
     "load_student": "pidistill.model_folder",
     "load_teacher": "pidistill.teachers",

@@ -5,10 +5,13 @@ Adapters hide everything else that a teacher was trained as: VP scaling, discret
 of noise or velocity.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
+from pidistill.errors import PidistillError
 from pidistill.precondition import Precondition
 from pidistill.schedule import require_sigma_range
 
@@ -16,7 +19,7 @@ from pidistill.schedule import require_sigma_range
 class Denoiser(nn.Module):
     """Base class of all teachers: `D(x, sigma, label)`, the expected clean sample.
 
-    Subclasses implement `forward`. The attributes say what the solver and the student need.
+    Subclasses implement `forward`. The attributes hold what the solver and the student need.
     """
 
     def __init__(
@@ -29,7 +32,7 @@ class Denoiser(nn.Module):
         num_classes: int = 0,
         source: str,
     ) -> None:
-        """State what the denoiser is.
+        """Declare noise levels, shape and labels.
 
         Args:
             sigma_min: Lowest noise level it was made for; samples are drawn there.
@@ -38,6 +41,9 @@ class Denoiser(nn.Module):
             sample_shape: Shape of one sample, without the batch axis, such as (3, 32, 32).
             num_classes: Number of labels; 0 means unconditional.
             source: Where it comes from, for people to read.
+
+        Raises:
+            PidistillError: The noise levels are out of order.
         """
         super().__init__()
         require_sigma_range(sigma_min, sigma_max)
@@ -47,7 +53,8 @@ class Denoiser(nn.Module):
         self.sample_shape = tuple(sample_shape)
         self.num_classes = int(num_classes)
         self.source = source
-        self.decoder: nn.Module | None = None  # turns samples into images, where they are latents
+        self.decoder: nn.Module | None = None
+        """Turns samples into images, where they are latents."""
 
     evaluations_per_call = 1
     """Network evaluations that one call costs a sample."""
@@ -122,3 +129,78 @@ class PreconditionedDenoiser(Denoiser):
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond those of every model, as JSON values: none."""
         return {}
+
+
+Function = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""A denoiser as a plain function `(x, sigma, label) -> D`; see `Denoiser.forward`."""
+
+
+class FunctionDenoiser(Denoiser):
+    """A denoiser made of a callable; see `as_denoiser`."""
+
+    def __init__(self, function: Function, **declared: Any) -> None:
+        super().__init__(**declared)
+        self.function = function  # a module is registered: it moves with this one
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """Call the function; see `Denoiser.forward`.
+
+        Raises `PidistillError` when what it returns is not of the shape of `x`.
+        """
+        denoised = self.function(x, sigma, label)
+        if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
+            what = tuple(denoised.shape) if isinstance(denoised, Tensor) else type(denoised)
+            raise PidistillError(
+                f"{self.source} returned {what} for samples of shape {tuple(x.shape)}; a denoiser "
+                "returns the expected clean samples, of the shape of its input"
+            )
+        return denoised
+
+
+def as_denoiser(
+    function: Function,
+    *,
+    sigma_min: float,
+    sigma_max: float,
+    sigma_data: float,
+    sample_shape: tuple[int, ...],
+    num_classes: int = 0,
+) -> Denoiser:
+    """Make a teacher of any callable `(x, sigma, label) -> D`.
+
+    Args:
+        function: Called with x (b, *sample_shape), sigma (b,) and label (b,) int64 or None (-1 is
+            "no label"); returns D(x, sigma), of the shape of x. An `nn.Module` becomes a submodule
+            and moves with the teacher; its mode and its gradients are left alone.
+        sigma_min: Lowest noise level, where samples are drawn.
+        sigma_max: Highest noise level, where sampling starts.
+        sigma_data: Standard deviation of the data.
+        sample_shape: Shape of one sample, without the batch axis.
+        num_classes: Number of labels; 0 means unconditional.
+
+    Raises:
+        PidistillError: An argument is not what it should be.
+    """
+    if not callable(function):
+        raise PidistillError(
+            f"function is {function!r}; expected a callable (x, sigma, label) -> D"
+        )
+    if not (0 < sigma_data < math.inf):
+        raise PidistillError(f"sigma_data is {sigma_data}; expected a positive finite number")
+    shape = tuple(sample_shape) if isinstance(sample_shape, tuple | list) else ()
+    if not shape or any(not isinstance(size, int) or size < 1 for size in shape):
+        raise PidistillError(
+            f"sample_shape is {sample_shape!r}; expected positive integers, such as (3, 32, 32)"
+        )
+    if not isinstance(num_classes, int) or num_classes < 0:
+        raise PidistillError(f"num_classes is {num_classes!r}; expected an integer, 0 or more")
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return FunctionDenoiser(
+        function,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        sigma_data=sigma_data,
+        sample_shape=shape,
+        num_classes=num_classes,
+        source=f"the callable {name}",
+    )

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pidistill.lpips import find_weights, lpips, lpips_standard, require_images
+
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -27,20 +29,6 @@ def pseudo_huber(prediction: Tensor, target: Tensor) -> Tensor:
     return torch.sqrt(difference.square().sum(1) + c**2) - c
 
 
-def lpips(prediction: Tensor, target: Tensor) -> Tensor:
-    """The perceptual distance as PID was published with it; see `pidistill.lpips`."""
-    from pidistill.lpips import lpips
-
-    return lpips(prediction, target)
-
-
-def lpips_standard(prediction: Tensor, target: Tensor) -> Tensor:
-    """The perceptual distance in the form of Zhang et al.; see `pidistill.lpips`."""
-    from pidistill.lpips import lpips_standard
-
-    return lpips_standard(prediction, target)
-
-
 DistanceName = Literal["l2", "l1", "pseudo-huber", "lpips", "lpips-standard"]
 """A key of `DISTANCES`, for settings."""
 
@@ -54,14 +42,12 @@ DISTANCES: dict[str, Distance] = {
 
 
 def distance_for(name: DistanceName, sample_shape: tuple[int, ...]) -> Distance:
-    """The distance of that name, for samples of a shape.
+    """The distance of that name, once it is known to suit samples of a shape.
 
-    Raises `PidistillError` when it does not suit them, or needs weights that are not there: before
-    a run begins, and not in its first step.
+    Raises `PidistillError` when it does not, or needs weights that are not there: before a run
+    begins, and not in its first step.
     """
     if name in ("lpips", "lpips-standard"):
-        from pidistill.lpips import find_weights, require_images
-
         require_images(name, sample_shape)
         find_weights()
     return DISTANCES[name]

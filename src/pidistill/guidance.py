@@ -10,33 +10,20 @@ unconditional one. Guidance of predicted noise or velocity is the same, since bo
 import torch
 from torch import Tensor, nn
 
-from pidistill.denoiser import Denoiser, over_sample
+from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.noise import Draws
 from pidistill.precondition import Precondition
 
 
 class GuidedDenoiser(Denoiser):
-    """`D_w`: a teacher with guidance folded in, as one batched call of twice the size.
-
-    With a fixed scale it is a denoiser like any other, and what a student learns from it is guided
-    sampling at that scale. With a range, every call has to say each sample's scale, and a student
-    has to be told it too: through an input of its network beside `c_noise` and the label (Meng et
-    al. 2023; `time_cond_proj_dim` of UNet2DConditionModel is such an input). No network of this
-    package has one yet, so the methods distill fixed scales.
-    """
+    """`D_w` at a fixed scale: a denoiser like any other, at two network evaluations a call."""
 
     evaluations_per_call = 2
 
-    def __init__(self, denoiser: Denoiser, scale: float | tuple[float, float]) -> None:
-        """Wrap `denoiser`.
+    def __init__(self, denoiser: Denoiser, scale: float) -> None:
+        """Wrap `denoiser`, which was trained with labels and without, at the guidance scale w.
 
-        Args:
-            denoiser: A denoiser that was trained with labels and without.
-            scale: The guidance scale w, or a range (low, high) of scales to be chosen per call.
-
-        Raises:
-            PidistillError: The denoiser has no labels, or the range is out of order.
+        Raises `PidistillError` when the denoiser has no labels.
         """
         super().__init__(
             sigma_min=denoiser.sigma_min,
@@ -51,50 +38,23 @@ class GuidedDenoiser(Denoiser):
                 f"guidance is {scale}, but {denoiser.source} has no labels; guidance needs a "
                 "teacher that was trained with labels and without"
             )
-        if isinstance(scale, tuple) and not scale[0] <= scale[1]:
-            raise PidistillError(f"guidance is {scale}; expected a range (low, high), low <= high")
         self.denoiser = denoiser
         self.decoder = denoiser.decoder
         self.scale = scale
 
-    def forward(
-        self, x: Tensor, sigma: Tensor, label: Tensor | None = None, scale: Tensor | None = None
-    ) -> Tensor:
-        """Return D_w(x, sigma, label).
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """D_w(x, sigma, label), both parts in one batched call; a label of -1 is unconditional.
 
-        Args:
-            x: Noisy samples, shape (b, *sample_shape).
-            sigma: Noise levels, shape (b,).
-            label: Class labels (b,), int64; -1, and None for all, is the unconditional denoiser.
-            scale: Each sample's w, shape (b,); None is the fixed scale.
-
-        Raises:
-            PidistillError: There is neither a fixed scale nor one in this call.
+        Arguments as in `Denoiser.forward`.
         """
-        if label is None or (scale is None and self.scale == 1):
-            return self._D(x, sigma, label)
-        if scale is not None:
-            w = over_sample(scale, x)
-        elif isinstance(self.scale, tuple):
-            raise PidistillError(
-                f"guidance is the range {self.scale}, so a call needs each sample's `scale`; "
-                "see GuidedDenoiser.draw_scale"
-            )
-        else:
-            w = torch.as_tensor(self.scale, dtype=x.dtype)
-        unlabelled = torch.full_like(label, -1)
-        both = self._D(torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([label, unlabelled]))
+        if label is None or self.scale == 1:
+            denoised: Tensor = self.denoiser(x, sigma, label)
+            return denoised
+        labels = torch.cat([label, torch.full_like(label, -1)])
+        both = self.denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), labels)
         conditional, unconditional = both.chunk(2)
+        w = torch.as_tensor(self.scale, dtype=x.dtype)
         return unconditional + w * (conditional - unconditional)
-
-    def draw_scale(self, draws: Draws) -> Tensor:
-        """One scale a sample, uniform over the range, shape (num,), float64."""
-        low, high = self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
-        return low + (high - low) * draws.uniform("guidance")
-
-    def _D(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:  # noqa: N802
-        out: Tensor = self.denoiser(x, sigma, label)
-        return out
 
     def network_to_copy(self) -> tuple[nn.Module, Precondition] | None:
         """Those of the wrapped denoiser."""

@@ -27,12 +27,13 @@ FORMAT = 1
 KINDS = {
     "denoiser": "pidistill.denoiser:PreconditionedDenoiser",
     "trajectory": "pidistill.students.trajectory:TrajectoryStudent",
-    "trajectory-edm": "pidistill.students.parametrisations:EDMTrajectoryStudent",
-    "trajectory-log-odds": "pidistill.students.parametrisations:LogOddsTrajectoryStudent",
-    "trajectory-soft": "pidistill.students.parametrisations:SoftTrajectoryStudent",
+    "trajectory-edm": "pidistill.students.edm_trajectory:EDMTrajectoryStudent",
+    "trajectory-soft": "pidistill.students.soft_boundary:SoftBoundaryStudent",
     "consistency": "pidistill.students.consistency:ConsistencyStudent",
     "euler": "pidistill.students.euler:EulerStudent",
 }
+REMOVED_KINDS = {"trajectory-log-odds": "0.1"}
+"""Kinds that went, and the version that reads them."""
 
 
 def describe(model: "Student | PreconditionedDenoiser") -> dict[str, Any]:
@@ -76,6 +77,10 @@ def build_model(description: dict[str, Any], name: str) -> "Student | Preconditi
         )
     try:
         kind = description["kind"]
+        if kind in REMOVED_KINDS:
+            raise PidistillError(
+                f"{name}: kind {kind!r} was removed; pidistill {REMOVED_KINDS[kind]} reads it"
+            )
         if kind not in KINDS:
             raise PidistillError(f"{name}: unknown kind {kind!r}; expected {', '.join(KINDS)}")
         module_name, class_name = KINDS[kind].split(":")

@@ -32,8 +32,8 @@ class _Samples(Protocol):
 class Draws:
     """The random numbers of the samples `first .. first + num - 1` under `seed`.
 
-    Every purpose has a stream of its own, named by a string; asking twice for the same stream
-    gives the same numbers.
+    Each purpose has its own stream, named by a string; asking twice for the same stream gives the
+    same numbers.
     """
 
     seed: int
@@ -82,7 +82,7 @@ def initial_noise(denoiser_or_student: _Samples, num: int, *, seed: int, first: 
     """Starting noise `z ~ N(0, sigma_max^2 I)`, on the device of the denoiser or student.
 
     Args:
-        denoiser_or_student: Says `sigma_max` and `sample_shape`.
+        denoiser_or_student: Has `sigma_max` and `sample_shape`.
         num: Number of samples.
         seed: The seed; sample i depends on it and on i only.
         first: Index of the first sample, to draw a part of a longer list.

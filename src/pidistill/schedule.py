@@ -1,4 +1,4 @@
-"""Noise levels: the rho-grid of EDM and the log-odds time of the PID equation.
+"""Noise levels: the rho-grid of EDM, and the times of the VP and improved-DDPM processes.
 
 `sigma` is always a noise level in EDM coordinates, where a noisy sample is `x0 + sigma * eps`.
 """
@@ -8,6 +8,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from pidistill.errors import PidistillError
 
 
 def karras_sigmas(
@@ -25,10 +27,10 @@ def karras_sigmas(
 
     Returns a tensor of shape `(num_nodes,)`, strictly decreasing, whose ends are exact.
 
-    Raises `ValueError` when there are fewer than two nodes or the levels are out of order.
+    Raises `PidistillError` when there are fewer than two nodes or the levels are out of order.
     """
     if num_nodes < 2:
-        raise ValueError(f"num_nodes is {num_nodes}; a noise grid needs at least 2 nodes")
+        raise PidistillError(f"num_nodes is {num_nodes}; a noise grid needs at least 2 nodes")
     require_sigma_range(sigma_min, sigma_max)
     fraction = torch.arange(num_nodes, dtype=torch.float64) / (num_nodes - 1)
     sigmas = sigma_at(fraction, sigma_min, sigma_max, rho)
@@ -45,20 +47,10 @@ def sigma_at(fraction: Tensor, sigma_min: float, sigma_max: float, rho: float = 
     return (first + fraction * (last - first)) ** rho
 
 
-def log_odds(sigma: Tensor, sigma_max: float) -> Tensor:
-    r"""Log-odds time $\tau = \ln(\sigma / (\sigma_{max} - \sigma))$, infinite at `sigma_max`."""
-    return torch.log(sigma) - torch.log(sigma_max - sigma)
-
-
-def from_log_odds(tau: Tensor, sigma_max: float) -> Tensor:
-    """The inverse of `log_odds`: the noise level at log-odds time `tau`."""
-    return sigma_max * torch.sigmoid(tau)
-
-
 def require_sigma_range(sigma_min: float, sigma_max: float) -> None:
-    """Raise `ValueError` unless `0 < sigma_min < sigma_max` and both are finite."""
+    """Raise `PidistillError` unless `0 < sigma_min < sigma_max` and both are finite."""
     if not (0 < sigma_min < sigma_max < math.inf):
-        raise ValueError(
+        raise PidistillError(
             f"sigma_min is {sigma_min} and sigma_max is {sigma_max}; "
             "expected 0 < sigma_min < sigma_max, both finite"
         )
@@ -77,8 +69,8 @@ def vp_time(sigma: Tensor, beta_d: float, beta_min: float) -> Tensor:
 
     $t(\sigma) = (\sqrt{\beta_{min}^2 + 2 \beta_d \ln(1 + \sigma^2)} - \beta_{min}) / \beta_d$
 
-    The operations come in the order of the formula: the networks that take this time see their
-    highest frequency in its last digits, so that agreement with the original needs the same ones.
+    The operations keep the order of the formula: the highest frequency that a network sees is in
+    the last digits of its time, so agreement with the original needs the same rounding.
     """
     log_variance = (1 + sigma**2).log()
     return ((beta_min**2 + 2 * beta_d * log_variance).sqrt() - beta_min) / beta_d
@@ -109,8 +101,8 @@ def iddpm_index(sigma: Tensor, num_steps: int, c_2: float) -> Tensor:
     r"""The index `j` of improved DDPM as a smooth function of `sigma`, in closed form.
 
     Without the clip the recursion of `iddpm_sigmas` telescopes to
-    $u_j^2 + 1 = \bar\alpha_M / \bar\alpha_j$, which is solved for `j`. So the function meets
-    every node `u_1 ... u_M`; only `u_0`, the one that a `c_1` up to 1/4 clips, is missed.
+    $u_j^2 + 1 = \bar\alpha_M / \bar\alpha_j$, which is solved for `j`. The function meets the
+    nodes `u_1 ... u_M`, but not `u_0`, which is clipped for any `c_1` up to 1/4.
     """
     half_turn = math.pi / 2 / (c_2 + 1)
     sine, cosine = math.sin(half_turn), math.cos(half_turn)

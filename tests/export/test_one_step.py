@@ -6,10 +6,10 @@ from torch import nn
 
 from pidistill import PidistillError, initial_noise
 from pidistill.export.one_step import one_step_sample, scales_of
+from pidistill.students import TRAJECTORIES
 from pidistill.students.base import Student, labels_for
 from pidistill.students.consistency import ConsistencyStudent
 from pidistill.students.euler import EulerStudent
-from pidistill.students.parametrisations import PARAMETRISATIONS
 
 
 @pytest.mark.parametrize("name", ["mlp", "points", "song_unet", "dhariwal_unet", "diffusers_unet"])
@@ -22,13 +22,15 @@ def test_the_formula_is_the_student_to_the_last_bit(name, student_named):
 
 
 @pytest.mark.parametrize("name", ["mlp", "song_unet", "dhariwal_unet"])
-@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("parametrisation", TRAJECTORIES)
 def test_so_it_is_for_every_parametrisation(parametrisation, name, student_named):
-    student = student_named(name, PARAMETRISATIONS[parametrisation])
+    student = student_named(name, TRAJECTORIES[parametrisation])
     z, label = initial_noise(student, 3, seed=1), labels_for(student, 3)
     sample = one_step_sample(student.network, z, label, **vars(scales_of(student)))
     assert torch.equal(sample, student.sample(z, label=label).x)
-    assert scales_of(student).noise_share == student.sigma_min / student.pinned_at
+    assert scales_of(student).noise_share == (
+        0 if parametrisation == "soft" else student.sigma_min / student.sigma_max
+    )
 
 
 @pytest.mark.parametrize("name", ["mlp", "song_unet", "dhariwal_unet", "diffusers_unet"])

@@ -1,4 +1,4 @@
-"""Students: the boundary condition, the copy of the teacher, and samples by seed and index."""
+"""Samples of a student by seed and index, and their labels."""
 
 import types
 
@@ -7,57 +7,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pidistill import PidistillError, initial_noise, load_teacher
+from pidistill import PidistillError, initial_noise
 from pidistill.students.base import labels_for
-from pidistill.students.trajectory import TrajectoryStudent
 
 function_fixtures_are_fine = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.mark.parametrize("anchored", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_at_sigma_max_the_student_is_its_noise_exactly(mlp_teacher, anchored, dtype):
-    student = TrajectoryStudent.from_teacher(mlp_teacher, anchored=anchored)
-    z = initial_noise(student, 20, seed=0).to(dtype)
-    sigma = torch.full((20,), student.sigma_max, dtype=torch.float64)
-    x = student(z, sigma, torch.arange(20) % 3)
-    assert x.dtype == dtype
-    assert torch.equal(x, z)
-
-
-@pytest.mark.parametrize("anchored", [False, True])
-def test_the_student_starts_as_a_copy_of_its_teachers_network(mlp_teacher, anchored):
-    student = TrajectoryStudent.from_teacher(mlp_teacher, anchored=anchored)
-    assert student.network.state_dict().keys() == mlp_teacher.network.state_dict().keys()
-    for name, weight in mlp_teacher.network.state_dict().items():
-        assert torch.equal(student.network.state_dict()[name], weight)
-    with torch.no_grad():
-        next(student.parameters()).add_(1)
-    assert not torch.equal(next(student.parameters()), next(mlp_teacher.parameters()))
-    assert all(parameter.requires_grad for parameter in student.parameters())
-    assert not student.network.training
-
-
-def test_an_anchored_copy_starts_with_the_exact_answer_at_sigma_max(mlp_teacher):
-    """There the equation says F = D(z, sigma_max): identity 3 of docs/mathematics.md."""
-    student = TrajectoryStudent.from_teacher(mlp_teacher, anchored=True).double()
-    z, label = initial_noise(student, 6, seed=0).double(), torch.arange(6) % 3
-    sigma = torch.full((6,), student.sigma_max, dtype=torch.float64)
-    expected = mlp_teacher.double()(z, sigma, label)
-    torch.testing.assert_close(student.F(z, sigma, label), expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("spec", ["mixture:ring", "digits"])
-def test_the_student_knows_its_teachers_noise_levels_shape_and_labels(spec, mlp_student):
-    teacher = load_teacher(spec)
-    student = TrajectoryStudent.from_teacher(teacher, network=mlp_student.network)
-    for name in ("sigma_min", "sigma_max", "sigma_data", "sample_shape", "num_classes"):
-        assert getattr(student, name) == getattr(teacher, name)
-
-
-def test_a_teacher_without_a_network_needs_one(gaussian):
-    with pytest.raises(PidistillError, match="mixture:gaussian has no network"):
-        TrajectoryStudent.from_teacher(gaussian)
 
 
 @function_fixtures_are_fine

@@ -10,7 +10,6 @@ from pidistill.denoiser import Denoiser
 from pidistill.derivative import ForwardMode
 from pidistill.noise import initial_noise
 from pidistill.ode import path, sampling_sigmas
-from pidistill.residual import trajectory
 from pidistill.students.base import labels_for
 from pidistill.students.trajectory import TrajectoryStudent
 
@@ -183,11 +182,11 @@ def residual_along_path(
 
     Arguments as in `error_along_path`; returns one number a noise level.
     """
-    derivative = ForwardMode(student.pinned_at)
+    derivative = ForwardMode()
 
     def residual(sigma: Tensor, _: int) -> Tensor:
-        point = derivative(lambda nodes: student.F(z, nodes[0], label)[None], sigma)
-        x = trajectory(z, sigma, point.F, student.pinned_at)
-        return per_sample_rms(point.F_minus_dF_dtau, teacher(x, sigma.to(x), label))
+        point = derivative(lambda nodes: student.F(z, nodes[0], label)[None], student.share, sigma)
+        x = student.blend(z, sigma, point.F)
+        return per_sample_rms(point.intercept, teacher(x, sigma.to(x), label))
 
     return _at_every(sigmas, z, residual)

@@ -2,8 +2,8 @@ r"""A student that samples in one evaluation, as one formula with a handful of n
 
 $$x = s z + (1 - s) (c_{skip} z + c_{out} F(c_{in} z, c_{noise}))$$
 
-For a trajectory student $s = \sigma_{min} / \sigma_{max}$ (0 if it is not pinned at `sigma_max`)
-and the others are its scales at `sigma_min`; for an Euler student $s$ is the same and the others
+For a trajectory student $s = \sigma_{min} / \sigma_{max}$ (0 with a soft boundary condition) and
+the others are its scales at `sigma_min`; for an Euler student $s$ is the same and the others
 are the preconditioning at `sigma_max`; for a consistency student $s = 0$. So no preconditioning
 and no table of noise levels has to travel with an exported student.
 """
@@ -75,7 +75,7 @@ def scales_of(student: Student) -> Scales:
     match student:
         case TrajectoryStudent():
             sigma_min = torch.tensor([student.sigma_min], dtype=torch.float64)
-            share = student.sigma_min / student.pinned_at
+            share = student.share(sigma_min).item()
             return _with_noise_share(student.scales(sigma_min), share)
         case EulerStudent():
             sigma_max = torch.tensor([student.sigma_max])  # its steps are taken in float32

@@ -23,8 +23,7 @@ from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.methods.base import Batch, Distillation, Losses
 from pidistill.methods.settings import MethodSettings
 from pidistill.schedule import karras_sigmas
-from pidistill.students.parametrisations import trajectory_student
-from pidistill.students.trajectory import TrajectoryStudent
+from pidistill.students import TrajectoryStudent, trajectory_student
 
 
 class BOOTSettings(MethodSettings):
@@ -39,8 +38,8 @@ class BOOTSettings(MethodSettings):
     """Distance between student and target (`pidistill.distance`), both divided by the step."""
     anchored: bool | None = None
     """Whether F is scaled as the teacher is at sigma_max (`TrajectoryStudent`). Left out, it is
-    where the teacher's network predicts data, not noise (`student.should_anchor`)."""
-    parametrisation: Literal["linear", "edm", "log-odds"] = "linear"
+    where the teacher's network predicts data, not noise (`students.should_anchor`)."""
+    parametrisation: Literal["linear", "edm"] = "linear"
     """Form of the trajectory (`pidistill.students`), pinned at sigma_max; published:
     linear."""
 

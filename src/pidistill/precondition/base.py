@@ -1,7 +1,4 @@
-"""Preconditionings of a raw network, as a table (Karras et al. 2022, table 1).
-
-`D(x, sigma) = c_skip x + c_out F(c_in x, c_noise)`; every factor is a function of `sigma` alone.
-"""
+"""The contract of a preconditioning (Karras et al. 2022, equation 7 and table 1)."""
 
 from typing import NamedTuple, Protocol
 
@@ -9,7 +6,7 @@ from torch import Tensor
 
 
 class Scales(NamedTuple):
-    """The four factors of a preconditioning at noise levels (b,): Karras et al. 2022, eq. 7."""
+    """The four factors of a preconditioning at noise levels (b,)."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -18,7 +15,7 @@ class Scales(NamedTuple):
 
 
 class Precondition(Protocol):
-    """A preconditioning `D = c_skip x + c_out F(c_in x, c_noise)`, as a table of four functions."""
+    """`D(x, sigma) = c_skip x + c_out F(c_in x, c_noise)`; the factors depend on `sigma` alone."""
 
     @property
     def sigma_min(self) -> float:

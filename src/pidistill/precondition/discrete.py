@@ -19,7 +19,7 @@ from pidistill.precondition.karras import EDMPrecondition
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 SNAP = 1e-3
-"""A timestep this near to a whole one is that one: float32 leaves about 1e-4 of doubt."""
+"""A timestep this near to a whole one counts as whole: in float32 it is off by up to about 1e-4."""
 
 
 def discrete_sigmas(alphas_cumprod: Tensor) -> Tensor:
@@ -75,8 +75,8 @@ class DiscreteVPPrecondition:
 
         Outside of the table it is the first or the last timestep.
         """
-        left, share, _, _ = self._locate(sigma)
-        t = left + share
+        index, share, _ = self._locate(sigma)
+        t = index + share
         nearest = t.round()
         snapped = t + torch.where((t - nearest).abs() < SNAP, nearest - t, 0).detach()
         return snapped.to(sigma.dtype)
@@ -88,24 +88,21 @@ class DiscreteVPPrecondition:
         $dt / d\ln\sigma = 2 / (\ln\sigma_{t+1} - \ln\sigma_{t-1})$: the harmonic mean of the slopes
         on both sides, which keeps it monotone (Fritsch and Butland 1984).
         """
-        left, u, step, index = self._locate(sigma)
+        index, u, step = self._locate(sigma)
         slope = 1 / torch.gradient(self._ln_sigmas_on(sigma))[0]
         cubic = u**2 * (3 - 2 * u) + step * u * (1 - u) * (
             slope[index] * (1 - u) - slope[index + 1] * u
         )
-        return (left + cubic).to(sigma.dtype)
+        return (index + cubic).to(sigma.dtype)
 
-    def _locate(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The timestep below `sigma` (b,), how far on the way to the next it is, their distance.
-
-        Returns (timestep, share in [0, 1], distance in ln(sigma), timestep as an index).
-        """
+    def _locate(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The timestep below `sigma` (b,), the share of the way to the next, their distance."""
         nodes = self._ln_sigmas_on(sigma)
         ln_sigma = sigma.to(nodes.dtype).log().clamp(nodes[0], nodes[-1])
         index = torch.searchsorted(nodes, ln_sigma.detach(), right=True) - 1
         index = index.clamp(0, len(nodes) - 2)
         step = nodes[index + 1] - nodes[index]
-        return index.to(nodes.dtype), (ln_sigma - nodes[index]) / step, step, index
+        return index, (ln_sigma - nodes[index]) / step, step
 
     def _ln_sigmas_on(self, sigma: Tensor) -> Tensor:
         """The table of ln(sigma) on the device of `sigma`, in float64 where the device has it."""
@@ -140,7 +137,7 @@ class FlowPrecondition:
 class TimestepEDMPrecondition(EDMPrecondition):
     """EDM's preconditioning for a network that is told `250 ln(sigma)` instead of `ln(sigma) / 4`.
 
-    So do the networks of the consistency-models program (Song et al. 2023).
+    So are the networks of the consistency-models program (Song et al. 2023).
     """
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ class VPPrecondition:
 class VEPrecondition:
     """Networks trained on the variance-exploding SDE (table 1, second column).
 
-    The network predicts noise with the sign turned, and sees its input unscaled.
+    The network predicts minus the noise and sees its input unscaled.
     """
 
     sigma_min: float = 0.02
@@ -94,11 +94,10 @@ class VEPrecondition:
 class IDDPMPrecondition:
     """Networks trained as improved DDPM, on discrete noise levels (table 1, third column).
 
-    The network predicts noise, and a variance that is dropped; it sees the index of the noise
-    level `u_j` that is nearest to `sigma`. The lowest level is `u_{M-1}`. The highest that it was
-    trained on, `u_0`, is above 20,000, where nothing is left of the image and `x - sigma F` has
-    lost its digits: sampling starts at `sigma_max`, 80 as in EDM's sampler, or at `u_0` if that is
-    lower.
+    The network predicts noise, and a variance that is dropped; it sees the index of the level
+    `u_j` nearest to `sigma`. The lowest level is `u_{M-1}`. At the highest, `u_0`, above 20,000,
+    nothing is left of the image and `x - sigma F` has lost its digits: sampling starts at
+    `highest`, 80 as in EDM's sampler, or at `u_0` where that is lower.
     """
 
     c_1: float = 0.001

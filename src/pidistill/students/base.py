@@ -1,4 +1,4 @@
-"""Students: networks that sample in one evaluation, and what each pins down by construction."""
+"""What every student has: its network, its noise levels, and sampling by seed and index."""
 
 import copy
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.noise import Draws, initial_noise
-from pidistill.numerics import set_numerics
+from pidistill.numerics import precise
 from pidistill.ode import Solution
 from pidistill.precondition import EDMPrecondition, Precondition
 from pidistill.schedule import require_sigma_range
@@ -19,13 +19,10 @@ _Student = TypeVar("_Student", bound="Student")
 
 
 class Student(nn.Module):
-    """Base class: a network that maps starting noise `z` to a sample.
-
-    It knows its teacher's noise levels, and needs nothing else of the teacher.
-    """
+    """Base class: a network that maps starting noise `z` to a sample, without its teacher."""
 
     num_steps: int = 1
-    """Evaluations a sample that it was trained for."""
+    """Network evaluations a sample that it was trained for."""
 
     def __init__(
         self,
@@ -33,10 +30,21 @@ class Student(nn.Module):
         precondition: Precondition,
         *,
         sample_shape: tuple[int, ...],
-        num_classes: int,
+        num_classes: int = 0,
         source: str,
     ) -> None:
-        """Wrap `network`, which is called as `network(u, c_noise, label)` (see `networks`)."""
+        """Wrap a raw network.
+
+        Args:
+            network: Called as `network(u, c_noise, label)` (see `pidistill.networks`).
+            precondition: The teacher's: its noise levels become the student's.
+            sample_shape: Shape of one sample, without the batch axis.
+            num_classes: Number of labels; 0 means unconditional.
+            source: Where the student comes from, for people to read.
+
+        Raises:
+            PidistillError: The noise levels are out of order.
+        """
         super().__init__()
         require_sigma_range(precondition.sigma_min, precondition.sigma_max)
         self.network = network
@@ -92,17 +100,18 @@ class Student(nn.Module):
             num: Number of samples.
             seed: The seed.
             steps: Evaluations a sample.
-            first: Index i of the first sample, to draw a part of a longer list.
             label: One label for all, labels (num,), or None: sample i then has label
                 `i % num_classes`.
-            batch_size: Samples evaluated at once; it changes memory and speed, not the samples.
+            first: Index i of the first sample, to draw a part of a longer list.
+            batch_size: Samples evaluated at once: it changes memory and speed, not the samples.
             on_batch: Called after every batch with the number of samples that it held.
 
         Returns:
             Samples of shape (num, *sample_shape), float32, on the student's device.
 
         Raises:
-            PidistillError: `num` is not positive, or the labels do not fit.
+            PidistillError: `num` or `batch_size` is not positive, the labels do not fit, or the
+                student cannot take so many steps.
         """
         return sample_in_batches(
             self,
@@ -164,6 +173,7 @@ class Student(nn.Module):
         )
 
 
+@precise()
 def sample_in_batches(
     model: Denoiser | Student,
     sample: Callable[[Tensor, Tensor | None, Draws], Solution],
@@ -177,27 +187,15 @@ def sample_in_batches(
 ) -> Solution:
     """Draw `num` samples of `model`, the one loop of students and of solved teachers.
 
-    Args:
-        model: Says the noise and the labels.
-        sample: Makes samples of the noise z, the labels and the random numbers of one batch.
-        num: Number of samples.
-        seed: The seed.
-        label: As in `Student.generate`.
-        first: Index of the first sample.
-        batch_size: Samples at once.
-        on_batch: Called after every batch with its size.
-
-    Raises:
-        PidistillError: `num` or `batch_size` is not positive, or the labels do not fit.
+    `sample` makes the samples of one batch from its noise, labels and random numbers; the other
+    arguments and errors are those of `Student.generate`.
     """
     if num < 1:
         raise PidistillError(f"num is {num}; expected at least 1 sample")
     if batch_size < 1:
         raise PidistillError(f"batch_size is {batch_size}; expected at least 1")
-    set_numerics()
     labels = labels_for(model, num, label, first)
-    batches = []
-    nfe = 0
+    batches, nfe = [], 0
     for done in range(0, num, batch_size):
         count = min(batch_size, num - done)
         z = initial_noise(model, count, seed=seed, first=first + done)
@@ -211,7 +209,7 @@ def sample_in_batches(
 def labels_for(
     model: Denoiser | Student, num: int, label: int | Tensor | None = None, first: int = 0
 ) -> Tensor | None:
-    """Labels (num,) of the samples `first ..`; by default they go round all classes evenly.
+    """Labels (num,) of the samples from `first` on; by default they cycle through the classes.
 
     Returns None for an unconditional model. Raises `PidistillError` when a label is out of range.
     """

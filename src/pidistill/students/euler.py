@@ -1,4 +1,4 @@
-r"""Students that are denoisers: they sample by a fixed number of Euler steps, in the end by one.
+r"""Students that are denoisers: they sample in a fixed number of Euler steps, in the end in one.
 
 Progressive and knowledge distillation train such students. One step from $\sigma_{max}$ to
 $\sigma_{min}$ is $x = \frac{\sigma_{min}}{\sigma_{max}} z
@@ -22,7 +22,7 @@ from pidistill.students.base import Student
 def euler_step(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
     r"""One Euler step, $\frac{\sigma'}{\sigma} x + (1 - \frac{\sigma'}{\sigma}) D$.
 
-    It is `ode.euler` in the form in which nothing of size `sigma_max` is subtracted from its like.
+    This is `ode.euler` in a form that subtracts nothing of size `sigma_max` from its like.
 
     Args:
         x: Noisy samples, shape (b, ...).
@@ -47,15 +47,10 @@ class EulerStudent(Student):
         source: str,
         num_steps: int = 1,
     ) -> None:
-        """Wrap a raw network.
+        """Arguments as in `Student`, and `num_steps`.
 
-        Args:
-            network: Called as `network(u, c_noise, label)` (see `networks`).
-            precondition: The teacher's.
-            sample_shape: Shape of one sample, without the batch axis.
-            num_classes: Number of labels; 0 means unconditional.
-            source: Where the student comes from, for people to read.
-            num_steps: Steps that a sample takes, on `num_steps + 1` nodes of the rho-7 grid.
+        `num_steps` is the number of Euler steps that a sample takes, on `num_steps + 1` nodes of
+        the rho-7 grid.
         """
         super().__init__(
             network,
@@ -81,7 +76,7 @@ class EulerStudent(Student):
 
         Args:
             x: Noisy samples, shape (b, *sample_shape).
-            sigma: Noise levels, shape (b,); trained are the nodes from which a step starts.
+            sigma: Noise levels, shape (b,); it is trained at the nodes from which a step starts.
             label: Class labels (b,), int64, or None.
 
         Returns:

@@ -10,17 +10,16 @@ from pidistill.errors import PidistillError
 from pidistill.noise import Draws
 from pidistill.ode import Solution
 from pidistill.precondition import Precondition, Scales
-from pidistill.residual import trajectory
 from pidistill.students.base import Student
 
 
 class TrajectoryStudent(Student):
-    r"""The student of PID: the whole solution of the ODE as one network.
+    r"""The whole solution of the ODE as one network.
 
-    $x(z, \sigma) = \frac{\sigma}{\sigma_{max}} z + (1 - \frac{\sigma}{\sigma_{max}}) F(z, \sigma)$
+    $x(z, \sigma) = s z + (1 - s) F(z, \sigma)$ with $s = \frac{\sigma}{\sigma_{max}}$
 
-    It pins down the boundary condition `x(z, sigma_max) = z`. What F makes of the raw network's
-    output is in `scales`; `trajectory_students` holds others.
+    The boundary condition `x(z, sigma_max) = z` holds by construction. F is the raw network's
+    output, or, anchored, its affine function.
     """
 
     def __init__(
@@ -33,18 +32,12 @@ class TrajectoryStudent(Student):
         source: str,
         anchored: bool = False,
     ) -> None:
-        r"""Wrap a raw network.
+        """Arguments as in `Student`, and `anchored`.
 
-        Args:
-            network: Called as `network(u, c_noise, label)` (see `networks`).
-            precondition: The teacher's: it gives the input scale at `sigma_max` and `c_noise`.
-            sample_shape: Shape of one sample, without the batch axis.
-            num_classes: Number of labels; 0 means unconditional.
-            source: Where the student comes from, for people to read.
-            anchored: False is the published student: F is the network's output as it is. True
-                scales it as the teacher does at `sigma_max`, `F = c_skip z + c_out network`, so
-                that a copied network starts with the exact `F = D(z, sigma_max)` there
-                (identity 3 of docs/mathematics.md); for EDM that halves the output.
+        Without it, F is the network's output: the published student. With it, F is scaled as the
+        teacher is at `sigma_max`, `F = c_skip z + c_out network`, so that a copied network starts
+        with the exact `F = D(z, sigma_max)` there (identity 3 of docs/mathematics.md); for EDM that
+        halves the output.
         """
         super().__init__(
             network,
@@ -58,11 +51,6 @@ class TrajectoryStudent(Student):
         self.c_in = scales.c_in.item()
         self.c_skip = scales.c_skip.item() if anchored else 0.0
         self.c_out = scales.c_out.item() if anchored else 1.0
-
-    @property
-    def pinned_at(self) -> float:
-        """Noise level where `x = z` by construction; infinite where F is x itself."""
-        return self.sigma_max
 
     def scales(self, sigma: Tensor) -> Scales:
         """The factors of `F = c_skip z + c_out network(c_in z, c_noise)` at `sigma` (b,)."""
@@ -80,6 +68,15 @@ class TrajectoryStudent(Student):
         raw = call_network(self.network, over_sample(c_in, z) * z, c_noise.to(z), label)
         return over_sample(c_skip, z) * z + over_sample(c_out, z) * raw
 
+    def share(self, sigma: Tensor) -> Tensor:
+        """s, the share of `z` in x, at `sigma` of any shape: sigma / sigma_max."""
+        return sigma / self.sigma_max
+
+    def blend(self, z: Tensor, sigma: Tensor, F: Tensor) -> Tensor:
+        """X = s z + (1 - s) F, for F (b, ...) at `z` (b, ...) and `sigma` (b,)."""
+        s = self.share(sigma)
+        return over_sample(s, z) * z + over_sample(1 - s, z) * F
+
     def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The point x(z, sigma) of the trajectory that starts at `z`.
 
@@ -91,7 +88,7 @@ class TrajectoryStudent(Student):
         Returns:
             Noisy samples of the shape and dtype of `z`; at `sigma_min`, the samples.
         """
-        return trajectory(z, sigma, self.F(z, sigma, label), self.pinned_at)
+        return self.blend(z, sigma, self.F(z, sigma, label))
 
     def sample(
         self,
@@ -101,7 +98,7 @@ class TrajectoryStudent(Student):
         label: Tensor | None = None,
         draws: Draws | None = None,
     ) -> Solution:
-        """`x(z, sigma_min)`: one evaluation, the only number that this student offers."""
+        """`x(z, sigma_min)`, in one evaluation; `steps` other than 1 raises `PidistillError`."""
         if not self.takes(steps):
             raise PidistillError(
                 f"steps is {steps}, but a trajectory student samples in exactly 1 evaluation"
@@ -120,8 +117,8 @@ def should_anchor(wanted: bool | None, teacher: Denoiser, network: nn.Module | N
     Args:
         wanted: The answer, where a setting gives it. None leaves it to the teacher: yes where its
             network predicts something of the size of its data, at most twice `sigma_data` at
-            `sigma_max`. What predicts noise, or a velocity that is mostly noise, would have every
-            change of its output multiplied by a number near `sigma_max`.
+            `sigma_max`. Anchored to a prediction of noise, or of a velocity that is mostly noise,
+            every change of the network's output would be multiplied by a number near `sigma_max`.
         teacher: The teacher.
         network: A network that the student gets instead of a copy, with EDM's preconditioning.
     """

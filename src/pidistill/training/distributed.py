@@ -116,6 +116,17 @@ def block_names(module: nn.Module) -> list[str]:
     return sorted({type(block).__name__ for block in held if any(block.children())})
 
 
+def start_fsdp(module: nn.Module) -> None:
+    """Call a prepared module for nothing, where FSDP divided it; other modules are left alone.
+
+    FSDP wants its outermost module to be called first, and the loss of another part may call an
+    inner one before that. `module` takes a loss and a batch.
+    """
+    if isinstance(module, FSDPModule):
+        nn.Module.__call__(module, lambda batch: None, None)
+        module.reshard()
+
+
 @contextlib.contextmanager
 def whole_weights(module: nn.Module) -> Iterator[None]:
     """Let parts of a prepared module be called by themselves, by all processes together.

@@ -3,12 +3,10 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from pidistill.methods.base import Batch, Losses, Part
@@ -17,7 +15,7 @@ from pidistill.model_folder import weights_name
 from pidistill.sharding import divided, load_whole, whole_tensors
 from pidistill.storage import read_tensors
 from pidistill.training.averages import Averages
-from pidistill.training.distributed import block_names
+from pidistill.training.distributed import block_names, start_fsdp
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -75,12 +73,8 @@ class TrainedPart:
             betas=(self.settings.adam_beta1, self.settings.adam_beta2),
             weight_decay=self.settings.adam_weight_decay,
         )
-        self.wrapped: Any
         self.wrapped, self.optimizer = accelerator.prepare(_Wrapped(part.module), optimizer)
-        if isinstance(self.wrapped, FSDPModule):
-            # The outermost module has to be called first, and another part's loss may not do so.
-            self.wrapped(lambda batch: None, None)
-            self.wrapped.reshard()
+        start_fsdp(self.wrapped)
         self.restart()
 
     def restart(self) -> None:

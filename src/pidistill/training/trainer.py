@@ -23,7 +23,7 @@ from pidistill.files import held
 from pidistill.methods.base import Batch, Losses, Method, Preparation, Run, Update
 from pidistill.model_folder import write_description
 from pidistill.noise import Draws
-from pidistill.numerics import set_numerics
+from pidistill.numerics import precise
 from pidistill.processes import join_processes
 from pidistill.training.config import CONFIG_FILE, RunConfig, write_config
 from pidistill.training.distributed import (
@@ -151,8 +151,7 @@ class Trainer:
             for _ in self.prepare():
                 if should_stop():
                     return
-        with self._held(), torch.random.fork_rng(), contextlib.ExitStack() as stack:
-            set_numerics()
+        with self._held(), torch.random.fork_rng(), precise(), contextlib.ExitStack() as stack:
             self.state.resume(self.folder)
             self._require_steps_left()
             again = self.step + 1 if self.step else 0
