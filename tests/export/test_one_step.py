@@ -12,7 +12,6 @@ from pidistill.students.consistency import ConsistencyStudent
 from pidistill.students.euler import EulerStudent
 
 
-
 @pytest.mark.parametrize("name", ["mlp", "points", "song_unet", "dhariwal_unet", "diffusers_unet"])
 def test_the_formula_is_the_student_to_the_last_bit(name, student_named):
     student = student_named(name)
@@ -29,7 +28,9 @@ def test_so_it_is_for_every_parametrisation(parametrisation, name, student_named
     z, label = initial_noise(student, 3, seed=1), labels_for(student, 3)
     sample = one_step_sample(student.network, z, label, **vars(scales_of(student)))
     assert torch.equal(sample, student.sample(z, label=label).x)
-    assert scales_of(student).noise_share == (0 if parametrisation == "soft" else student.sigma_min / student.sigma_max)
+    assert scales_of(student).noise_share == (
+        0 if parametrisation == "soft" else student.sigma_min / student.sigma_max
+    )
 
 
 @pytest.mark.parametrize("name", ["mlp", "song_unet", "dhariwal_unet", "diffusers_unet"])
