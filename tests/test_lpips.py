@@ -3,6 +3,7 @@
 import collections
 import copy
 import pickle
+import re
 import sys
 from typing import get_args
 
@@ -133,7 +134,9 @@ def expected(x, y, vgg, heads, form):
 
 
 @every_form
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (3, 20, 36), (3, 16, 256)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 32, 32), (1, 8, 8), (3, 20, 36), (3, 16, 256), (1, 16, 16)], ids=str
+)
 def test_it_agrees_with_a_second_computation(weights, form, shape):
     if form == "lpips-standard" and min(shape[1:]) < 16:
         pytest.skip("too small to pool")
@@ -236,141 +239,120 @@ def test_the_names_and_shapes_of_the_weights_are_torchvisions(monkeypatch):
     }
 
 
-class TestFiles:
-    """Where weights come from, in which formats."""
+# --- where weights come from, in which formats
 
-    def value(self):
+
+def test_every_format_gives_the_same(weights):
+    def value():
         lpips.network_on.cache_clear()
         return DISTANCES["lpips-standard"](*pair()).tolist()
 
-    def test_every_format_gives_the_same(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", str(tmp_path))
-        write_weights(tmp_path)
-        published = self.value()
-        torch.save(VGG, tmp_path / "vgg16-397923af.pth")
-        torch.save(HEADS, tmp_path / "vgg.pth")
-        assert self.value() == published
-        for file in tmp_path.glob("*.pth"):
-            file.unlink()
-        save_file(dict(VGG), tmp_path / "vgg16-397923af.safetensors")
-        save_file(dict(HEADS), tmp_path / "vgg.safetensors")
-        assert self.value() == published
-        (tmp_path / "vgg.safetensors").unlink()
-        torch.save(list(HEADS.values()), tmp_path / "lpips_weights.pt")
-        assert self.value() == published
+    published = value()
+    torch.save(VGG, weights / "vgg16-397923af.pth")
+    torch.save(HEADS, weights / "vgg.pth")
+    assert value() == published
+    for file in weights.glob("*.pth"):
+        file.unlink()
+    save_file(dict(VGG), weights / "vgg16-397923af.safetensors")
+    save_file(dict(HEADS), weights / "vgg.safetensors")
+    assert value() == published
+    (weights / "vgg.safetensors").unlink()
+    torch.save(list(HEADS.values()), weights / "lpips_weights.pt")
+    assert value() == published
 
-    def test_they_are_read_once(self, weights):
+
+def test_the_usual_caches_are_searched(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "lpips"
+    write_weights(package / "weights" / "v0.1")
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    hub = tmp_path / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    (package / "weights" / "v0.1" / "vgg16-397923af.pth").rename(hub / "vgg16-397923af.pth")
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.delenv("PIDISTILL_LPIPS_WEIGHTS", raising=False)
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    sys.modules.pop("lpips", None)
+    found = (hub / "vgg16-397923af.pth", package / "weights" / "v0.1" / "vgg.pth")
+    assert lpips.find_weights() == found
+    assert "lpips" not in sys.modules
+
+    torch.save(list(HEADS.values()), hub / "lpips_weights.pt")  # as piq leaves it
+    assert lpips.find_weights() == found
+    found[1].unlink()
+    assert lpips.find_weights() == (found[0], hub / "lpips_weights.pt")
+
+    write_weights(tmp_path / "named")
+    monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", str(tmp_path / "named"))
+    assert {path.parent for path in lpips.find_weights()} == {tmp_path / "named"}
+    (tmp_path / "named" / "vgg16-397923af.pth").unlink()
+    assert lpips.find_weights() == (found[0], tmp_path / "named" / "vgg.pth")
+
+
+@pytest.mark.parametrize("missing", ["vgg16-397923af.pth", "vgg.pth"])
+def test_what_is_missing_is_named_before_a_run_begins(weights, missing):
+    (weights / missing).unlink()
+    with pytest.raises(PidistillError, match=rf"needs {missing} \(.*PIDISTILL_LPIPS_WEIGHTS"):
+        distance_for("lpips", (3, 32, 32))
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", str(tmp_path / "nowhere"))
+    with pytest.raises(PidistillError, match="nowhere"):
+        lpips.find_weights()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"vgg": random_vgg((4, 6, 8, 10, 14))}, r"vgg16-397923af\.pth.*'features\.24"),
+        ({"heads": random_vgg()}, r"vgg\.pth.*'lin0\.model\.1"),
+        ({"heads": random_heads((4, 6, 8, 10))}, r"vgg\.pth.*'lin4\.model\.1"),
+        ({"heads": {"lin0.model.1.weight": 3}}, r"vgg\.pth"),
+        ({"heads": [3]}, r"vgg\.pth"),
+    ],
+)
+def test_weights_of_another_network_are_refused(weights, changed, named):
+    write_weights(weights, **changed)
+    with pytest.raises(PidistillError, match=named):
         DISTANCES["lpips"](*pair(num=1))
-        for file in weights.iterdir():
-            file.unlink()
-        DISTANCES["lpips-standard"](*pair(num=1))
-
-    def test_the_usual_caches_are_searched(self, tmp_path, monkeypatch):
-        package = tmp_path / "site-packages" / "lpips"
-        write_weights(package / "weights" / "v0.1")
-        (package / "__init__.py").write_text("raise RuntimeError('imported')")
-        hub = tmp_path / "hub" / "checkpoints"
-        hub.mkdir(parents=True)
-        (package / "weights" / "v0.1" / "vgg16-397923af.pth").rename(hub / "vgg16-397923af.pth")
-        monkeypatch.undo()
-        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-        monkeypatch.delenv("PIDISTILL_LPIPS_WEIGHTS", raising=False)
-        monkeypatch.syspath_prepend(tmp_path / "site-packages")
-        sys.modules.pop("lpips", None)
-        found = (hub / "vgg16-397923af.pth", package / "weights" / "v0.1" / "vgg.pth")
-        assert lpips.find_weights() == found
-        assert "lpips" not in sys.modules
-
-        torch.save(list(HEADS.values()), hub / "lpips_weights.pt")  # as piq leaves it
-        assert lpips.find_weights() == found
-        found[1].unlink()
-        assert lpips.find_weights() == (found[0], hub / "lpips_weights.pt")
-
-        write_weights(tmp_path / "named")
-        monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", str(tmp_path / "named"))
-        assert {path.parent for path in lpips.find_weights()} == {tmp_path / "named"}
-        (tmp_path / "named" / "vgg16-397923af.pth").unlink()
-        assert lpips.find_weights() == (found[0], tmp_path / "named" / "vgg.pth")
-
-    @pytest.mark.parametrize("missing", [("vgg16-397923af.pth",), ("vgg.pth",), ()])
-    def test_what_is_missing_is_named(self, weights, missing):
-        for name in missing or ("vgg16-397923af.pth", "vgg.pth"):
-            (weights / name).unlink()
-        with pytest.raises(PidistillError) as caught:
-            DISTANCES["lpips"](*pair(num=1))
-        message = str(caught.value)
-        assert "PIDISTILL_LPIPS_WEIGHTS" in message
-        assert ("vgg16-397923af.pth (" in message) == (missing != ("vgg.pth",))
-        assert (" vgg.pth (" in message) == (missing != ("vgg16-397923af.pth",))
-
-    def test_a_folder_that_is_none_is_refused(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", str(tmp_path / "nowhere"))
-        with pytest.raises(PidistillError, match=r"nowhere.* is not a folder"):
-            lpips.find_weights()
-
-    def test_weights_of_another_network_are_refused(self, weights):
-        write_weights(weights, vgg=random_vgg((4, 6, 8, 10, 14)))
-        with pytest.raises(PidistillError, match=r"vgg16-397923af\.pth: weight 'features\.24"):
-            DISTANCES["lpips"](*pair(num=1))
-        write_weights(weights, heads=random_vgg())
-        with pytest.raises(PidistillError, match=r"vgg\.pth lacks the weight 'lin0\.model\.1"):
-            DISTANCES["lpips"](*pair(num=1))
-        write_weights(weights, heads=random_heads((4, 6, 8, 10)))
-        with pytest.raises(PidistillError, match=r"vgg\.pth lacks the weight 'lin4\.model\.1"):
-            DISTANCES["lpips"](*pair(num=1))
-
-    @pytest.mark.parametrize("content", [b"", b"not weights", pickle.dumps(print, 2)])
-    def test_what_is_no_state_dict_is_refused(self, weights, content):
-        (weights / "vgg.pth").write_bytes(content)
-        with pytest.raises(PidistillError, match=r"vgg\.pth"):
-            DISTANCES["lpips"](*pair(num=1))
-        torch.save({"lin0.model.1.weight": 3}, weights / "vgg.pth")
-        with pytest.raises(PidistillError, match=r"vgg\.pth holds no state dict"):
-            DISTANCES["lpips"](*pair(num=1))
 
 
-class TestByName:
-    """`distance_for`: what cannot work is refused before a run begins."""
-
-    def test_every_name_is_a_distance(self, weights):
-        assert get_args(DistanceName) == tuple(DISTANCES)
-        for name in DISTANCES:
-            assert distance_for(name, (3, 32, 32)) is DISTANCES[name]
-
-    @every_form
-    @pytest.mark.parametrize("shape", [(2,), (4, 32, 32), (32, 32)])
-    def test_samples_that_are_no_images_are_refused(self, weights, form, shape):
-        with pytest.raises(PidistillError, match=rf"{form}.* have shape .*such as l2"):
-            distance_for(form, shape)
-        with pytest.raises(PidistillError, match=rf"{form}.* have shape .*such as l2"):
-            DISTANCES[form](torch.zeros(1, *shape), torch.zeros(1, *shape))
-
-    def test_images_too_small_to_pool_are_refused(self, weights):
-        with pytest.raises(PidistillError, match=r"16 pixels.*choose lpips"):
-            distance_for("lpips-standard", (1, 8, 8))
-        assert DISTANCES["lpips-standard"](*pair((1, 16, 16))).shape == (3,)
-
-    def test_missing_weights_are_noticed(self):
-        with pytest.raises(PidistillError, match="vgg16-397923af"):
-            distance_for("lpips", (3, 32, 32))
+@pytest.mark.parametrize("content", [b"", b"not weights", pickle.dumps(print, 2)])
+def test_what_is_not_a_file_of_weights_is_refused(weights, content):
+    (weights / "vgg.pth").write_bytes(content)
+    with pytest.raises(PidistillError, match=r"vgg\.pth"):
+        DISTANCES["lpips"](*pair(num=1))
 
 
-class TestRuns:
-    """From the command line, on the bundled digits."""
+# --- by name
 
+
+def test_every_name_is_a_distance(weights):
+    assert get_args(DistanceName) == tuple(DISTANCES)
+    for name in DISTANCES:
+        assert distance_for(name, (3, 32, 32)) is DISTANCES[name]
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [(form, shape) for form in FORMS for shape in ((2,), (4, 32, 32), (32, 32))]
+    + [("lpips-standard", (1, 8, 8))],
+)
+def test_samples_that_do_not_suit_are_refused(weights, form, shape):
+    for refuse in (
+        lambda: distance_for(form, shape),
+        lambda: DISTANCES[form](torch.zeros(1, *shape), torch.zeros(1, *shape)),
+    ):
+        with pytest.raises(PidistillError, match=f"{form}.*{re.escape(str(shape))}"):
+            refuse()
+
+
+def test_a_run_with_the_published_distance(weights, tmp_path):
     arguments = ("distill", "--teacher", "digits", "--preset", "cifar10-published")
-    small = ("--batch-size", "2", "--max-train-steps", "2")
-
-    def test_a_run_with_the_published_distance(self, weights, tmp_path):
-        assert main([*self.arguments, *self.small, "--out", str(tmp_path / "run")]) == 0
-        assert "vgg" not in (tmp_path / "run" / "network.json").read_text()
-        assert 'distance = "lpips"' in (tmp_path / "run" / "config.toml").read_text()
-
-    def test_without_weights_it_ends_in_one_line_and_leaves_nothing(self, tmp_path, capsys):
-        assert main([*self.arguments, *self.small, "--out", str(tmp_path / "run")]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: the distance LPIPS needs vgg16-397923af.pth")
-        assert not (tmp_path / "run").exists()
+    small = ("--batch-size", "2", "--max-train-steps", "2", "--out", str(tmp_path / "run"))
+    assert main([*arguments, *small]) == 0
+    assert 'distance = "lpips"' in (tmp_path / "run" / "config.toml").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ class LPIPS(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
         """Build the network with fresh weights; `widths` are the channels of the five stages."""
         super().__init__()
         self.vgg = VGG16(widths)
@@ -117,9 +117,8 @@ class LPIPS(nn.Module):
             distance = x.new_zeros(len(x), dtype=self.shift.dtype)
             for features, others, head in stages:
                 difference = unit_length(features) - unit_length(others)
-                distance = distance + head.get_submodule("model")(difference.square()).mean(
-                    (1, 2, 3)
-                )
+                weighed = head.get_submodule("model")(difference.square())
+                distance = distance + weighed.mean((1, 2, 3))
         return distance
 
 

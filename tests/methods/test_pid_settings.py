@@ -11,20 +11,16 @@ import torch
 from scipy.stats import kstest, truncnorm
 
 from pidistill import PidistillError, load_student, load_teacher
-from pidistill.derivative import ForwardMode, OneSided, chord_intercept
-from pidistill.distance import l2
 from pidistill.files import read_json
 from pidistill.methods.base import Batch
-from pidistill.methods.noise_levels import DRAWS, WEIGHTS, mean_weight
-from pidistill.methods.pid import PID, PIDSettings, boundary_penalty, pid_loss
+from pidistill.methods.noise_levels import DRAWS
+from pidistill.methods.pid import PID, PIDSettings, boundary_penalty
 from pidistill.networks import fresh_network
 from pidistill.noise import Draws
-from pidistill.residual import GRADIENTS, RESIDUALS
-from pidistill.schedule import karras_sigmas
+from pidistill.residual import RESIDUALS
 from pidistill.settings import parse_toml_value
+from pidistill.students import TRAJECTORIES, SoftBoundaryStudent
 from pidistill.students.base import labels_for
-from pidistill.students.parametrisations import PARAMETRISATIONS, SoftTrajectoryStudent
-from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config
 
@@ -33,13 +29,11 @@ from every_source import native as save_native
 from method_runs import SMALL, log_lines, small, train
 
 ABLATIONS = {
-    "parametrisation": ["edm", "log-odds", "soft"],
+    "parametrisation": ["linear", "soft"],
     "initialisation": ["random"],
     "anchored": [False],
-    "gradient": ["value", "derivative"],
-    "weight": ["low-noise", "high-noise"],
     "draw": ["nodes", "rho", "log-normal"],
-    "derivative": ["one-sided", "log-odds", "jvp"],
+    "derivative": ["one-sided", "jvp"],
     "residual": ["velocity"],
 }
 PAGE = Path(__file__).parents[2] / "docs" / "mathematics.md"
@@ -88,11 +82,8 @@ def test_every_setting_trains_and_its_student_is_loaded(tmp_path, mlp_teacher, k
     assert torch.equal(student.sample(z).x, trainer.method.student.sample(z).x)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [(key, value) for key, value in EVERY_SETTING if key != "gradient"]
-)
+@pytest.mark.parametrize(("key", "value"), EVERY_SETTING)
 def test_the_loss_of_a_batch_goes_down(mlp_teacher, key, value):
-    """For a stopped gradient it need not: that is no gradient of the loss."""
     torch.manual_seed(0)
     pid = method(mlp_teacher, **{key: value, "num_nodes": 20})
     optimizer = torch.optim.Adam(pid.student.parameters(), lr=2e-3)
@@ -106,7 +97,7 @@ def test_the_loss_of_a_batch_goes_down(mlp_teacher, key, value):
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("parametrisation", TRAJECTORIES)
 @pytest.mark.parametrize("derivative", ["one-sided", "central", "jvp"])
 @pytest.mark.parametrize("residual", RESIDUALS)
 def test_parametrisations_go_with_every_derivative_and_residual(
@@ -128,194 +119,48 @@ def test_parametrisations_go_with_every_derivative_and_residual(
     assert all(p.grad.isfinite().all() for p in pid.student.parameters() if p.grad is not None)
 
 
-def test_log_odds_differences_need_a_pinned_student(mlp_teacher):
-    with pytest.raises(PidistillError, match=r"'soft'; choose one-sided, central or jvp"):
-        method(mlp_teacher, parametrisation="soft", derivative="log-odds")
-
-
 @pytest.mark.parametrize("source", SPECS)
 def test_every_teacher_takes_every_parametrisation(tmp_path, mlp_teacher, source):
-    """But for log-odds where the student's timesteps come from a table."""
     spec = SPECS[source](tmp_path, mlp_teacher)
-    for parametrisation in ("edm", "log-odds", "soft"):
+    for parametrisation in ("edm", "soft"):
         table = {"name": "pid", "parametrisation": parametrisation}
         config = parse_config([SMALL, {"teacher": spec, "method": table, "batch_size": 2}])
-        if parametrisation == "log-odds" and source.startswith("diffusers"):
-            with pytest.raises(PidistillError, match="a table that ends"):
-                build_trainer(config, tmp_path / "run")
-            continue
         pid = build_trainer(config, tmp_path / "run").method
         with torch.no_grad():
             losses = pid.loss(Batch(Draws(0, 0, 2), labels_for(pid.student, 2), None))
         assert losses.loss.isfinite().all()
 
 
-# --- where the gradient stops
+# --- settings of version 0.1
+
+DEFAULTS_OF_01 = {"name": "pid", "weight": "uniform", "gradient": "both"}
 
 
-class OneWeight(torch.nn.Module):
-    """F = weight * u * c_noise, so that dF/dtau = weight * u * (1 - sigma/sigma_max) / 4."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
-
-    def forward(self, u, c_noise, label=None):
-        return self.weight * u * c_noise[:, None]
+def test_settings_that_went_are_dropped_at_their_old_defaults():
+    config = parse_config([{"teacher": "digits", "method": DEFAULTS_OF_01}])
+    assert config.method == PIDSettings()
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
-@pytest.mark.parametrize("form", RESIDUALS)
-def test_the_gradient_of_one_weight_is_that_on_paper(gaussian, gradient, form):
-    student = TrajectoryStudent.from_teacher(gaussian, network=OneWeight())
-    S, weight = gaussian.sigma_max, student.network.weight
-    z = 80 * Draws(0, 0, 4).normal("z", (2,))
-    sigma = torch.tensor([70.0, 5.0, 0.4, 0.01], dtype=torch.float64)
-    loss, _ = pid_loss(
-        student,
-        gaussian,
-        z,
-        sigma,
-        None,
-        derivative=ForwardMode(S),
-        residual=RESIDUALS[form],
-        distance=l2,
-        gradient=GRADIENTS[gradient],
-    )
-    (found,) = torch.autograd.grad(loss.sum(), weight)
-    u, c, share = student.c_in * z, (sigma.log() / 4)[:, None], (sigma / S)[:, None]
-    F, dF_dtau = weight * u * c, weight * u * (1 - share) / 4
-    x = share * z + (1 - share) * F
-    residual = (F - dF_dtau - gaussian(x, sigma)).detach()
-    of_value, of_derivative = u * c, -u * (1 - share) / 4
-    parts = {"both": of_value + of_derivative, "value": of_value, "derivative": of_derivative}
-    scale = sigma[:, None] if form == "velocity" else torch.ones(4, 1)
-    expected = (2 * residual * parts[gradient] / scale**2).mean(1).sum().item()
-    assert found.item() == pytest.approx(expected, rel=1e-10)
-
-
-class Table(torch.nn.Module):
-    """F = values[i] at node i of a grid, whatever the input."""
-
-    def __init__(self, nodes):
-        super().__init__()
-        self.register_buffer("c_noise", nodes.log() / 4)
-        self.values = torch.nn.Parameter(torch.linspace(1, 2, len(nodes), dtype=torch.float64))
-
-    def forward(self, u, c_noise, label=None):
-        node = (c_noise[:, None] - self.c_noise).abs().argmin(1)
-        return self.values[node][:, None] * torch.ones_like(u)
-
-
-@pytest.mark.parametrize("gradient", GRADIENTS)
-def test_the_gradient_at_the_nodes_of_the_published_difference(gaussian, gradient):
-    """The value is F at the node itself; its partner is in the derivative alone."""
-    nodes = karras_sigmas(5, gaussian.sigma_min, gaussian.sigma_max)
-    student = TrajectoryStudent.from_teacher(gaussian, network=Table(nodes))
-    residuals = []
-
-    def kept(prediction, target):
-        residuals.append(prediction - target)
-        return l2(prediction, target)
-
-    loss, _ = pid_loss(
-        student,
-        gaussian,
-        80 * Draws(0, 0, 1).normal("z", (2,)),
-        nodes[[2]],
-        None,
-        derivative=OneSided(gaussian.sigma_min, gaussian.sigma_max, 5),
-        residual=RESIDUALS["data"],
-        distance=kept,
-        gradient=GRADIENTS[gradient],
-    )
-    loss.sum().backward()
-    here, partner = (w.item() for w in chord_intercept(nodes[2], nodes[3], gaussian.sigma_max))
-    weights = {
-        "both": (here, partner),
-        "value": (1.0, 0.0),
-        "derivative": (here - 1, partner),
-    }[gradient]
-    size = 2 * residuals[0].mean().item()
-    expected = torch.zeros(5, dtype=torch.float64)
-    expected[2], expected[3] = size * weights[0], size * weights[1]
-    torch.testing.assert_close(student.network.values.grad, expected)
-
-
-@pytest.mark.parametrize(("gradient", "grows"), [("both", False), ("value", True)])
-def test_a_detached_derivative_that_looks_down_diverges(gaussian, gradient, grows):
-    """In the published difference the value's own node has a negative weight."""
-    nodes = karras_sigmas(5, gaussian.sigma_min, gaussian.sigma_max)
-    student = TrajectoryStudent.from_teacher(gaussian, network=Table(nodes))
-    z = (80 * Draws(0, 0, 1).normal("z", (2,))).expand(5, 2)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.02)
-    losses = []
-    for _ in range(300):
-        loss, _ = pid_loss(
-            student,
-            gaussian,
-            z,
-            nodes,
-            None,
-            derivative=OneSided(gaussian.sigma_min, gaussian.sigma_max, 5),
-            residual=RESIDUALS["data"],
-            distance=l2,
-            gradient=GRADIENTS[gradient],
-        )
-        optimizer.zero_grad()
-        loss.sum().backward()
-        optimizer.step()
-        losses.append(loss.sum().item())
-    assert (losses[-1] > 100 * losses[0]) if grows else (losses[-1] < losses[0])
-
-
-@pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
-def test_stopping_the_gradient_changes_no_loss(mlp_teacher, residual, parametrisation):
-    settings = {"residual": residual, "parametrisation": parametrisation}
-    losses = [method(mlp_teacher, gradient=g, **settings).loss(batch()).loss for g in GRADIENTS]
-    for other in losses[1:]:
-        torch.testing.assert_close(other, losses[0], rtol=0, atol=0)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("weight", "low-noise"),
+        ("gradient", "value"),
+        ("derivative", "log-odds"),
+        ("parametrisation", "log-odds"),
+    ],
+)
+def test_settings_that_went_are_refused_by_name_at_any_other_value(key, value):
+    table = {**DEFAULTS_OF_01, key: value}
+    with pytest.raises(PidistillError, match=f"{key}.*{value}|{value}.*{key}"):
+        parse_config([{"teacher": "digits", "method": table}])
 
 
 # --- noise levels
 
 
-@pytest.mark.parametrize("weight", WEIGHTS)
-@pytest.mark.parametrize("draw", DRAWS)
-def test_weights_are_one_on_average_over_the_draw(mlp_teacher, weight, draw):
-    uniform = Draws(0, 0, 200_000).uniform("a")
-    settings = PIDSettings(num_nodes=30)
-    mean = mean_weight(WEIGHTS[weight], DRAWS[draw], settings, mlp_teacher)
-    drawn = WEIGHTS[weight](DRAWS[draw](uniform, settings, mlp_teacher), mlp_teacher.sigma_data)
-    assert (drawn / mean).mean().item() == pytest.approx(1, rel=0.02)
-    assert drawn.min() > 0
-    if weight == "uniform":
-        assert mean == 1
-
-
-def test_weights_lean_to_the_end_that_they_name():
-    sigma = torch.tensor([0.01, 0.5, 50.0, 5000.0], dtype=torch.float64)
-    low, high = (WEIGHTS[f"{end}-noise"](sigma, 0.5) for end in ("low", "high"))
-    torch.testing.assert_close(low + high, torch.ones(4, dtype=torch.float64))
-    assert low[1] == 0.5
-    assert (low[2] / low[3]).item() == pytest.approx(100, rel=0.01)
-    assert (high[1] / high[0]).item() == pytest.approx(50, rel=0.5)
-
-
-@pytest.mark.parametrize("normalise", [0.0, 1e-3])
-def test_a_weight_multiplies_the_loss_of_its_noise_level(mlp_teacher, normalise):
-    plain = method(mlp_teacher, normalise=normalise).loss(batch())
-    pid = method(mlp_teacher, normalise=normalise, weight="high-noise")
-    weighted = pid.loss(batch())
-    ratio = (weighted.loss / plain.loss).double()
-    expected = plain.sigma / (plain.sigma + mlp_teacher.sigma_data) / pid.mean_weight
-    torch.testing.assert_close(ratio, expected, rtol=1e-5, atol=0)
-    assert weighted.scalars["residual"] == plain.scalars["residual"]
-
-
 def test_log_normal_noise_levels_are_edms_cut_to_the_range(mlp_teacher):
-    sigma = DRAWS["log-normal"](Draws(0, 0, 20_000).uniform("a"), PIDSettings(), mlp_teacher)
+    sigma = DRAWS["log-normal"](Draws(0, 0, 20_000).uniform("a"), mlp_teacher, 250)
     low, high = ((math.log(end) + 1.2) / 1.2 for end in (0.002, 80.0))
     expected = truncnorm(low, high, loc=-1.2, scale=1.2)
     assert kstest(sigma.log().numpy(), expected.cdf).pvalue > 0.01
@@ -427,4 +272,4 @@ def test_the_penalty_makes_the_soft_condition_hold(tmp_path):
         assert read_json(folder / "network.json")["kind"] == "trajectory-soft"
     assert left[30.0] < 0.7
     assert left[30.0] < 0.8 * left[0.0]
-    assert isinstance(load_student(tmp_path / "30.0"), SoftTrajectoryStudent)
+    assert isinstance(load_student(tmp_path / "30.0"), SoftBoundaryStudent)

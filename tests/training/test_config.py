@@ -64,18 +64,16 @@ FIELDS = {
     ),
 }
 PID_FIELDS = {
-    "derivative": st.sampled_from(["one-sided", "central", "log-odds", "jvp"]),
+    "derivative": st.sampled_from(["one-sided", "central", "jvp"]),
     "step": st.floats(1e-6, 2),
     "num_nodes": st.integers(2, 10**4),
     "draw": st.sampled_from(["nodes", "rho", "log", "log-normal"]),
-    "weight": st.sampled_from(["uniform", "low-noise", "high-noise"]),
     "residual": st.sampled_from(["data", "velocity"]),
     "distance": st.sampled_from(["l2", "l1", "pseudo-huber"]),
-    "gradient": st.sampled_from(["both", "value", "derivative"]),
     "normalise": st.floats(0, 10),
     "anchored": st.booleans(),
     "initialisation": st.sampled_from(["copied", "random"]),
-    "parametrisation": st.sampled_from(["linear", "edm", "log-odds", "soft"]),
+    "parametrisation": st.sampled_from(["linear", "edm", "soft"]),
     "boundary_weight": st.floats(0, 100),
 }
 DENOISING_FIELDS = {

@@ -114,10 +114,10 @@ class PIDSettings(MethodSettings):
         for key, (default, instead) in REMOVED.items():
             value = table.pop(key, default)
             if value != default:
-                raise ValueError(f"{key} was removed in 0.2, here {value!r}; {instead}")
+                raise ValueError(f"method.{key} = {value!r} was removed in 0.2; {instead}")
         for key, instead in LOG_ODDS.items():
             if table.get(key) == "log-odds":
-                raise ValueError(f"{key} 'log-odds' was removed in 0.2; {instead}")
+                raise ValueError(f"method.{key} = 'log-odds' was removed in 0.2; {instead}")
         return table
 
 
