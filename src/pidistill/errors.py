@@ -6,3 +6,7 @@ class PidistillError(ValueError):
 
     The message is one line that names the offending value, what was expected and what to do.
     """
+
+
+class FolderHeldError(PidistillError):
+    """Another process holds the run folder."""

@@ -1,73 +1,122 @@
-"""Files that are either whole or absent: text and JSON. Imports no torch."""
+"""Files that are whole or absent, and run folders that one process holds. Imports no torch."""
 
 import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
-import socket
-import time
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pidistill.errors import PidistillError
+from pidistill.errors import FolderHeldError, PidistillError
 
-DAY = 24 * 60 * 60
+if TYPE_CHECKING:
+    from filelock import FileLock
 
+log = logging.getLogger("pidistill")
 
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process takes, on no machine."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in `folder`.
-
-    Which processes of other machines were killed is not known; their files go when they are a day
-    old.
-    """
-    for path in folder.glob(".*.tmp"):
-        *name, process = path.name.removesuffix(".tmp").split(".")
-        here = ".".join(name).endswith(f".{socket.gethostname()}")
-        if here and process.isdecimal():
-            left = not _is_running(int(process))
-        else:
-            left = path.stat().st_mtime < time.time() - DAY
-        if left:
-            path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True
+LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what is written there takes its place at the end.
+def held(folder: str | Path) -> Iterator[None]:
+    """Hold a run folder for this process; it is created if missing.
+
+    The operating system drops the lock when the process ends, even by a kill. A folder created
+    here that holds nothing but the lock when the block fails is removed again. On a drive without
+    locks there is a warning and no protection.
+
+    Raises:
+        FolderHeldError: Another process holds the folder.
+        PidistillError: The folder is not writable, or a link in it leads out of it.
+    """
+    from filelock import Timeout
+
+    folder = Path(folder)
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        require_no_way_out(folder)
+        (folder / LOCK_FILE).touch()
+    except OSError as error:
+        raise PidistillError(
+            f"cannot write to the folder {folder}: {error.strerror or error}"
+        ) from error
+    lock = _lock(folder)
+    try:
+        lock.acquire(timeout=0.25)  # `is_held` has it for an instant
+    except Timeout as error:
+        raise FolderHeldError(
+            f"another process is working in {folder}; wait for it, or choose another folder"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        log.warning("%s cannot be locked (%s): let only one process work in it", folder, error)
+    try:
+        yield
+    except BaseException:
+        if new and [entry.name for entry in folder.iterdir()] == [LOCK_FILE]:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        lock.release()
+
+
+def is_held(folder: str | Path) -> bool:
+    """Whether a process, this one included, holds the run folder at the moment."""
+    from filelock import Timeout
+
+    if not (Path(folder) / LOCK_FILE).exists():
+        return False
+    try:
+        with _lock(Path(folder)).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # not ours to write, or a drive without locks
+        return False
+
+
+def _lock(folder: Path) -> "FileLock":
+    from filelock import FileLock  # slow to import
+
+    return FileLock(folder / LOCK_FILE, thread_local=False)
+
+
+def clear_leftovers(folder: str | Path) -> None:
+    """Remove the temporary folders that killed processes left in `folder`.
+
+    Only the process that holds `folder` may call this: those of a living process look the same.
+    """
+    for path in Path(folder).glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path; the file or folder written there takes the place of `path` at the end.
 
     When the block fails, `path` stays as it was. The data are on the disk before the rename, and
-    the rename is before anything else is done. An `OSError` names a file.
+    the rename is before anything else is done. An `OSError` names a file. A folder is replaced
+    only if it is empty.
     """
-    temporary = temporary_name(path)
+    path = Path(path)
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent, ignore_cleanup_errors=True
+        ) as beside:
+            temporary = Path(beside) / path.name
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
     except OSError as error:
         if error.filename is None:  # writing and flushing do not say
             error.filename = str(path)
         raise
-    finally:
-        with contextlib.suppress(OSError):  # the failure itself is the news
-            temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -84,13 +133,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def require_no_way_out(folder: Path) -> None:
+def require_no_way_out(folder: str | Path) -> None:
     """Raise `PidistillError` when an entry of `folder` is a link to somewhere outside.
 
     Asked of a run folder before it is written to: it may come from a stranger.
     """
-    home = folder.resolve()
-    for entry in folder.iterdir():
+    home = Path(folder).resolve()
+    for entry in Path(folder).iterdir():
         if entry.is_symlink() and not entry.resolve().is_relative_to(home):
             raise PidistillError(
                 f"{entry} is a link to {os.readlink(entry)}, outside of {folder}; nothing is "
@@ -98,13 +147,13 @@ def require_no_way_out(folder: Path) -> None:
             )
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` at once or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any) -> None:
     """Write `content` to `path` as indented JSON, at once or not at all."""
     write_text(path, json_text(content))
 
@@ -114,13 +163,13 @@ def json_text(content: Any) -> str:
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises `PidistillError` when the file is missing or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PidistillError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -19,8 +19,8 @@ from pidistill.comparison.plan import (
     take_run,
 )
 from pidistill.comparison.recipe import read_recipe
+from pidistill.files import held, is_held
 from pidistill.training.heartbeat import read_heartbeat
-from pidistill.training.lock import is_held, locked
 
 from recipes import RUNS, TINY, write_recipe
 
@@ -71,11 +71,11 @@ def test_a_run_that_is_held_waits_and_one_that_is_finished_is_left_out(tmp_path)
     told = []
     take = taker(queue, fingerprint, told)
     open_run(first, fingerprint)
-    with locked(first.folder):
+    with held(first.folder):
         assert take() == (second_name, second)
         assert len(queue) == 3
-        held_name, held = queue[-1]
-        assert held == first
+        held_name, last = queue[-1]
+        assert last == first
         assert told == [held_name]
     while (taken := take()) is not None and taken[1] != first:
         pass
@@ -142,11 +142,11 @@ def test_a_job_whose_run_another_process_took_is_told_apart(tmp_path):
     (_, run), *_ = queue
     open_run(run, fingerprint)
     taken = [queue.popleft()]
-    with locked(run.folder):
-        held = []
+    with held(run.folder):
+        others = []
         for _, ended in run_jobs(lambda: taken.pop() if taken else None, lambda: bool(taken), 1):
-            held += [job.was_held for job in ended]
-    assert held == [True]
+            others += [job.was_held for job in ended]
+    assert others == [True]
 
 
 def test_ctrl_c_saves_all_that_train(tmp_path):

@@ -16,7 +16,7 @@ def main() -> int:
     """Train the run in the folder that is named, and return the exit code."""
     from pidistill import cli
     from pidistill.comparison.jobs import FATAL, HELD
-    from pidistill.training.lock import FolderHeldError
+    from pidistill.errors import FolderHeldError
 
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     exit_codes = {FolderHeldError: HELD, OSError: FATAL}

@@ -104,10 +104,10 @@ def resolve_config(
         PidistillError: A layer is wrong, or the folder holds a run and `resume` is not set.
     """
     from pidistill.errors import PidistillError
+    from pidistill.files import LOCK_FILE
     from pidistill.settings import read_toml
     from pidistill.training.config import parse_config, read_preset, require_same_run
     from pidistill.training.heartbeat import HEARTBEAT_FILE
-    from pidistill.training.lock import LOCK_FILE
 
     given = {key: value for key, value in flags.items() if value is not None}
     named = {key: given[key] for key in ("method",) if key in given}  # `--set` refers to it

@@ -72,8 +72,8 @@ def _train_in_turn(
 ) -> None:
     """Train what `take` takes out of `queue`, one run after the other, in this process."""
     from pidistill.cli.failures import one_line
+    from pidistill.errors import FolderHeldError
     from pidistill.training.assemble import build_trainer
-    from pidistill.training.lock import FolderHeldError
 
     while queue:
         taken = take()

@@ -17,7 +17,7 @@ from pidistill.comparison.recipe import Recipe, RunEntry
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.files import read_json, sha256_of, write_json
+from pidistill.files import is_held, read_json, sha256_of, write_json
 from pidistill.methods import method_class
 from pidistill.model_folder import weights_name
 from pidistill.teachers.fingerprint import data_fingerprint, teacher_fingerprint
@@ -31,7 +31,6 @@ from pidistill.training.config import (
     read_preset,
     write_config,
 )
-from pidistill.training.lock import is_held
 from pidistill.training.log import read_log
 from pidistill.training.run_folder import read_config
 

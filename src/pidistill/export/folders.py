@@ -1,12 +1,11 @@
 """Folders that are either whole or absent."""
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from pidistill.errors import PidistillError
-from pidistill.files import temporary_name
+from pidistill.files import replacing
 
 
 def require_free(path: Path, *, suffix: str | None) -> None:
@@ -35,12 +34,6 @@ def building(folder: Path) -> Iterator[Path]:
     When the block fails, `folder` stays as it was: absent or empty.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(folder)
-    temporary.mkdir()
-    try:
+    with replacing(folder) as temporary:
+        temporary.mkdir()
         yield temporary
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pidistill.files import temporary_name
+from pidistill.files import replacing
 
 if TYPE_CHECKING:
     from pidistill.methods.base import Preparation
@@ -155,13 +155,8 @@ def replace_text(path: Path, text: str) -> None:
     Waiting for the disk (`pidistill.storage`) would cost training time, and a heartbeat that a
     power cut takes is no loss.
     """
-    temporary = temporary_name(path)
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_heartbeat(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pidistill import images
 from pidistill.data import Dataset
 from pidistill.errors import PidistillError
-from pidistill.files import clear_leftovers, sync
+from pidistill.files import clear_leftovers, held, sync
 from pidistill.methods.base import Batch, Losses, Method, Preparation, Run
 from pidistill.model_folder import (
     MODEL_FILE,
@@ -54,7 +54,6 @@ from pidistill.training.distributed import (
     whole_weights,
 )
 from pidistill.training.heartbeat import Heartbeat
-from pidistill.training.lock import locked
 from pidistill.training.log import LOG_FILE, PREVIEW_COLUMNS, PREVIEWS
 from pidistill.training.measured import batch_means, where_not_finite
 from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
@@ -242,7 +241,7 @@ class Trainer:
     def _held(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder, which is the first process's business where there are several."""
         if self.processes.is_main:
-            return locked(self.folder)
+            return held(self.folder)
         return contextlib.nullcontext()
 
     def learning_rate(self, step: int) -> float:
