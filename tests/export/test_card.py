@@ -67,6 +67,8 @@ def test_metrics_are_those_of_the_weights(mlp_run):
     of_others = "Of `student.safetensors`, not of the weights here."
     assert of_others in card_of(mlp_run, ema=0.999).text
     assert of_others not in text
+    (mlp_run / "metrics.json").write_text(json.dumps({**metrics, "step": 40}))
+    assert "Of step 40;" in card_of(mlp_run).text
 
 
 @pytest.mark.parametrize(

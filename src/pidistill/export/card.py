@@ -53,6 +53,11 @@ class Provenance:
         """The teacher's spec; None if the config names none."""
         return self.config.get("teacher")
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics that are single numbers."""
+        return {k: v for k, v in self.metrics.items() if isinstance(v, int | float)}
+
 
 def provenance_of(folder: Path, ema: float | None) -> Provenance:
     """Read what a run folder says; what it lacks is left out.
@@ -111,31 +116,23 @@ def model_card(
     """
     teacher = provenance.teacher or student.source
     licence = licence or LICENCES_OF_TEACHERS.get(teacher, "unknown")
-    method = str(provenance.config.get("method", {}).get("name", "distillation"))
-    numbers = {k: v for k, v in provenance.metrics.items() if isinstance(v, int | float)}
-    return (
-        render(
-            "card.md",
-            front_matter=front_matter(student, provenance, to, licence).to_yaml(),
-            title=name.rpartition("/")[2],
-            to=to,
-            name=name,
-            file=file,
-            nfe=student.num_steps,
-            num_classes=student.num_classes,
-            shape=student.sample_shape,
-            sigma_max=f"{student.sigma_max:.9g}",
-            teacher=teacher,
-            method=method,
-            facts=_facts(student, provenance, teacher, method),
-            notes=notes or [],
-            metrics=numbers,
-            measured=_what_else_was_measured(provenance),
-            settings=tomli_w.dumps(provenance.config).strip(),
-            licence=licence,
-        )
-        + "\n"
+    metadata = front_matter(student, provenance, to, licence)
+    text = render(
+        "card.md",
+        front_matter=metadata.to_yaml(),
+        student=student,
+        num_parameters=sum(math.prod(p.shape) for p in student.parameters()),
+        run=provenance,
+        settings=tomli_w.dumps(provenance.config).strip(),
+        teacher=teacher,
+        method=provenance.config.get("method", {}).get("name", "distillation"),
+        licence=licence,
+        to=to,
+        name=name,
+        file=file,
+        notes=notes or [],
     )
+    return text + "\n"
 
 
 def front_matter(student: Student, provenance: Provenance, to: str, licence: str) -> ModelCardData:
@@ -158,31 +155,3 @@ def hub_name(teacher: str | None) -> str | None:
     name = locator.partition("?")[0]
     is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
     return name if kind == "diffusers" and is_repository else None
-
-
-def _facts(student: Student, provenance: Provenance, teacher: str, method: str) -> dict[str, str]:
-    parameters = sum(math.prod(p.shape) for p in student.parameters())
-    labels = f"{student.num_classes} classes" if student.num_classes else "unconditional"
-    titles = {"step": "steps", "images": "samples", "teacher_evals": "teacher evaluations"}
-    last = provenance.last_step
-    logged = [f"{last[key]:,} {title}" for key, title in titles.items() if key in last]
-    return {
-        "Teacher": f"`{teacher}`",
-        "Method": f"`{method}`",
-        "Network evaluations a sample (NFE)": str(student.num_steps),
-        "Samples": f"{' x '.join(map(str, student.sample_shape))}, {labels}",
-        "Network": f"{type(student.network).__name__}, {parameters:,} parameters",
-        "Weights": f"`{provenance.weights}`",
-        "Noise levels": f"{student.sigma_min:g} to {student.sigma_max:g} (EDM coordinates)",
-        **({"Training, as last logged": ", ".join(logged)} if logged else {}),
-    }
-
-
-def _what_else_was_measured(provenance: Provenance) -> str:
-    """A sentence if the metrics are not those of the exported weights, else nothing."""
-    if provenance.weights != provenance.measured_weights:
-        return f"Of `{provenance.measured_weights}`, not of the weights here."
-    measured, last = provenance.metrics.get("step"), provenance.last_step.get("step")
-    if measured is not None and measured != last:
-        return f"Of step {measured}; the weights here are of step {last}."
-    return ""
