@@ -134,16 +134,16 @@ def sync(path: Path) -> None:
 
 
 def require_no_way_out(folder: str | Path) -> None:
-    """Raise `PidistillError` when an entry of `folder` is a link to somewhere outside.
+    """Raise `PidistillError` when an entry of `folder` is a link that leads out of it.
 
-    Asked of a run folder before it is written to: it may come from a stranger.
+    Checked before a run folder is written to, because it may come from a stranger.
     """
     home = Path(folder).resolve()
     for entry in Path(folder).iterdir():
         if entry.is_symlink() and not entry.resolve().is_relative_to(home):
             raise PidistillError(
-                f"{entry} is a link to {os.readlink(entry)}, outside of {folder}; nothing is "
-                "written through it: replace it by what it stands for"
+                f"{entry} is a link to {os.readlink(entry)}, outside of {folder}; replace it "
+                "by a copy: a run does not write through links"
             )
 
 
@@ -170,8 +170,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PidistillError(f"{path} does not exist") from None
+    except FileNotFoundError as error:
+        raise PidistillError(f"{path} does not exist") from error
     except (OSError, ValueError, RecursionError) as error:
         raise PidistillError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(content, dict):
@@ -180,5 +180,5 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def sha256_of(facts: Any) -> str:
-    """Hash of JSON values, the order of keys left aside."""
+    """Hash of JSON values; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -27,7 +27,7 @@ def require_image(sample_shape: tuple[int, ...]) -> None:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Round samples in [-1, 1] to 8 bits, as published metrics do; what is outside is clipped."""
+    """Round samples in [-1, 1] to 8 bits, as published metrics do; the rest is clipped."""
     return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -64,7 +64,7 @@ def grid(x: Tensor, *, columns: int | None = None, zoom: int | None = None) -> n
     return picture.contiguous().numpy()
 
 
-def save_png(path: Path, picture: np.ndarray) -> None:
+def save_png(path: str | Path, picture: np.ndarray) -> None:
     """Write a picture (height, width, 3), uint8, as PNG, at once or not at all."""
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="png")

@@ -4,57 +4,63 @@ Every run folder is one, and so is a native teacher. Nothing in a folder is exec
 """
 
 import dataclasses
-import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
+from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.files import json_text, read_json, write_text
-from pidistill.networks import build_network, network_name
+from pidistill.networks import build_described, describe_network
 from pidistill.paths import user_path
 from pidistill.precondition import PRECONDITIONS, build_precondition
 from pidistill.storage import load_weights, read_tensors
 from pidistill.students.base import Student
-
-if TYPE_CHECKING:
-    from pidistill.denoiser import PreconditionedDenoiser
+from pidistill.students.consistency import ConsistencyStudent
+from pidistill.students.edm_trajectory import EDMTrajectoryStudent
+from pidistill.students.euler import EulerStudent
+from pidistill.students.soft_boundary import SoftBoundaryStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 MODEL_FILE = "network.json"
 FORMAT = 1
 
-KINDS = {
-    "denoiser": "pidistill.denoiser:PreconditionedDenoiser",
-    "trajectory": "pidistill.students.trajectory:TrajectoryStudent",
-    "trajectory-edm": "pidistill.students.edm_trajectory:EDMTrajectoryStudent",
-    "trajectory-soft": "pidistill.students.soft_boundary:SoftBoundaryStudent",
-    "consistency": "pidistill.students.consistency:ConsistencyStudent",
-    "euler": "pidistill.students.euler:EulerStudent",
+Model = Student | PreconditionedDenoiser
+
+KINDS: dict[str, type[Student] | type[PreconditionedDenoiser]] = {
+    "denoiser": PreconditionedDenoiser,
+    "trajectory": TrajectoryStudent,
+    "trajectory-edm": EDMTrajectoryStudent,
+    "trajectory-soft": SoftBoundaryStudent,
+    "consistency": ConsistencyStudent,
+    "euler": EulerStudent,
 }
+"""Classes by the name that `network.json` has for each."""
+
 REMOVED_KINDS = {"trajectory-log-odds": "0.1"}
-"""Kinds that went, and the version that reads them."""
+"""Kinds that were removed, and the last version that reads them."""
 
 
-def describe(model: "Student | PreconditionedDenoiser") -> dict[str, Any]:
-    """All that is needed to build `model` again but its weights, as JSON values.
+def describe(model: Model) -> dict[str, Any]:
+    """All that is needed to build `model` again except its weights, as JSON values.
 
-    Raises `PidistillError` when its class, its network or its preconditioning is not registered.
+    Raises `PidistillError` when its class or its preconditioning is not one of this package's.
     """
+    kind = next((name for name, known in KINDS.items() if type(model) is known), None)
     precondition = model.precondition
-    path = f"{type(model).__module__}:{type(model).__qualname__}"
-    kind = next((kind for kind, registered in KINDS.items() if registered == path), None)
-    table = next((n for n, c in PRECONDITIONS.items() if type(precondition) is c), None)
+    table = next((n for n, known in PRECONDITIONS.items() if type(precondition) is known), None)
     if kind is None or table is None:
         raise PidistillError(
-            f"{path} with {type(precondition).__name__} is not registered in pidistill, so it "
-            "cannot be saved"
+            f"a {type(model).__name__} with {type(precondition).__name__} cannot be saved; "
+            f"expected one of the kinds {', '.join(KINDS)} with a preconditioning of this package"
         )
     return {
         "format": FORMAT,
         "kind": kind,
         "options": model.options(),
-        "network": {"name": network_name(model.network), "config": model.network.config},
+        "network": describe_network(model.network),
         "precondition": {
             "name": table,
             "config": dataclasses.asdict(precondition),  # type: ignore[call-overload]
@@ -65,10 +71,18 @@ def describe(model: "Student | PreconditionedDenoiser") -> dict[str, Any]:
     }
 
 
-def build_model(description: dict[str, Any], name: str) -> "Student | PreconditionedDenoiser":
+def build_model(
+    description: dict[str, Any], name: str, network: nn.Module | None = None
+) -> Student | PreconditionedDenoiser:
     """Build a model with fresh weights from its description, the inverse of `describe`.
 
-    Raises `PidistillError` when the description, which `name` names, is not complete or not known.
+    Args:
+        description: The description.
+        name: Where it comes from, for errors.
+        network: The network to use; needed if its class is not registered.
+
+    Raises:
+        PidistillError: The description is incomplete, or names something unknown.
     """
     if description.get("format") != FORMAT:
         raise PidistillError(
@@ -76,19 +90,15 @@ def build_model(description: dict[str, Any], name: str) -> "Student | Preconditi
             f"format {FORMAT}"
         )
     try:
-        kind = description["kind"]
+        kind, precondition = description["kind"], description["precondition"]
         if kind in REMOVED_KINDS:
             raise PidistillError(
                 f"{name}: kind {kind!r} was removed; pidistill {REMOVED_KINDS[kind]} reads it"
             )
         if kind not in KINDS:
             raise PidistillError(f"{name}: unknown kind {kind!r}; expected {', '.join(KINDS)}")
-        module_name, class_name = KINDS[kind].split(":")
-        model_class = getattr(importlib.import_module(module_name), class_name)
-        network = description["network"]
-        precondition = description["precondition"]
-        model: Student | PreconditionedDenoiser = model_class(
-            build_network(network["name"], network["config"]),
+        model: Student | PreconditionedDenoiser = KINDS[kind](
+            build_described(description["network"]) if network is None else network,
             build_precondition(precondition["name"], precondition["config"]),
             sample_shape=tuple(description["sample_shape"]),
             num_classes=description["num_classes"],
@@ -108,28 +118,27 @@ def weights_name(ema: float) -> str:
     return f"ema-{ema:g}.safetensors" if ema else "student.safetensors"
 
 
-def write_description(
-    folder: Path, model: "Student | PreconditionedDenoiser", default_ema: float
-) -> None:
-    """Write `network.json`; `default_ema` is the averaging rate to load when none is asked for."""
-    write_text(folder / MODEL_FILE, description_text(model, default_ema))
-
-
-def description_text(model: "Student | PreconditionedDenoiser", default_ema: float) -> str:
-    """The text of `network.json`."""
+def description_text(model: Model, default_ema: float) -> str:
+    """The text of `network.json`; `default_ema` is the averaging rate to load by default."""
     return json_text({**describe(model), "weights": weights_name(default_ema)})
 
 
-def is_model_folder(path: Path) -> bool:
+def write_description(folder: str | Path, model: Model, default_ema: float) -> None:
+    """Write `network.json` into `folder`; arguments as in `description_text`."""
+    write_text(Path(folder) / MODEL_FILE, description_text(model, default_ema))
+
+
+def is_model_folder(path: str | Path) -> bool:
     """Whether `path` is a folder with a model in it."""
-    return (path / MODEL_FILE).is_file()
+    return (Path(path) / MODEL_FILE).is_file()
 
 
-def read_description(folder: Path) -> dict[str, Any]:
+def read_description(folder: str | Path) -> dict[str, Any]:
     """Read `network.json`.
 
     Raises `PidistillError` when `folder` is not a model folder.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise PidistillError(f"{folder} is not a folder; expected a run or a native teacher")
     if not is_model_folder(folder):
@@ -139,18 +148,22 @@ def read_description(folder: Path) -> dict[str, Any]:
     return read_json(folder / MODEL_FILE)
 
 
-def load_model(folder: Path, ema: float | None = None) -> "Student | PreconditionedDenoiser":
+def load_model(
+    folder: str | Path, ema: float | None = None, network: nn.Module | None = None
+) -> Student | PreconditionedDenoiser:
     """Build the model of a folder and load its weights.
 
     Args:
         folder: The model folder.
         ema: Averaging rate of the weights, 0 for the raw ones, None for the folder's default.
+        network: The network to load the weights into; needed if its class is not registered.
 
     Raises:
         PidistillError: The description or the weights are missing, damaged or do not match.
     """
+    folder = Path(folder)
     description = read_description(folder)
-    model = build_model(description, str(folder / MODEL_FILE))
+    model = build_model(description, str(folder / MODEL_FILE), network)
     name = str(description.get("weights", "")) if ema is None else weights_name(ema)
     if not name:
         raise PidistillError(f"{folder / MODEL_FILE} does not name its weights")
@@ -165,7 +178,10 @@ def load_model(folder: Path, ema: float | None = None) -> "Student | Preconditio
 
 
 def load_student(
-    folder: str | Path, ema: float | None = None, device: str | torch.device | None = None
+    folder: str | Path,
+    ema: float | None = None,
+    device: str | torch.device | None = None,
+    network: nn.Module | None = None,
 ) -> Student:
     """Load the student of a run folder, ready to sample; its teacher is not needed.
 
@@ -173,11 +189,13 @@ def load_student(
         folder: The run folder.
         ema: Averaging rate of the weights, 0 for the raw ones, None for the run's default rate.
         device: Where to put it; None keeps it on the CPU.
+        network: A network of the class that was trained, which takes the weights. Needed if that
+            class is not one of this package's, because nothing in a folder is executed.
 
     Raises:
-        PidistillError: The folder, its description or its weights are not what they should be.
+        PidistillError: The description or the weights are missing, damaged or do not match.
     """
-    model = load_model(user_path(folder), ema)
+    model = load_model(user_path(folder), ema, network)
     if not isinstance(model, Student):
         raise PidistillError(
             f"{folder} holds a denoiser, not a student; load it as the teacher 'native:{folder}'"

@@ -35,26 +35,32 @@ def validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: s
         prefix: What comes before its keys there.
 
     Raises:
-        PidistillError: A key is unknown, which names the nearest known one, or a value is wrong: in
-            one line, of the first problem.
+        PidistillError: A key is unknown (the message names the nearest known one) or a value is
+            wrong; only the first problem is reported.
     """
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:
-        problem = error.errors(include_url=False)[0]
+        raise PidistillError(_first_problem(model, error, origin, prefix)) from error
+
+
+def _first_problem(
+    model: type[pydantic.BaseModel], error: pydantic.ValidationError, origin: str, prefix: str
+) -> str:
+    problem = error.errors(include_url=False)[0]
     *table, last = location = problem["loc"] or ("",)
     key = prefix + ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(last), _keys_at(model, table), n=1, cutoff=0.0)
         nearest = prefix + ".".join(map(str, [*table, *near]))
-        raise PidistillError(f"{origin}: unknown key {key!r}; did you mean {nearest!r}?")
+        return f"{origin}: unknown key {key!r}; did you mean {nearest!r}?"
     message = problem["msg"].removeprefix("Value error, ")
     where = f"{key} is {problem['input']!r}: " if problem["loc"] else ""
-    raise PidistillError(f"{origin}: {where}{message[0].lower()}{message[1:]}")
+    return f"{origin}: {where}{message[0].lower()}{message[1:]}"
 
 
 def _keys_at(model: type[pydantic.BaseModel], location: list[int | str]) -> list[str]:
-    """Names of the keys of the table at `location` of `model`, which is found through its types."""
+    """The known keys of the table at `location` of `model`."""
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
             kind = model.model_fields[part].annotation
@@ -65,7 +71,7 @@ def _keys_at(model: type[pydantic.BaseModel], location: list[int | str]) -> list
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, table by table; one of another `name` replaces the old."""
+    """`above` over `below`, table by table; a table with another `name` replaces the old one."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -88,21 +94,21 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def parse_toml_value(text: str) -> Any:
-    """A TOML value; what is none is taken as a string, so that quotes may be left out."""
+    """A TOML value; anything else is a string, so that quotes may be left out."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises `PidistillError` when it is missing or malformed.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PidistillError(f"config file {path} does not exist") from None
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PidistillError(f"config file {path} does not exist") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise PidistillError(f"config file {path} is not readable as TOML: {error}") from None
+        raise PidistillError(f"config file {path} is not readable as TOML: {error}") from error

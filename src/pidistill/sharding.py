@@ -1,7 +1,7 @@
 """Tensors of which every process holds a part, as FSDP leaves them, and whole ones.
 
-Everything here takes ordinary tensors too, and then changes nothing. What gathers or divides a
-tensor has to be called by all processes.
+Ordinary tensors pass through unchanged. What gathers or divides a tensor must be called by all
+processes.
 """
 
 import torch
@@ -20,7 +20,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_of(part: Tensor, like: Tensor) -> Tensor:
-    """The tensor whose local parts are `part`, divided as `like` is."""
+    """The whole tensor whose local parts are `part`, divided as `like` is."""
     if not isinstance(like, DTensor):
         return part
     sharded: Tensor = DTensor.from_local(
@@ -30,18 +30,16 @@ def whole_of(part: Tensor, like: Tensor) -> Tensor:
 
 
 def divided(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor`, which is whole, divided as `like` is and on its device."""
+    """The whole `tensor`, divided as `like` is and on its device."""
+    tensor = tensor.to(like.device)
     if not isinstance(like, DTensor):
-        return tensor.to(like.device)
-    sharded: Tensor = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+        return tensor
+    sharded: Tensor = distribute_tensor(tensor, like.device_mesh, like.placements)
     return sharded
 
 
 def whole_tensors(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """All of each tensor, on the CPU, one after the other; nothing of them where not `keep`.
-
-    Raises nothing; every process has to call it with the same names.
-    """
+    """All of each tensor, on the CPU, gathered one after the other; empty unless `keep`."""
     gathered = {}
     for name, tensor in tensors.items():
         full = whole(tensor.detach())

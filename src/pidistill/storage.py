@@ -13,7 +13,7 @@ from pidistill.errors import PidistillError
 from pidistill.files import replacing
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
     """Write named tensors to a safetensors file, at once or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(tensor_bytes(tensors))
@@ -24,15 +24,15 @@ def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU.
 
     Raises `PidistillError` when it is missing or damaged.
     """
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except FileNotFoundError:
-        raise PidistillError(f"{path} does not exist") from None
+    except FileNotFoundError as error:
+        raise PidistillError(f"{path} does not exist") from error
     except (OSError, SafetensorError) as error:
         raise PidistillError(f"{path} is not a readable safetensors file: {error}") from error
     return tensors
@@ -41,8 +41,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_weights(module: nn.Module, weights: dict[str, Tensor], name: str) -> None:
     """Load weights strictly into `module`, converted to its dtype.
 
-    Raises `PidistillError` naming the first weight that is missing, unexpected or misshapen;
-    `name` says where the weights come from.
+    Raises `PidistillError` naming the first weight that is missing, unexpected, misshapen or not
+    finite; nothing is loaded then. `name` says where the weights come from.
     """
     own = module.state_dict()
     for problem, keys in (
@@ -51,13 +51,17 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], name: str) -> No
     ):
         if keys:
             rest = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise PidistillError(f"{name} {problem} {min(keys)!r}{rest}; is it of another network?")
+            raise PidistillError(
+                f"{name} {problem} {min(keys)!r}{rest}; expected the weights of this network"
+            )
     for key, value in weights.items():
         if value.shape != own[key].shape:
             raise PidistillError(
                 f"{name}: weight {key!r} has shape {tuple(value.shape)}; "
                 f"expected {tuple(own[key].shape)}"
             )
+        if not value.isfinite().all():
+            raise PidistillError(f"{name}: weight {key!r} is not finite; use an older checkpoint")
     with torch.no_grad():
         module.load_state_dict(weights)
 

@@ -97,11 +97,11 @@ def test_push(run, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("to", "name", "expected"),
     [
-        ("diffusers", "full", "full is a folder that is not empty; choose another --out"),
+        ("diffusers", "full", "full exists already"),
         ("diffusers", "file.onnx", "file.onnx exists already"),
         ("onnx", "file.onnx", "file.onnx exists already"),
         ("onnx", "new", "new ends in 'nothing'; expected .onnx"),
-        ("onnx", "folder.onnx", "folder.onnx is a folder; expected a file"),
+        ("onnx", "folder.onnx", "folder.onnx exists already"),
     ],
 )
 def test_nothing_is_overwritten(run, tmp_path, capsys, to, name, expected):

@@ -18,10 +18,12 @@ def card_of(run, *, ema=None, to="diffusers", **options):
     return ModelCard(text)
 
 
-@pytest.mark.parametrize("to", ["diffusers", "onnx", "run"])
-def test_the_front_matter_is_read_by_the_hub_s_library(mlp_run, to):
+@pytest.mark.parametrize(
+    ("to", "library"), [("diffusers", "diffusers"), ("onnx", "onnx"), ("run", "pidistill")]
+)
+def test_the_front_matter_is_read_by_the_hub_s_library(mlp_run, to, library):
     data = card_of(mlp_run, to=to).data
-    assert data.library_name == {"diffusers": "diffusers", "onnx": "onnx", "run": "pidistill"}[to]
+    assert data.library_name == library
     assert data.license == "apache-2.0"
     assert data.pipeline_tag == "unconditional-image-generation"
     assert "pidistill" in data.tags
@@ -35,43 +37,44 @@ def test_the_card_says_where_the_student_comes_from(mlp_run):
     for part in (
         "| Teacher | `digits` |",
         "| Method | `pid` |",
-        "| Network evaluations a sample (NFE) | 1 |",
         "| Samples | 1 x 4 x 4, 3 classes |",
         "| Weights | `student.safetensors` |",
-        "| Training, as last logged | 50 steps, 6,400 samples, 6,400 teacher evaluations |",
-        'from_pretrained("me/small", trust_remote_code=True)',
-        "Not evaluated",
+        "50 steps, 6,400 samples, 6,400 teacher evaluations",
         'teacher = "digits"',
-        "Transactions on Machine Learning Research",
         "2411.08378",
     ):
         assert part in text
     assert "Not included" not in text
-    assert "- A decoder." in card_of(mlp_run, notes=["A decoder."]).text
+    assert "- A decoder <or> so." in card_of(mlp_run, notes=["A decoder <or> so."]).text
 
 
 def test_a_run_of_several_evaluations_says_so(tmp_path, student_named, run_of):
     student = student_named("mlp", EulerStudent, num_steps=4)
     text = card_of(run_of(tmp_path / "run", student), to="run").text
     assert "samples in **4 network evaluations**" in text
-    assert "hf download me/small --local-dir student\n" in text
-    assert "pidistill sample student -n 64 --steps 4 " in text
+    assert (
+        "hf download me/small --local-dir student\npidistill sample student -n 64 --steps 4 "
+        in text
+    )
 
 
 def test_metrics_are_those_of_the_weights(mlp_run):
     metrics = {"nfe": 1, "rms_error": 0.123456, "quantiles": [1, 2]}
     (mlp_run / "metrics.json").write_text(json.dumps(metrics))
     text = card_of(mlp_run).text
-    assert "| `rms_error` | 0.1235 |" in text
+    assert "| `rms_error` | 0.123 |" in text
     assert "quantiles" not in text
-    assert "Of `student.safetensors`, not of the weights here." in card_of(mlp_run, ema=0.999).text
-    assert "not of the weights here" not in text
+    of_others = "Of `student.safetensors`, not of the weights here."
+    assert of_others in card_of(mlp_run, ema=0.999).text
+    assert of_others not in text
+    (mlp_run / "metrics.json").write_text(json.dumps({**metrics, "step": 40}))
+    assert "Of step 40;" in card_of(mlp_run).text
 
 
 @pytest.mark.parametrize(
     ("teacher", "licence", "identifier", "name", "said"),
     [
-        ("edm:x.pkl", None, "unknown", None, "unknown: check the teacher's licence"),
+        ("edm:x.pkl", None, "unknown", None, "unknown"),
         ("edm:x.pkl", "CC-BY-NC-SA-4.0", "cc-by-nc-sa-4.0", None, "CC-BY-NC-SA-4.0"),
         ("edm:x.pkl", "My own (2024)", "other", "my-own-2024", "My own (2024)"),
         ("digits", None, "apache-2.0", None, "apache-2.0"),

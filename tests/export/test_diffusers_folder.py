@@ -61,6 +61,16 @@ def opened(folder, **options):
     return diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, **options)
 
 
+@pytest.fixture
+def _one_thread():
+    """The number of threads changes the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_one_thread")
 def test_all_architectures_draw_the_same_samples_where_pidistill_is_not_installed(
     tmp_path, student_named, run_of
 ):
@@ -83,12 +93,9 @@ def test_all_architectures_draw_the_same_samples_where_pidistill_is_not_installe
     for name in NAMES:
         student = student_named(name)
         z = torch.from_numpy(np.load(tmp_path / f"z-{name}.npy"))
-        expected = {
-            f"{name}-z": student.sample(z, label=labels_for(student, 3)).x,
-            f"{name}-seed": student.generate(3, seed=7).x,
-        }
-        for key, x in expected.items():
-            torch.testing.assert_close(torch.from_numpy(samples[key]), x, rtol=1e-5, atol=1e-5)
+        expected = student.sample(z, label=labels_for(student, 3)).x
+        assert torch.equal(torch.from_numpy(samples[f"{name}-z"]), expected)
+        assert torch.equal(torch.from_numpy(samples[f"{name}-seed"]), student.generate(3, seed=7).x)
 
 
 def test_the_folder_names_its_parts_and_holds_no_pickle(tmp_path, mlp_run):
@@ -237,15 +244,12 @@ def test_a_decoder_that_is_gone_is_said(tmp_path, student_named, run_of):
     assert str(tmp_path) not in Path(tmp_path / "out" / "README.md").read_text()
 
 
-def test_an_unknown_form_is_refused(tmp_path, mlp_run):
-    with pytest.raises(PidistillError, match="unknown export 'tflite'; expected one of diffusers"):
-        export_student(mlp_run, tmp_path / "out", to="tflite")
-
-
 def test_nothing_is_left_behind_by_an_export_that_fails(tmp_path, mlp_run, monkeypatch):
     def fail(*arguments, **options):
         raise PidistillError("the disk is full")
 
+    with pytest.raises(PidistillError, match="'tflite'"):
+        export_student(mlp_run, tmp_path / "out", to="tflite")
     monkeypatch.setattr("pidistill.export.diffusers_folder.write_tensors", fail)
     with pytest.raises(PidistillError, match="the disk is full"):
         export_student(mlp_run, tmp_path / "out", to="diffusers")

@@ -1,28 +1,31 @@
 """Random config files: each runs, or is refused by one clear line that leaves nothing behind.
 
-    python tests/soak/configs.py [--short] [--number N] [--seed S]
+    python tests/soak/configs.py [--short] [--number CONFIGS] [--seed S]
 
 A config is drawn that should run, or nearly so, and then up to three things are done to it: a value
-of another kind or size, a key that there is not, a key left out, a table in the place of a value.
-What it holds goes through TOML and the command line, in a process of its own.
+of another type or size, an unknown key, a key left out, a table in the place of a value. It goes
+through TOML and the command line, in a forked process.
 """
 
-import argparse
 import collections
 import os
 import resource
 import shutil
 import signal
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pydantic
 import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pidistill.cli import main as pidistill
+from pidistill.methods import METHODS, method_class
+from pidistill.training.config import RunConfig
 
 import forked
 
@@ -35,76 +38,19 @@ LONGEST = 1000
 STOPPED = ("the loss is", "is not finite", "out of memory")
 """A run that was begun may end so, in one line, with its folder left."""
 
-small = st.integers(1, 6)
-shares = st.floats(0, 0.99)
-distances = st.sampled_from(["l2", "l1", "pseudo-huber", "lpips"])
-solvers = st.sampled_from(["heun", "euler"])
-
-SETTINGS: dict[str, st.SearchStrategy[Any]] = {
-    "seed": st.integers(0, 2**63 - 1),
-    "batch_size": small,
-    "gradient_accumulation_steps": st.integers(1, 3),
-    "mixed_precision": st.sampled_from(["no", "bf16"]),
-    "optimizer": st.sampled_from(["adamw", "radam"]),
-    "learning_rate": st.floats(1e-6, 1),
-    "adam_beta1": shares,
-    "adam_beta2": shares,
-    "adam_weight_decay": st.floats(0, 1),
-    "lr_scheduler": st.sampled_from(["constant", "linear", "cosine"]),
-    "lr_warmup_steps": st.integers(0, 10),
-    "lr_end": st.floats(0, 1),
-    "max_grad_norm": st.floats(1e-3, 10),
-    "ema_rates": st.lists(
-        st.sampled_from([0.5, 0.9, 0.99, 0.999]), min_size=1, max_size=3, unique=True
-    ),
-    "ema_warmup": st.booleans(),
-    "logging_steps": small,
-    "checkpointing_steps": small,
-    "checkpoints_total_limit": small,
-    "keep_best": st.booleans(),
-    "preview_steps": st.integers(0, 3),
+COSTLY = {
+    "max_train_steps": st.integers(1, 6),
+    "num_pairs": st.integers(1, 8),
+    "start_steps": st.sampled_from([2, 4, 8, 6]),
 }
-METHODS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "pid": {
-        "derivative": st.sampled_from(["one-sided", "central", "jvp"]),
-        "step": st.floats(1e-3, 2),
-        "num_nodes": st.integers(2, 300),
-        "draw": st.sampled_from(["nodes", "rho", "log"]),
-        "residual": st.sampled_from(["data", "velocity"]),
-        "distance": distances,
-        "normalise": st.floats(0, 1),
-        "anchored": st.booleans(),
-    },
-    "boot": {
-        "num_nodes": st.integers(2, 300),
-        "boundary_weight": st.floats(0, 2),
-        "distance": distances,
-        "anchored": st.booleans(),
-    },
-    "consistency": {
-        "num_nodes": st.integers(2, 40),
-        "mu": shares,
-        "solver": solvers,
-        "distance": distances,
-    },
-    "progressive": {
-        "start_steps": st.sampled_from([2, 4, 8, 6]),
-        "weight": st.sampled_from(["uniform", "truncated-snr"]),
-        "distance": distances,
-    },
-    "knowledge": {
-        "num_pairs": st.integers(1, 8),
-        "pairs_seed": st.integers(0, 5),
-        "pairs_batch_size": small,
-        "steps": st.integers(2, 4),
-        "solver": solvers,
-        "distance": distances,
-    },
-    "denoising": {"p_mean": st.floats(-2, 2)},
-}
-COSTLY = {"num_pairs", "model_channels", "max_train_steps", "network", "width"}
 """Keys whose defaults take minutes: they are always there."""
-TEACHERS = ["mixture:ring", "mixture:image", "digits"]
+OTHERS = {
+    "ema_rates": st.lists(st.sampled_from([0.5, 0.9, 0.99]), min_size=1, max_size=3, unique=True),
+    "mixed_precision": st.sampled_from(["no", "bf16"]),
+    "torch_compile": st.just(False),
+    "num_nodes": st.integers(2, 40),
+    "steps": st.integers(2, 4),
+}
 NETWORKS = {
     "mlp": {"width": st.integers(1, 24), "num_blocks": st.integers(0, 2)},
     "song_unet": {
@@ -130,19 +76,43 @@ junk = st.one_of(
 keys = st.text(max_size=6) | st.sampled_from(["learning_rat", "method.name", "Network", "steps"])
 
 
+def values(field: pydantic.fields.FieldInfo) -> "st.SearchStrategy[Any] | None":
+    """Values of a setting that are within its bounds; None for those that are not plain."""
+    kinds = [field.annotation, *typing.get_args(field.annotation)]
+    low = max(
+        (getattr(bound, "ge", getattr(bound, "gt", 0)) for bound in field.metadata), default=0
+    )
+    if typing.get_origin(field.annotation) is typing.Literal:
+        return st.sampled_from(kinds[1:])
+    if bool in kinds:
+        return st.booleans()
+    if int in kinds:
+        return st.integers(low, low + 6)
+    return st.floats(low, low + 1, exclude_min=True, exclude_max=True) if float in kinds else None
+
+
+def table(draw: st.DrawFn, model: type[pydantic.BaseModel]) -> dict[str, Any]:
+    """Some settings of a model, and all of those that are costly."""
+    known = {name: values(field) for name, field in model.model_fields.items()}
+    known |= {name: strategy for name, strategy in OTHERS.items() if name in known}
+    always = {name: strategy for name, strategy in COSTLY.items() if name in known}
+    free = {name: s for name, s in known.items() if s is not None and name not in always}
+    drawn: dict[str, Any] = draw(st.fixed_dictionaries(always, optional=free))
+    return drawn
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
     """A config that should run, and what is then done to it."""
     name = draw(st.sampled_from(sorted(METHODS)))
-    config: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=SETTINGS))
-    keys_of = METHODS[name]
-    always = {key: keys_of[key] for key in keys_of.keys() & COSTLY}
-    free = {key: values for key, values in keys_of.items() if key not in COSTLY}
-    method = draw(st.fixed_dictionaries({"name": st.just(name), **always}, optional=free))
     architecture = draw(st.sampled_from([*NETWORKS, "mlp", "mlp"]))
     arguments = draw(st.fixed_dictionaries(NETWORKS[architecture]))
-    config |= {"teacher": draw(st.sampled_from(TEACHERS)), "max_train_steps": draw(small)}
-    config |= {"method": method, "network": {"name": architecture, "config": arguments}}
+    config = {
+        **table(draw, RunConfig),
+        "teacher": draw(st.sampled_from(["mixture:ring", "mixture:image", "digits"])),
+        "method": {**table(draw, method_class(name).Settings), "name": name},
+        "network": {"name": architecture, "config": arguments},
+    }
     if name in ("consistency", "progressive"):
         config |= {"data": "digits", "teacher": "digits"}
     for _ in range(draw(st.integers(0, 3))):
@@ -159,62 +129,52 @@ def damage(draw: st.DrawFn, config: dict[str, Any]) -> None:
     if how == "key" or not table:
         table[draw(keys)] = draw(junk)
     elif how == "left out":
-        table.pop(draw(st.sampled_from(sorted(table.keys() - COSTLY) or ["nothing"])), None)
+        kept = {*COSTLY, "network", "width", "model_channels"}
+        table.pop(draw(st.sampled_from(sorted(table.keys() - kept) or ["nothing"])), None)
     else:
         table[draw(st.sampled_from(sorted(table)))] = draw(junk)
 
 
-class Soak:
-    """Tries configs, and counts how they end."""
+def attempt(config: dict[str, Any], place: Path) -> str:
+    """Run a config; how it ended."""
+    file, folder, output = place / "config.toml", place / "deep" / "run", place / "output.txt"
+    try:
+        text = tomli_w.dumps(config)
+    except ValueError:  # an integer of too many digits for TOML
+        text = f"seed = {'1' * 5000}\n"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
 
-    def __init__(self, place: Path) -> None:
-        """Work in `place`."""
-        forked.load_everything()
-        self.place, self.output = place, place / "output.txt"
-        self.ends: collections.Counter[str] = collections.Counter()
+    def command() -> int:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        return pidistill(["distill", "--config", str(file), "--out", str(folder)])
 
-    def attempt(self, config: dict[str, Any]) -> None:
-        """Run a config, and note whether it ended as it should."""
-        file, folder = self.place / "config.toml", self.place / "deep" / "run"
-        try:
-            text = tomli_w.dumps(config)
-        except ValueError:  # of no TOML: an integer of too many digits
-            text = f"seed = {'1' * 5000}\n"
-        file.write_bytes(text.encode("utf-8", "surrogatepass"))
-
-        def command() -> int:
-            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-            return pidistill(["distill", "--config", str(file), "--out", str(folder)])
-
-        process = forked.start(command, self.output)
-        code = forked.finish_within(process, PATIENCE)
-        if code is None:
-            os.kill(process, signal.SIGKILL)
-            forked.finish(process)
-        end = self.end(code, folder)
-        self.ends[end] += 1
-        if end == "WRONG":
-            print(
-                f"{text}\nexit code {code}\n{self.output.read_text(errors='replace')}", flush=True
-            )
-        shutil.rmtree(self.place / "deep", ignore_errors=True)
-
-    def end(self, code: int | None, folder: Path) -> str:
-        """How the command ended."""
-        refusals = forked.error_lines(self.output)
-        if code == 0 and not refusals and (folder / "student.safetensors").is_file():
-            return "ran"
-        if code == 2 and len(refusals) == 1 and len(refusals[0]) < LONGEST:
-            if any(words in refusals[0] for words in STOPPED):
-                return "stopped"
-            if not folder.exists():
-                return "refused"
-        return "WRONG"
+    process = forked.start(command, output)
+    code = forked.finish(process, PATIENCE)
+    if code is None:
+        os.kill(process, signal.SIGKILL)
+        forked.finish(process)
+    end = how_it_ended(code, forked.error_lines(output), folder)
+    if end == "WRONG":
+        print(f"{text}\nexit code {code}\n{output.read_text(errors='replace')}", flush=True)
+    shutil.rmtree(place / "deep", ignore_errors=True)
+    return end
 
 
-def soak(number: int, seed: int, place: Path) -> bool:
+def how_it_ended(code: int | None, refusals: list[str], folder: Path) -> str:
+    """A word for the end of a command."""
+    if code == 0 and not refusals and (folder / "student.safetensors").is_file():
+        return "ran"
+    if code == 2 and len(refusals) == 1 and len(refusals[0]) < LONGEST:
+        if any(words in refusals[0] for words in STOPPED):
+            return "stopped"
+        if not folder.exists():
+            return "refused"
+    return "WRONG"
+
+
+def attempt_many(number: int, seed: int, place: Path) -> bool:
     """Try so many configs; whether all of them ended as they should."""
-    soaked = Soak(place)
+    ends: collections.Counter[str] = collections.Counter()
 
     @hypothesis.seed(seed)
     @settings(
@@ -226,25 +186,13 @@ def soak(number: int, seed: int, place: Path) -> bool:
     )
     @given(configs())
     def every_config_runs_or_is_refused(config: dict[str, Any]) -> None:
-        soaked.attempt(config)
+        ends[attempt(config, place)] += 1
 
     every_config_runs_or_is_refused()
-    told = ", ".join(f"{count} {end}" for end, count in soaked.ends.most_common())
-    print(f"{soaked.ends.total()} configs: {told}")
-    return soaked.ends["WRONG"] == 0
-
-
-def main() -> int:
-    """Read the arguments and soak."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--short", action="store_true")
-    parser.add_argument("--number", type=int, default=None)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    number = arguments.number or (25 if arguments.short else 500)
-    with forked.scratch() as place:
-        return 0 if soak(number, arguments.seed, Path(place)) else 1
+    told = ", ".join(f"{count} {end}" for end, count in ends.most_common())
+    print(f"{ends.total()} configs: {told}")
+    return ends["WRONG"] == 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(forked.soak(__doc__, attempt_many, short=25, long=500))

@@ -4,7 +4,7 @@ A write point is an opening for writing, a write, a flush to the disk, a renamin
 making of a folder, below the watched folder. They are counted, and from one of them on everything
 fails, as a full disk or a vanished drive would have it, or the process is killed.
 
-Python's own audit hooks see all but writes and flushes, whoever asks for them.
+Python's audit hooks see all of them except writes and flushes.
 """
 
 import builtins
@@ -20,12 +20,7 @@ from typing import Any
 GROWS = ("open", "write", "flush", "make")
 """Points that need room on the disk."""
 
-AUDITED = {
-    "os.rename": "rename",
-    "os.remove": "remove",
-    "os.rmdir": "remove",
-    "os.mkdir": "make",
-}
+AUDITED = {"os.rename": "rename", "os.remove": "remove", "os.rmdir": "remove", "os.mkdir": "make"}
 
 Strike = Callable[[str, str], None]
 """What happens at a point of a kind, to a path."""
@@ -51,33 +46,25 @@ def killed(kind: str, path: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-FAULTS: dict[str, Strike] = {
-    "ENOSPC": full_disk,
-    "EIO": vanished_drive,
-    "SIGKILL": killed,
-}
+FAULTS: dict[str, Strike] = {"ENOSPC": full_disk, "EIO": vanished_drive, "SIGKILL": killed}
 
 
 class Counter:
-    """Counts the write points below a folder, and strikes from number `first` on."""
+    """Counts the write points below `folder`, and strikes from number `first` on, from 0."""
 
     def __init__(self, folder: Path, strike: Strike, first: int) -> None:
-        """Strike from point `first` on, counted from 0."""
         self.folder, self.strike, self.first = str(folder.resolve()), strike, first
         self.count = 0
 
     def point(self, kind: str, path: Any) -> None:
-        """A point of the process: it counts where it is below the folder."""
-        if not isinstance(path, str | os.PathLike) or not self.is_watched(os.fspath(path)):
+        """A point of the process: it counts if it is below the folder."""
+        if not isinstance(path, str | os.PathLike):
             return
-        self.count += 1
-        if self.count > self.first:
-            self.strike(kind, os.fspath(path))
-
-    def is_watched(self, path: str) -> bool:
-        """Whether `path` is the folder or below it."""
         absolute = os.path.abspath(path)
-        return absolute == self.folder or absolute.startswith(self.folder + os.sep)
+        if absolute == self.folder or absolute.startswith(self.folder + os.sep):
+            self.count += 1
+            if self.count > self.first:
+                self.strike(kind, os.fspath(path))
 
     def install(self) -> None:
         """Count from now on, in this process and for good."""
@@ -111,23 +98,18 @@ class Stream:
     """A file whose writes are counted; one that fails has written the first half."""
 
     def __init__(self, stream: Any, counter: Counter, path: str) -> None:
-        """Wrap the open file of a path."""
         self._stream, self._counter, self._path = stream, counter, path
 
     def __getattr__(self, name: str) -> Any:
-        """All but writing is the file's own."""
         return getattr(self._stream, name)
 
     def __enter__(self) -> "Stream":
-        """The file itself, which closes at the end."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file."""
         self._stream.close()
 
     def write(self, content: Any) -> int:
-        """Write half, count the point, and write the other half if it is left."""
         half = len(content) // 2
         self._stream.write(content[:half])
         self._stream.flush()

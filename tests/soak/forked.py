@@ -3,6 +3,7 @@
 What a command prints goes to a file, so that a killed one leaves its words, too.
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -27,7 +28,8 @@ MODULES = (
     "torch._dynamo",
     "torch.fx.experimental.symbolic_shapes",
     "PIL.PngImagePlugin",
-    "matplotlib.pyplot",
+    "matplotlib.figure",
+    "filelock",
 )
 """Imported once, before all forks."""
 
@@ -46,25 +48,31 @@ RUN = {
     "checkpoints_total_limit": 2,
     "preview_steps": 5,
 }
-"""A run that is small, and yet writes all that a run can write."""
+"""A small run that writes all that a run can write."""
 
 
-def scratch() -> "tempfile.TemporaryDirectory[str]":
-    """A folder in memory where there is one: what is killed is a process, not the machine."""
-    memory = Path("/dev/shm")
-    return tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
+def soak(doc: str, test: Callable[[int, int, Path], bool], *, short: int, long: int) -> int:
+    """Read the arguments of a soak script, and call `test(number, seed, place)`.
 
-
-def load_everything() -> None:
-    """Import what the commands import, so that the forked processes find it done."""
+    Returns 0 if it returns True. `place` is a folder, in memory if possible: what is killed is a
+    process, not the machine.
+    """
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    parser.add_argument("--short", action="store_true", help="as the tests run it")
+    parser.add_argument("--number", type=int, help=f"default: {long}, with --short {short}")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     torch.set_num_threads(1)  # threads do not survive a fork
-    verbs = [f"pidistill.cli.{verb.replace('-', '_')}" for verb in VERBS]
-    for module in (*verbs, *MODULES):
+    for module in (*(f"pidistill.cli.{verb.replace('-', '_')}" for verb in VERBS), *MODULES):
         importlib.import_module(module)
+    with tempfile.TemporaryDirectory(dir=memory) as place:
+        number = arguments.number or (short if arguments.short else long)
+        return 0 if test(number, arguments.seed, Path(place)) else 1
 
 
 def distil(folder: Path, **changes: object) -> Callable[[], int]:
-    """The command that begins the run of `RUN`, or goes on with it."""
+    """The command that begins the run of `RUN`, or resumes it."""
     settings = [f"{key}={json.dumps(value)}" for key, value in {**RUN, **changes}.items()]
     assignments = [word for text in (NETWORK, *settings) for word in ("--set", text)]
     return lambda: main(["distill", "--out", str(folder), "--resume", *assignments])
@@ -91,13 +99,8 @@ def start(action: Callable[[], int], output: Path) -> int:
         os._exit(code)
 
 
-def finish(process: int) -> int:
-    """Wait for a process; its exit code, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def finish_within(process: int, seconds: float) -> int | None:
-    """The exit code of a process, or None if it has not ended after so long."""
+def finish(process: int, seconds: float = 600) -> int | None:
+    """The exit code of a process, or minus the signal; None if it has not ended after so long."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         done, status = os.waitpid(process, os.WNOHANG)
@@ -107,8 +110,8 @@ def finish_within(process: int, seconds: float) -> int | None:
     return None
 
 
-def run(action: Callable[[], int], output: Path) -> int:
-    """Run `action` in a process of its own to its end; return its exit code."""
+def run(action: Callable[[], int], output: Path) -> int | None:
+    """Run `action` in a forked process to its end; return its exit code."""
     return finish(start(action, output))
 
 
@@ -119,7 +122,7 @@ def error_lines(output: Path) -> list[str]:
 
 
 def remains(folder: Path) -> dict[str, object]:
-    """All that must be the same however often a run was interrupted: not where time is told."""
+    """All that must be the same however often a run was interrupted, that is, all but times."""
     newest = max((folder / "state").glob("step-*"))
     files = [*folder.glob("*.safetensors"), *newest.glob("*.safetensors"), folder / "network.json"]
     manifest = json.loads((newest / "manifest.json").read_text())
@@ -129,12 +132,6 @@ def remains(folder: Path) -> dict[str, object]:
         del line["seconds"]
     contents: dict[str, object] = {str(f.relative_to(folder)): f.read_bytes() for f in files}
     return {**contents, "manifest": manifest, "log": lines}
-
-
-def sample_shape(folder: Path) -> list[int]:
-    """The shape of a sample of the run in `folder`."""
-    shape: list[int] = json.loads((folder / "network.json").read_text())["sample_shape"]
-    return shape
 
 
 def leftovers(folder: Path) -> list[str]:

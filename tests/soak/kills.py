@@ -1,12 +1,11 @@
 """Kill a run (SIGKILL) at random moments, start it again each time, and compare with one straight.
 
-    python tests/soak/kills.py [--short] [--kills N] [--seed S]
+    python tests/soak/kills.py [--short] [--number KILLS] [--seed S]
 
-Weights, averages, optimizer, manifest and log must be the same to the last bit. A run that has come
-to its end before all kills are spent is compared, and another one is begun.
+Weights, averages, optimizer, manifest and log must be the same to the last bit. A run that ends
+before all kills are spent is compared, and another one is begun.
 """
 
-import argparse
 import collections
 import os
 import random
@@ -42,14 +41,12 @@ def interrupted(folder: Path) -> str:
     return "training"
 
 
-def soak(kills: int, seed: int, place: Path) -> bool:
+def spend(kills: int, seed: int, place: Path) -> bool:
     """Spend `kills` kills; whether every run ended as the straight one."""
-    forked.load_everything()
     draw, output = random.Random(seed), place / "output.txt"
     began = time.monotonic()
-    assert forked.run(forked.distil(place / "straight", **SETTINGS), output) == 0, (
-        output.read_text()
-    )
+    code = forked.run(forked.distil(place / "straight", **SETTINGS), output)
+    assert code == 0, output.read_text()
     longest = 0.3 * (time.monotonic() - began)
     expected = forked.remains(place / "straight")
     moments: collections.Counter[str] = collections.Counter()
@@ -59,7 +56,7 @@ def soak(kills: int, seed: int, place: Path) -> bool:
         while True:
             process = forked.start(forked.distil(folder, **SETTINGS), output)
             spent = moments.total() >= kills
-            code = forked.finish_within(process, 600 if spent else draw.uniform(0, longest))
+            code = forked.finish(process, 600 if spent else draw.uniform(0, longest))
             if code is not None:
                 break
             os.kill(process, signal.SIGKILL)
@@ -75,17 +72,5 @@ def soak(kills: int, seed: int, place: Path) -> bool:
     return different == 0
 
 
-def main() -> int:
-    """Read the arguments and soak."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--short", action="store_true")
-    parser.add_argument("--kills", type=int, default=None)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    kills = arguments.kills or (4 if arguments.short else 100)
-    with forked.scratch() as place:
-        return 0 if soak(kills, arguments.seed, Path(place)) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(forked.soak(__doc__, spend, short=4, long=100))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import two_processes
+
 HERE = Path(__file__).parent
 
 
@@ -15,3 +17,10 @@ def test_in_short(name):
     command = [sys.executable, str(HERE / f"{name}.py"), "--short"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_and_one_that_is_killed():
+    measured = two_processes.soak(short=True)
+    assert 0 <= measured["difference"] < 1e-3
+    assert 3 <= measured["killed_after"] <= 12

@@ -1,8 +1,7 @@
-"""Source code that travels: definitions of this package and all that they use of it, as one file.
+"""Definitions of this package, and all that they use of it, as the source of one module.
 
-An exported model brings its code along, so that it runs where this package is not installed. The
-code is not a second copy to maintain: it is cut out of the package's own sources, definition by
-definition, and none of it is executed here.
+An exported model brings its code along, so that it runs without this package. The code is cut out
+of the package's own sources, definition by definition; none of it is executed here.
 """
 
 import ast
@@ -13,25 +12,7 @@ import re
 from importlib.machinery import SourceFileLoader
 from typing import NamedTuple
 
-PACKAGE = __name__.partition(".")[0]
-
 _CHECKER_COMMENT = re.compile(r"  # (?:type: ignore|noqa)\b.*")
-
-
-class Import(NamedTuple):
-    """One name that a module imports: `from module import name as alias`."""
-
-    module: str
-    name: str | None
-    """None for `import module`."""
-    alias: str | None
-
-    def line(self) -> str:
-        """The import as a line of its own."""
-        renamed = f" as {self.alias}" if self.alias else ""
-        if self.name is None:
-            return f"import {self.module}{renamed}"
-        return f"from {self.module} import {self.name}{renamed}"
 
 
 class Definition(NamedTuple):
@@ -40,6 +21,10 @@ class Definition(NamedTuple):
     source: str
     uses: list[str]
     """The names in it, in order of appearance."""
+
+
+Import = ast.Import | ast.ImportFrom
+"""An import of a single name."""
 
 
 def bundle(*wanted: str, docstring: str) -> str:
@@ -55,37 +40,34 @@ def bundle(*wanted: str, docstring: str) -> str:
     Raises:
         ValueError: Two of the definitions have the same name, or one cannot be found.
     """
-    imports: dict[str, Import] = {}
+    imports: set[str] = set()
     sources: dict[str, str] = {}
     origins: dict[str, str] = {}
 
     def add(module: str, name: str) -> None:
         entry = names_of(module).get(name)
         if entry is None:
-            return  # a local variable or a builtin
-        if isinstance(entry, Import) and is_internal(entry.module):
-            if entry.name is None or entry.alias is not None:
-                raise ValueError(f"{module}: {entry.line()!r} cannot be bundled; import names only")
-            add(entry.module, entry.name)
-            return
-        origin = entry.line() if isinstance(entry, Import) else f"{module}:{name}"
+            raise ValueError(f"{module} defines no {name!r} at its top")
+        if isinstance(entry, ast.ImportFrom) and is_internal(str(entry.module)):
+            if entry.names[0].asname is not None:
+                raise ValueError(f"{module}: {ast.unparse(entry)!r} renames what is to be bundled")
+            return add(str(entry.module), name)
+        origin = f"{module}:{name}" if isinstance(entry, Definition) else ast.unparse(entry)
         if origins.setdefault(name, origin) != origin:
             raise ValueError(f"two definitions of {name!r}: {origins[name]} and {origin}")
-        if isinstance(entry, Import):
-            imports[name] = entry
+        if not isinstance(entry, Definition):
+            imports.add(origin)
         elif name not in sources:
             sources[name] = ""  # in progress: functions may use each other in a circle
             for used in entry.uses:
-                add(module, used)
+                if used in names_of(module):  # else a local variable or a builtin
+                    add(module, used)
             del sources[name]
             sources[name] = entry.source
 
     for path in wanted:
-        module, name = path.split(":")
-        if name not in names_of(module):
-            raise ValueError(f"{module} defines no {name!r} at its top")
-        add(module, name)
-    lines = sorted({entry.line() for entry in imports.values()}, key=_import_order)
+        add(*path.split(":"))
+    lines = sorted(imports, key=lambda line: (line.startswith("from"), line))
     parts = [f'"""{docstring}"""\n\n' + "\n".join(lines), *sources.values()]
     return "\n\n\n".join(parts) + "\n"
 
@@ -101,7 +83,7 @@ def with_checksum(stem: str, source: str) -> str:
 
 def is_internal(module: str) -> bool:
     """Whether `module` belongs to this package."""
-    return module.partition(".")[0] == PACKAGE
+    return module.partition(".")[0] == __name__.partition(".")[0]
 
 
 @functools.cache
@@ -109,7 +91,7 @@ def names_of(module: str) -> dict[str, Import | Definition]:
     """What each name at the top of a module of this package stands for; nothing is executed."""
     spec = importlib.util.find_spec(module)
     if spec is None or not isinstance(spec.loader, SourceFileLoader):
-        raise ValueError(f"the source code of {module} is not there")
+        raise ValueError(f"the source code of {module} is missing")
     return parse_names(spec.loader.get_source(module) or "")
 
 
@@ -120,12 +102,10 @@ def parse_names(source: str) -> dict[str, Import | Definition]:
         match node:
             case ast.Import():
                 for item in node.names:
-                    names[item.asname or item.name.partition(".")[0]] = Import(
-                        item.name, None, item.asname
-                    )
-            case ast.ImportFrom(module=str(origin), level=0):
+                    names[item.asname or item.name.partition(".")[0]] = ast.Import([item])
+            case ast.ImportFrom():
                 for item in node.names:
-                    names[item.asname or item.name] = Import(origin, item.name, item.asname)
+                    names[item.asname or item.name] = ast.ImportFrom(node.module, [item], 0)
             case ast.FunctionDef() | ast.ClassDef():
                 names[node.name] = _definition(node, source)
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
@@ -134,17 +114,9 @@ def parse_names(source: str) -> dict[str, Import | Definition]:
 
 
 def _definition(node: ast.stmt, source: str) -> Definition:
-    decorators = getattr(node, "decorator_list", [])
-    first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
+    first = min(part.lineno for part in [node, *getattr(node, "decorator_list", [])])
     lines = source.splitlines()[first - 1 : node.end_lineno]
-    uses = [
-        (part.lineno, part.col_offset, part.id)
-        for part in ast.walk(node)
-        if isinstance(part, ast.Name)
-    ]
-    names = dict.fromkeys(name for _, _, name in sorted(uses))
-    return Definition("\n".join(_CHECKER_COMMENT.sub("", line) for line in lines), list(names))
-
-
-def _import_order(line: str) -> tuple[bool, str]:
-    return line.startswith("from"), line
+    used = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
+    used.sort(key=lambda name: (name.lineno, name.col_offset))
+    text = "\n".join(_CHECKER_COMMENT.sub("", line) for line in lines)
+    return Definition(text, list(dict.fromkeys(name.id for name in used)))

@@ -1,25 +1,32 @@
 """From a run folder to a form for use elsewhere."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+import tomli_w
+from torch import nn
+
 from pidistill.errors import PidistillError
-from pidistill.export.card import model_card, provenance_of, without_folders
+from pidistill.export.card import (
+    Provenance,
+    model_card,
+    provenance_of,
+    without_folders,
+    without_folders_in,
+)
 from pidistill.export.diffusers_folder import write_pipeline
-from pidistill.export.folders import building, require_free
+from pidistill.export.hub import CARD
 from pidistill.export.one_step import scales_of
 from pidistill.export.onnx_file import write_onnx
-from pidistill.export.run_copy import write_run
-from pidistill.files import write_text
+from pidistill.files import replacing, require_no_way_out, write_json, write_text
 from pidistill.images import is_image
-from pidistill.model_folder import load_student
+from pidistill.model_folder import MODEL_FILE, load_student, read_description
 from pidistill.students.base import Student
 from pidistill.students.consistency import ConsistencyStudent
 from pidistill.training.run_folder import decoder_of_run
 
 FORMS = ("diffusers", "onnx", "run")
-
-CARD = "README.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +39,18 @@ class Export:
     not_included: list[str]
     """What an export of this kind leaves out, a sentence each."""
     max_difference: float | None = None
-    """ONNX: the largest difference from torch's samples; None where it was not measured."""
+    """ONNX: the largest difference from torch's samples; None if it was not measured."""
 
 
 def export_student(
-    folder: Path,
-    path: Path,
+    folder: str | Path,
+    path: str | Path,
     *,
     to: str,
     ema: float | None = None,
     licence: str | None = None,
     name: str | None = None,
+    network: nn.Module | None = None,
 ) -> Export:
     """Export the student of a run folder, at once or not at all.
 
@@ -52,31 +60,26 @@ def export_student(
         to: `diffusers`, `onnx` or `run`.
         ema: Averaging rate of the weights, 0 for the raw ones, None for the run's default rate.
         licence: The licence of the student's teacher, for the model card.
-        name: Where the card says that the export is to be found; None: at `path`'s last part.
+        name: The name that the card gives for loading the export; None: the last part of `path`.
+        network: As in `load_student`: needed if the network's class is not registered.
 
     Raises:
         PidistillError: The student cannot be exported, a library is missing, or `path` is taken.
     """
+    folder, path = Path(folder), Path(path)
     if to not in FORMS:
-        raise PidistillError(f"unknown export {to!r}; expected one of {', '.join(FORMS)}")
-    require_free(path, suffix=".onnx" if to == "onnx" else None)
-    student = load_student(folder, ema)
+        raise PidistillError(f"to is {to!r}; expected one of {', '.join(FORMS)}")
+    require_free(path, is_file=to == "onnx")
+    student = load_student(folder, ema, network=network)
     provenance = provenance_of(folder, ema)
     notes: list[str] = []
-    decoder = None
+    decoder, difference = None, None
     if to == "diffusers":
-        scales_of(student)  # says what cannot be exported, before a decoder is looked for
+        scales_of(student)  # refuses before the decoder is looked for
         latent_decoder = decoder_of_run(folder, lambda line: notes.append(without_folders(line)))
         decoder = None if latent_decoder is None else latent_decoder.autoencoder.float()
-    if to != "run" and isinstance(student, ConsistencyStudent):
-        notes.append(
-            "More evaluations a sample than one, which this student can take in `pidistill`."
-        )
-    if to != "run" and decoder is None and not is_image(student.sample_shape):
-        notes.append(
-            f"A decoder: samples have the shape {student.sample_shape}. If they are latents, "
-            "decode them as the teacher's pipeline does."
-        )
+    if to != "run":
+        notes += _left_out(student, decoded=decoder is not None)
     card = model_card(
         student,
         provenance,
@@ -86,15 +89,56 @@ def export_student(
         licence=licence,
         notes=notes,
     )
-    if to == "onnx":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"source": without_folders(student.source), "sigma_min": student.sigma_min}
-        difference = write_onnx(path, student, metadata)
-        return Export(student, card, notes, difference)
-    with building(path) as temporary:
-        if to == "diffusers":
-            write_pipeline(temporary, student, decoder=decoder)
-        else:
-            write_run(temporary, folder, provenance)
-        write_text(temporary / CARD, card)
-    return Export(student, card, notes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        match to:
+            case "diffusers":
+                write_pipeline(temporary, student, decoder)
+            case "onnx":
+                difference = write_onnx(temporary, student)
+            case "run":
+                copy_run(temporary, folder, provenance)
+        if temporary.is_dir():
+            write_text(temporary / CARD, card)
+    return Export(student, card, notes, difference)
+
+
+def require_free(path: Path, *, is_file: bool) -> None:
+    """Raise `PidistillError` if something is at `path`, except an empty folder for a folder."""
+    if is_file and path.suffix != ".onnx":
+        raise PidistillError(f"{path} ends in {path.suffix or 'nothing'!r}; expected .onnx")
+    if path.exists() and (is_file or not path.is_dir() or any(path.iterdir())):
+        expected = "a new file" if is_file else "a new or an empty folder"
+        raise PidistillError(f"{path} exists already; expected {expected}")
+
+
+def _left_out(student: Student, *, decoded: bool) -> list[str]:
+    notes = []
+    if isinstance(student, ConsistencyStudent):
+        notes.append("More than one evaluation a sample, which this student can take in pidistill.")
+    if not decoded and not is_image(student.sample_shape):
+        notes.append(
+            f"A decoder: samples have the shape {student.sample_shape}. If they are latents, "
+            "decode them as the teacher's pipeline does."
+        )
+    return notes
+
+
+def copy_run(folder: Path, run: Path, provenance: Provenance) -> None:
+    """Write to `folder` what `pidistill sample` needs of the run folder `run`, and its records.
+
+    The state for resuming and the previews stay behind, and local paths are cut from all texts.
+    The weights that `provenance` names are the only ones. Raises `PidistillError` when the run has
+    links that lead out of it: what they point to might be published.
+    """
+    require_no_way_out(run)
+    folder.mkdir()
+    description = without_folders_in(read_description(run))
+    write_json(folder / MODEL_FILE, {**description, "weights": provenance.weights})
+    shutil.copyfile(run / provenance.weights, folder / provenance.weights)
+    if provenance.config:
+        write_text(folder / "config.toml", tomli_w.dumps(provenance.config))
+    if (run / "metrics.jsonl").is_file():
+        shutil.copyfile(run / "metrics.jsonl", folder / "metrics.jsonl")
+    if provenance.metrics and provenance.weights == provenance.measured_weights:
+        write_json(folder / "metrics.json", provenance.metrics)

@@ -16,44 +16,44 @@ CONFLICT = 409
 
 
 def require_repo_id(repo_id: str) -> None:
-    """Raise `PidistillError` unless `repo_id` is a possible OWNER/NAME: asked before the work."""
+    """Raise `PidistillError` unless `repo_id` is a possible OWNER/NAME."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         reason = str(error).splitlines()[0]
-        raise PidistillError(f"--push-to-hub {repo_id!r} is not OWNER/NAME: {reason}") from None
+        raise PidistillError(f"repository {repo_id!r} is not OWNER/NAME: {reason}") from error
     if "/" not in repo_id:
         raise PidistillError(
-            f"--push-to-hub {repo_id!r} names no owner; expected OWNER/NAME, as in me/{repo_id}"
+            f"repository {repo_id!r} names no owner; expected OWNER/NAME, as in me/{repo_id}"
         )
 
 
-def push(path: Path, repo_id: str, *, card: str, private: bool) -> str:
+def push(path: str | Path, repo_id: str, *, card: str, private: bool) -> str:
     """Upload an export, a folder or a file, with its card, in one commit.
 
     Args:
         path: The export.
-        repo_id: The repository, which is made if it is not there.
+        repo_id: The repository; it is created if it does not exist.
         card: The text of the card.
-        private: Whether a new repository is private. One that is there has to be as private.
+        private: Whether a new repository is private. An existing one must be as private.
 
     Returns:
         The address of the repository.
 
     Raises:
-        PidistillError: The upload failed; the message says how to repeat it alone.
+        PidistillError: The upload failed; the message says how to repeat it.
     """
+    path = Path(path)
     try:
+        if path.is_dir():
+            return _upload(path, repo_id, private)
         with tempfile.TemporaryDirectory() as temporary:
-            folder = path
-            if path.is_file():
-                folder = Path(temporary)
-                shutil.copy2(path, folder)
-                write_text(folder / CARD, card)
-            return _upload(folder, repo_id, private)
+            shutil.copy2(path, temporary)
+            write_text(Path(temporary) / CARD, card)
+            return _upload(Path(temporary), repo_id, private)
     except PidistillError:
         raise
-    except Exception as error:  # whatever the network and the hub come up with
+    except Exception as error:  # the network and the hub fail in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PidistillError(
             f"{path} is written, but the upload to {repo_id} failed: {reason}; repeat it with: "
@@ -70,8 +70,8 @@ def _upload(folder: Path, repo_id: str, private: bool) -> str:
             raise
         if private and not api.model_info(repo_id).private:
             raise PidistillError(
-                f"{repo_id} exists and is public; nothing was uploaded: add --public to upload "
-                "there, or choose another repository"
+                f"{repo_id} exists and is public; nothing was uploaded: allow a public upload, or "
+                "choose another repository"
             ) from error
     api.upload_folder(
         repo_id=repo_id, folder_path=folder, commit_message="Student exported by pidistill"

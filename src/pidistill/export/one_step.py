@@ -1,11 +1,11 @@
-r"""A student that samples in one evaluation, as one formula with a handful of numbers.
+r"""A student that samples in one evaluation, as one formula with five numbers.
 
 $$x = s z + (1 - s) (c_{skip} z + c_{out} F(c_{in} z, c_{noise}))$$
 
-For a trajectory student $s = \sigma_{min} / \sigma_{max}$ (0 with a soft boundary condition) and
-the others are its scales at `sigma_min`; for an Euler student $s$ is the same and the others
-are the preconditioning at `sigma_max`; for a consistency student $s = 0$. So no preconditioning
-and no table of noise levels has to travel with an exported student.
+For a trajectory student $s = \sigma_{min} / \sigma_{max}$ (0 with a soft boundary condition)
+and the others are its scales at `sigma_min`; for an Euler student $s$ is the same and the others
+are the preconditioning at `sigma_max`; for a consistency student $s = 0$. So an exported student
+needs no preconditioning and no noise schedule.
 """
 
 import dataclasses
@@ -34,38 +34,24 @@ class Scales:
     """The share s of `z` that a sample keeps."""
 
 
-def one_step_sample(
-    network: nn.Module,
-    z: Tensor,
-    label: Tensor | None,
-    *,
-    c_in: float,
-    c_noise: float,
-    c_skip: float,
-    c_out: float,
-    noise_share: float,
-) -> Tensor:
+def one_step_sample(network: nn.Module, z: Tensor, label: Tensor | None, scales: Scales) -> Tensor:
     """Samples of the shape and dtype of the starting noise `z` (b, ...), in one evaluation.
 
     Args:
         network: The raw network, called as `network(u, c_noise, label)`.
         z: Starting noise, from N(0, sigma_max^2 I).
         label: Class labels (b,), int64; -1, or None for all, is "no label".
-        c_in: Scale of the network's input.
-        c_noise: The network's noise conditioning.
-        c_skip: Factor of `z` beside the network's output.
-        c_out: Scale of the network's output.
-        noise_share: The share s of `z` that a sample keeps.
+        scales: The constants of the formula.
     """
-    raw = call_network(network, c_in * z, z.new_full(z.shape[:1], c_noise), label)
-    out = c_skip * z + c_out * raw
-    return noise_share * z + (1 - noise_share) * out
+    raw = call_network(network, scales.c_in * z, z.new_full(z.shape[:1], scales.c_noise), label)
+    out = scales.c_skip * z + scales.c_out * raw
+    return scales.noise_share * z + (1 - scales.noise_share) * out
 
 
 def scales_of(student: Student) -> Scales:
     """The constants of a student's formula.
 
-    Raises `PidistillError` when it is of a kind that is no such formula.
+    Raises `PidistillError` when the student does not sample by this formula.
     """
     if student.num_steps != 1:
         raise PidistillError(
@@ -85,8 +71,8 @@ def scales_of(student: Student) -> Scales:
             sigma_max = torch.tensor([student.sigma_max], dtype=torch.float64)
             return _with_noise_share(student.scales(sigma_max), 0.0)
     raise PidistillError(
-        f"the student is a {type(student).__name__}; expected one of the kinds trajectory, euler "
-        "and consistency"
+        f"the student is a {type(student).__name__}; expected a trajectory, Euler or consistency "
+        "student"
     )
 
 

@@ -1,6 +1,6 @@
-"""A student as one ONNX file: inputs `z` and, where it has labels, `label`; output `samples`.
+"""A student as one ONNX file: inputs `z` and, if it has labels, `label`; output `samples`.
 
-The batch size is free. The file's metadata say what the noise has to be.
+The batch size is free. The file's metadata say what the noise must be.
 """
 
 import contextlib
@@ -11,33 +11,32 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
+from pidistill.export.card import without_folders
 from pidistill.export.one_step import Scales, one_step_sample, scales_of
-from pidistill.files import replacing
 from pidistill.noise import initial_noise
 from pidistill.students.base import Student, labels_for
 
 OPSET = 18
-"""The operator set that torch's exporter is written in; any other is converted from it."""
+"""The operator set of torch's exporter; any other would be converted from it."""
 
 MOST_BYTES = 2**31 - 2**20
 """A protobuf file holds at most 2 GiB."""
 
 WORST_DIFFERENCE = 1 / 255
-"""Beyond this share of the largest value, half a step of 8 bits, the file is refused."""
+"""Largest difference from torch, relative to the largest value: half a step of 8 bits."""
 
 CHECKED_SAMPLES = 5
-"""Samples of the check, another batch size than the one that the file is made with."""
+"""Samples of the check: another batch size than the one that was traced."""
 
 
 class OneStepModule(nn.Module):
-    """The formula of `one_step_sample` as a module of tensors in and out."""
+    """The formula of `one_step_sample` as a module with tensors in and out."""
 
     def __init__(self, network: nn.Module, scales: Scales) -> None:
         """Wrap the raw network of a student and its constants."""
@@ -47,27 +46,32 @@ class OneStepModule(nn.Module):
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Samples of the starting noise `z` (b, ...), with labels (b,), int64."""
-        return one_step_sample(self.network, z, label, **vars(self.scales))
+        return one_step_sample(self.network, z, label, self.scales)
 
 
-def write_onnx(path: Path, student: Student, metadata: dict[str, Any]) -> float | None:
-    """Write a student to the ONNX file `path`, at once or not at all, and check it.
+def write_onnx(path: Path, student: Student) -> float | None:
+    """Write a student to the ONNX file `path` and check it.
 
     Args:
         path: The file.
         student: The student, on the CPU.
-        metadata: What else to say in the file, as JSON values.
 
     Returns:
         The largest difference of a sample's value between onnxruntime and torch, over
-        `CHECKED_SAMPLES` samples; None where onnxruntime is not installed.
+        `CHECKED_SAMPLES` samples; None if onnxruntime is not installed.
 
     Raises:
-        PidistillError: A library is missing, the student is too large or of a kind that cannot be
-            exported, an operation of its network is not known to ONNX, or the check fails.
+        PidistillError: A library is missing, the student is too large or cannot be exported, ONNX
+            lacks an operation of its network, or the check fails.
     """
-    require("onnx")
-    require("onnxscript")
+    try:
+        for library in ("onnx", "onnxscript"):
+            importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        raise PidistillError(
+            f"ONNX needs the library {error.name}, which is not installed; "
+            'run: pip install "pidistill[onnx]"'
+        ) from error
     size = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
     if size > MOST_BYTES:
         raise PidistillError(
@@ -77,27 +81,21 @@ def write_onnx(path: Path, student: Student, metadata: dict[str, Any]) -> float 
     module = OneStepModule(student.network, scales_of(student)).eval()
     program = _program(module, student)
     facts = {
+        "sigma_min": student.sigma_min,
         "sigma_max": student.sigma_max,
         "sample_shape": list(student.sample_shape),
         "num_classes": student.num_classes,
         "nfe": 1,
-        **metadata,
     }
-    program.model.metadata_props.update(
-        {
-            name: value if isinstance(value, str) else json.dumps(value)
-            for name, value in facts.items()
-        }
-    )
-    with replacing(path) as temporary:
-        program.save(str(temporary), external_data=False)
-        return checked_difference(temporary, module, student)
+    metadata = {name: json.dumps(value) for name, value in facts.items()}
+    program.model.metadata_props.update({"source": without_folders(student.source), **metadata})
+    program.save(str(path), external_data=False)
+    return checked_difference(path, module, student)
 
 
 def _program(module: OneStepModule, student: Student) -> Any:
     """The student as an ONNX program, traced with a batch of 2."""
     inputs = example_inputs(student, 2)
-    free = {name: {0: torch.export.Dim("batch")} for name in inputs}
     try:
         with _quiet():
             return torch.onnx.export(
@@ -105,7 +103,7 @@ def _program(module: OneStepModule, student: Student) -> Any:
                 tuple(inputs.values()),
                 input_names=list(inputs),
                 output_names=["samples"],
-                dynamic_shapes=free,
+                dynamic_shapes={name: {0: torch.export.Dim("batch")} for name in inputs},
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
@@ -119,16 +117,16 @@ def _program(module: OneStepModule, student: Student) -> Any:
 def checked_difference(path: Path, module: OneStepModule, student: Student) -> float | None:
     """The largest difference between onnxruntime's samples and torch's; None without the library.
 
-    Raises `PidistillError` when it is beyond rounding.
+    Raises `PidistillError` when it is more than rounding.
     """
     try:
-        runtime = importlib.import_module("onnxruntime")
+        import onnxruntime
     except ModuleNotFoundError:
         return None
     inputs = example_inputs(student, CHECKED_SAMPLES)
     with torch.no_grad():
         expected = module(*inputs.values())
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
     samples = torch.from_numpy(session.run(["samples"], arrays)[0])
     difference = (samples - expected).abs().max().item()
@@ -145,33 +143,17 @@ def example_inputs(student: Student, num: int) -> dict[str, Tensor]:
     """Inputs of the file by name, for the first `num` samples of seed 0."""
     inputs = {"z": initial_noise(student, num, seed=0)}
     label = labels_for(student, num)
-    if label is not None:
-        inputs["label"] = label
-    return inputs
+    return inputs if label is None else {**inputs, "label": label}
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the exporter prints and its many warnings out of sight."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Silence the exporter's output and its many warnings."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def require(library: str) -> ModuleType:
-    """The module `library`; raises `PidistillError` when it is not installed."""
-    try:
-        return importlib.import_module(library)
-    except ModuleNotFoundError as error:
-        raise PidistillError(
-            f"ONNX needs the library {error.name}, which is not installed; "
-            'run: pip install "pidistill[onnx]"'
-        ) from error
+        logging.disable(before)

@@ -84,6 +84,30 @@ def require_fit(network: nn.Module, sample_shape: tuple[int, ...], num_classes: 
         )
 
 
+def describe_network(network: nn.Module) -> dict[str, Any]:
+    """Class and constructor arguments of `network` as JSON values.
+
+    A network whose class is not registered is described by its class alone.
+    """
+    path = f"{type(network).__module__}:{type(network).__qualname__}"
+    if path not in NETWORKS.values():
+        return {"name": None, "class": path, "config": None}
+    return {"name": network_name(network), "config": network.config}
+
+
+def build_described(description: dict[str, Any]) -> nn.Module:
+    """Build a network with fresh weights, the inverse of `describe_network`.
+
+    Raises `PidistillError` when its class is not registered, or does not take these arguments.
+    """
+    if description["name"] is None:
+        raise PidistillError(
+            f"the network is a {description['class']}, a class that is not registered in "
+            "pidistill; build one and pass it as network="
+        )
+    return build_network(description["name"], description["config"])
+
+
 def fresh_network(network: nn.Module) -> nn.Module:
     """A network of the architecture of `network` with fresh weights, drawn by torch's generator.
 

@@ -14,7 +14,7 @@ def _environment() -> Any:
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pidistill", "report/templates"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -27,8 +27,8 @@ def render(template: str, **context: Any) -> str:
     """The text of a page.
 
     Args:
-        template: File name in `report/templates`; it extends `base.html`.
-        context: What the template names. Text is escaped; wrap SVG or other markup that this
+        template: File name in `report/templates`; pages extend `base.html`.
+        context: What the template names. HTML escapes it; wrap SVG or other markup that this
             package made in `markupsafe.Markup`.
     """
     text: str = _environment().get_template(template).render(**context)

@@ -1,22 +1,66 @@
-"""The pipeline of an exported student.
+"""The classes of an exported student in the diffusers library.
 
-This file is cut to pieces and bundled into exports (`pidistill.export.bundle`), so that the library
-is imported where an export is opened, not where it is written.
+`pidistill.export.bundle` cuts this file into pieces that travel with an export. So diffusers is
+imported where an export is opened, not where it is written.
 """
 
 from typing import Any
 
 import torch
 from diffusers import (  # type: ignore[import-not-found, unused-ignore]
+    ConfigMixin,
     DiffusionPipeline,
     ImagePipelineOutput,
+    ModelMixin,
+)
+from diffusers.configuration_utils import (  # type: ignore[import-not-found, unused-ignore]
+    register_to_config,
 )
 from diffusers.utils.torch_utils import (  # type: ignore[import-not-found, unused-ignore]
     randn_tensor,
 )
 from torch import Tensor, nn
 
+from pidistill.export.one_step import Scales, one_step_sample
 from pidistill.noise import initial_noise
+
+
+class OneStepModel(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore]
+    """Samples from starting noise in one evaluation; a subclass names the raw network."""
+
+    network_class: type[nn.Module]
+
+    @register_to_config  # type: ignore[untyped-decorator, unused-ignore]
+    def __init__(
+        self,
+        network_config: dict[str, Any],
+        scales: dict[str, float],
+        sigma_max: float,
+        sample_shape: list[int],
+        num_classes: int = 0,
+        source: str = "",
+    ) -> None:
+        """Build the model with fresh weights.
+
+        Args:
+            network_config: Constructor arguments of the raw network.
+            scales: The constants of `one_step_sample`.
+            sigma_max: The starting noise comes from N(0, sigma_max^2 I).
+            sample_shape: Shape of one sample, without the batch axis.
+            num_classes: Number of labels; 0 means unconditional.
+            source: Where the student comes from, for people to read.
+        """
+        super().__init__()
+        self.network = self.network_class(**network_config)
+        self.scales = Scales(**scales)
+        self.sigma_max = sigma_max
+        self.sample_shape = tuple(sample_shape)
+        self.num_classes = num_classes
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Samples of the shape of the starting noise `z` (b, *sample_shape), label (b,) int64."""
+        return one_step_sample(self.network, z, label, self.scales)
+
 
 OUTPUT_TYPES = ("pil", "np", "pt", "raw")
 
@@ -28,12 +72,7 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
     _optional_components = ["vae"]  # noqa: RUF012 (the library's own form)
 
     def __init__(self, student: nn.Module, vae: nn.Module | None = None) -> None:
-        """Make the pipeline.
-
-        Args:
-            student: The exported student.
-            vae: The decoder of its latents, where its samples are latents.
-        """
+        """Make the pipeline of a student; `vae` decodes its samples if they are latents."""
         super().__init__()
         student.network.to(next(student.parameters()).dtype)  # buffers too, which loading leaves
         self.register_modules(student=student, vae=vae)
@@ -54,10 +93,10 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
         """Draw samples.
 
         Args:
-            batch_size: Number of samples; where noise is given, it is that of the noise.
+            batch_size: Number of samples; ignored if `latents` or `z` is given.
             class_labels: One label for all, or one each; -1 is "no label". None: sample i has the
                 label `i % num_classes`, as from `pidistill sample`.
-            num_inference_steps: 1; the student knows no other number.
+            num_inference_steps: Must be 1.
             generator: Source of the noise, as in other pipelines.
             latents: Standard normal noise (b, ...), as in other pipelines.
             z: The starting noise itself (b, ...), from N(0, sigma_max^2 I).
@@ -67,7 +106,7 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
             return_dict: Whether to wrap the images in an `ImagePipelineOutput`.
 
         Raises:
-            ValueError: An argument is not what it should be.
+            ValueError: An argument is out of range, or two arguments give the noise.
         """
         if num_inference_steps != 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}; expected 1")
