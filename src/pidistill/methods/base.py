@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pydantic
 import torch
 from torch import Tensor, nn
 
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
+from pidistill.methods.settings import MethodSettings
 from pidistill.noise import Draws
 from pidistill.processes import ALONE, Processes
-from pidistill.settings import STRICT
 from pidistill.students.base import Student
 
 
@@ -67,15 +66,6 @@ class Preparation:
     total: int
     unit: str
     """What is counted."""
-
-
-class MethodSettings(pydantic.BaseModel):
-    """Settings of a method, checked strictly."""
-
-    model_config = STRICT
-
-    name: str
-    """Name in `pidistill.methods.METHODS`."""
 
 
 class Method(abc.ABC):

@@ -1,12 +1,10 @@
 """Run configs: pydantic models, read from TOML presets, files and command-line flags.
 
 Later layers override earlier ones: preset, then file, then flags. Unknown keys are an error that
-names the nearest known one.
+names the nearest known one. Imports no torch: the flags are made from the fields of `RunConfig`.
 """
 
-import importlib.resources
 import json
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,16 +14,9 @@ import tomli_w
 from pidistill.errors import PidistillError
 from pidistill.files import write_text
 from pidistill.methods import METHODS, method_class
-from pidistill.methods.base import MethodSettings
-from pidistill.presets import preset_names
+from pidistill.methods.settings import MethodSettings
+from pidistill.presets import read_preset as read_preset
 from pidistill.settings import STRICT, merge, validate
-from pidistill.teachers import absolute_spec
-from pidistill.training.tracking import TRACKERS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 CONFIG_FILE = "config.toml"
 """Name of the config in a run folder."""
@@ -51,7 +42,7 @@ MAX_STEPS, MAX_BATCH = 2**40, 2**20
 
 
 class _Table(pydantic.BaseModel):
-    model_config = STRICT
+    model_config = {**STRICT, "use_attribute_docstrings": True}
 
 
 class NetworkTable(_Table):
@@ -69,7 +60,7 @@ class NetworkTable(_Table):
         try:
             json.dumps(config, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"not plain finite values: {error}") from None
+            raise ValueError(f"not plain finite values: {error}") from error
         return config
 
 
@@ -77,53 +68,69 @@ class RunConfig(_Table):
     """Everything that decides a run. Names follow diffusers' and accelerate's training scripts."""
 
     teacher: str | None = None
-    """Teacher spec (`pidistill.load_teacher`), for distillation."""
+    """The teacher to distil: digits, glyphs, mixture:NAME, or a path."""
     data: str | None = None
-    """Data spec (`pidistill.data.load_data`), for a method that trains on images."""
+    """Images to train on: digits, glyphs, or folder:PATH."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
+    """Seed of all random numbers of the run."""
     max_train_steps: int = pydantic.Field(default=3000, ge=1, le=MAX_STEPS)
+    """Optimizer steps of the whole run."""
     batch_size: int = pydantic.Field(default=128, ge=1, le=MAX_BATCH)
     """Samples an optimizer step, over all processes and accumulated micro-batches."""
     gradient_accumulation_steps: int = pydantic.Field(default=1, ge=1)
-    """Micro-batches that a process's share of a batch is cut into; it does not change the run."""
+    """Micro-batches that a process's share of a batch is cut into; the result stays the same."""
     max_micro_batch: int | None = pydantic.Field(default=None, ge=1)
-    """Samples that a process evaluates at once, at most: gradient_accumulation_steps is multiplied
-    as needed, so that the same settings suit any number of processes."""
+    """Most samples that a process evaluates at once: gradient_accumulation_steps is multiplied as
+    needed, so that the same settings suit any number of processes."""
     torch_compile: bool = False
-    """Whether the networks are compiled (`torch.compile`): faster after minutes of compiling."""
+    """Compile the networks: faster, after minutes of compiling."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision of the networks' evaluations; the weights stay in float32."""
     optimizer: Literal["adamw", "radam"] = "adamw"
+    """The optimizer."""
     learning_rate: float = pydantic.Field(default=1e-3, gt=0)
+    """Learning rate after the warm-up."""
     adam_beta1: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    """Averaging rate of the gradient."""
     adam_beta2: float = pydantic.Field(default=0.99, ge=0, lt=1)
+    """Averaging rate of the squared gradient."""
     adam_weight_decay: float = pydantic.Field(default=0.0, ge=0)
+    """Weight decay, decoupled for adamw, part of the gradient for radam."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "linear"
+    """Decay of the learning rate over the run."""
     lr_warmup_steps: int = pydantic.Field(default=100, ge=0)
+    """Steps over which the learning rate rises from zero."""
     lr_end: float = pydantic.Field(default=0.02, ge=0, le=1)
-    """Share of the learning rate that is left after the last step."""
+    """Fraction of the learning rate that is left after the last step."""
     max_grad_norm: float | None = pydantic.Field(default=None, gt=0)
+    """Norm that gradients are clipped to; they are not clipped unless it is set."""
     ema_rates: list[float] = pydantic.Field(default=[0.999], min_length=1)
-    """Averaging rates; the first is the default of the run folder."""
+    """Averaging rates of the weights, such as "[0.999, 0.9999]"; samples are drawn with the first
+    unless told otherwise."""
     ema_warmup: bool = True
-    """Whether averaging forgets faster at first: the rate is at most (step + 1) / (step + 10)."""
+    """Average over fewer steps at first: the rate is at most (step + 1) / (step + 10)."""
     logging_steps: int = pydantic.Field(default=50, ge=1)
+    """Steps between lines of metrics.jsonl."""
     checkpointing_steps: int = pydantic.Field(default=1000, ge=1)
+    """Steps between checkpoints."""
     checkpoints_total_limit: int = pydantic.Field(default=2, ge=1)
-    """Newest checkpoints that are kept."""
+    """How many of the newest checkpoints are kept."""
     keep_best: bool = True
-    """Whether the checkpoint with the lowest loss over about 100 steps is kept beside them."""
+    """Also keep the checkpoint with the lowest loss, averaged over about 100 steps."""
     preview_steps: int = pydantic.Field(default=1000, ge=0)
-    """Steps between grids of samples in `previews/`; 0 turns them off."""
+    """Steps between grids of samples in previews/; 0 for none."""
     report_to: list[str] = []
-    """Trackers to log to (`pidistill.training.tracking`), or `all`; a string may name several."""
+    """Trackers to log to: tensorboard, wandb, ..., several separated by commas, or all."""
     network: NetworkTable | None = None
-    """The network to train; None copies the teacher's."""
+    """The network to train; by default a copy of the teacher's."""
     method: pydantic.SerializeAsAny[MethodSettings]
     """The settings of the method, whose `name` chooses among `pidistill.methods.METHODS`."""
 
     @pydantic.field_validator("teacher")
     @classmethod
     def _absolute_teacher(cls, teacher: str | None) -> str | None:
+        from pidistill.teachers import absolute_spec
+
         return None if teacher is None else absolute_spec(teacher)
 
     @pydantic.field_validator("report_to", mode="before")
@@ -137,6 +144,8 @@ class RunConfig(_Table):
     @pydantic.field_validator("report_to")
     @classmethod
     def _known_trackers(cls, names: list[str]) -> list[str]:
+        from pidistill.training.tracking import TRACKERS
+
         for name in names:
             if name not in ("all", *TRACKERS):
                 raise ValueError(f"{name!r} is not one of all, {', '.join(TRACKERS)}")
@@ -172,18 +181,6 @@ def parse_config(layers: list[dict[str, Any]], origin: str = "config") -> RunCon
         )
     settings = validate(method_class(name).Settings, table, origin, prefix="method.")
     return validate(RunConfig, {**merged, "method": settings}, origin)
-
-
-def read_preset(name: str) -> dict[str, Any]:
-    """The settings of a preset.
-
-    Raises `PidistillError` when there is none of that name.
-    """
-    known = preset_names()
-    if name not in known:
-        raise PidistillError(f"unknown preset {name!r}; expected one of {', '.join(known)}")
-    text = (importlib.resources.files("pidistill") / "presets" / f"{name}.toml").read_text("utf-8")
-    return tomllib.loads(text)
 
 
 def write_config(path: Path, config: RunConfig) -> None:
