@@ -85,7 +85,7 @@ class RunConfig(_Table):
     torch_compile: bool = False
     """Compile the networks: faster, after minutes of compiling."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the networks' evaluations; the weights stay in float32."""
+    """Precision of evaluations where the method allows it; weights stay in float32."""
     optimizer: Literal["adamw", "radam"] = "adamw"
     """The optimizer."""
     learning_rate: float = pydantic.Field(default=1e-3, gt=0)
