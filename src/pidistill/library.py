@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pidistill.errors import PidistillError
 from pidistill.paths import user_path
+from pidistill.presets import read_preset
 from pidistill.processes import was_restarted
 from pidistill.progress import Advance
 from pidistill.progress import progress as show_progress
@@ -93,7 +94,7 @@ def distill(
         network=network if isinstance(network, nn.Module) else None,
         data=None if isinstance(data, str) else data,
     )
-    with stoppable(("SIGINT",), _print_to_stderr) as should_stop:
+    with stoppable(_print_to_stderr, ("SIGINT",)) as should_stop:
         drive(trainer, should_stop, show_progress if progress else _hide_progress)
     if trainer.step < config.max_train_steps:
         raise KeyboardInterrupt
@@ -144,27 +145,29 @@ def resolve_config(
     Raises:
         PidistillError: A setting is wrong, or `folder` holds a run that is not to be continued.
     """
-    from pidistill.presets import read_preset
     from pidistill.training.config import CONFIG_FILE, parse_config, require_same_run
 
     resume = resume or was_restarted()
     if folder is not None and not resume:
         _require_unused(folder)
-    saved = None
-    if folder is not None and resume and (folder / CONFIG_FILE).is_file():
-        saved = read_toml(folder / CONFIG_FILE)
-    if saved is not None and preset is None and file is None:
-        below, origin = [saved], str(folder / CONFIG_FILE)
-    else:
-        table = {} if file is None else read_toml(file)
-        base = table.pop("base", default_preset)
-        below, origin = [read_preset(preset or base), table], str(file or "settings")
     given = [{key: value for key, value in layer.items() if value is not None} for layer in layers]
-    config = parse_config([*below, *given], origin=origin)
-    if folder is not None and saved is not None:
-        old = parse_config([saved], origin=str(folder / CONFIG_FILE))
-        require_same_run(old, config, folder)
+    saved_file = folder / CONFIG_FILE if folder is not None and resume else None
+    if saved_file is None or not saved_file.is_file():
+        below = _start(preset, default_preset, file)
+        return parse_config([*below, *given], origin=str(file or "settings"))
+    saved = read_toml(saved_file)
+    untouched = preset is None and file is None
+    below = [saved] if untouched else _start(preset, default_preset, file)
+    config = parse_config([*below, *given], origin=str(file or saved_file))
+    require_same_run(parse_config([saved], origin=str(saved_file)), config, saved_file.parent)
     return config
+
+
+def _start(preset: str | None, default_preset: str, file: Path | None) -> list[dict[str, Any]]:
+    """The settings of the preset and of the file."""
+    table = {} if file is None else read_toml(file)
+    base = table.pop("base", default_preset)
+    return [read_preset(preset or base), table]
 
 
 def _require_unused(folder: Path) -> None:
@@ -183,7 +186,7 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 
 @contextlib.contextmanager
 def stoppable(
-    signals: tuple[str, ...], say: Callable[[str], None]
+    say: Callable[[str], None], signals: tuple[str, ...] = STOP_SIGNALS
 ) -> Iterator[Callable[[], bool]]:
     """Turn the first of `signals` into a request to stop; a second Ctrl-C stops at once.
 
@@ -219,6 +222,8 @@ def drive(
     trainer: "Trainer",
     should_stop: Callable[[], bool],
     show: Callable[[str, int, str], AbstractContextManager[Advance]],
+    *,
+    title: str = "training",
     on_step: "Callable[[StepReport], None] | None" = None,
 ) -> None:
     """Train until the end or until `should_stop` is true, under a progress bar.
@@ -227,6 +232,7 @@ def drive(
         trainer: The trainer.
         should_stop: Asked after every step; the state is saved before training stops.
         show: Shows progress, called as `pidistill.progress.progress`.
+        title: What the bar says.
         on_step: Called after every step.
 
     Raises:
@@ -243,7 +249,7 @@ def drive(
             if should_stop():
                 raise KeyboardInterrupt
     total = trainer.config.max_train_steps * trainer.config.batch_size
-    with show("training", total, "images") as advance:
+    with show(title, total, "images") as advance:
         seen = 0
         for report in trainer.run(should_stop):
             advance(report.images - seen, f"step {report.step} loss {report.loss:.4g}")
@@ -253,7 +259,7 @@ def drive(
 
 
 def _print_to_stderr(text: str) -> None:
-    print(text, file=sys.stderr)
+    sys.stderr.write(f"{text}\n")
 
 
 @contextlib.contextmanager

@@ -13,13 +13,13 @@ from pidistill import PidistillError
 from pidistill.methods import METHODS, method_class
 from pidistill.methods.denoising import DenoisingSettings
 from pidistill.methods.pid import PIDSettings
+from pidistill.presets import preset_names
 from pidistill.settings import read_toml
 from pidistill.teachers import absolute_spec
 from pidistill.training.config import (
     CHANGEABLE,
     RunConfig,
     parse_config,
-    preset_names,
     read_preset,
     require_same_run,
     write_config,

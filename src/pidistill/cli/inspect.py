@@ -106,7 +106,7 @@ def _model_facts(folder: Path) -> dict[str, Any]:
         facts = {
             **{key: description[key] for key in ("kind", "source", "sample_shape", "num_classes")},
             **_sigmas(build_precondition(precondition["name"], precondition["config"])),
-            "network": network["name"],
+            "network": network["name"] or network["class"],
             "network_config": network["config"],
             "precondition": precondition["name"],
             "weights": weights,
@@ -117,7 +117,7 @@ def _model_facts(folder: Path) -> dict[str, Any]:
             facts["parameters"] = sum(map(math.prod, shapes))
     except (KeyError, TypeError, SafetensorError) as error:
         raise PidistillError(f"{folder} does not describe a model: {error!r}") from error
-    return facts
+    return {key: value for key, value in facts.items() if value is not None}
 
 
 def _sigmas(model: Any) -> dict[str, float]:

@@ -15,12 +15,9 @@ import threading
 def main() -> int:
     """Train the run in the folder that is named, and return the exit code."""
     from pidistill import cli
-    from pidistill.comparison.jobs import FATAL, HELD
-    from pidistill.training.lock import FolderHeldError
 
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-    exit_codes = {FolderHeldError: HELD, OSError: FATAL}
-    return cli.main(["distill", "--out", sys.argv[1], "--resume"], exit_codes)
+    return cli.main(["distill", "--out", sys.argv[1], "--resume"])
 
 
 def _stop_at_end_of_input() -> None:

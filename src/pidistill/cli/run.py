@@ -11,7 +11,7 @@ from pidistill.cli.console import Out
 from pidistill.cli.dry_run import print_estimate
 from pidistill.cli.standing import print_end, print_stop
 from pidistill.errors import PidistillError
-from pidistill.library import STOP_SIGNALS, drive, stoppable
+from pidistill.library import drive, stoppable
 from pidistill.presets import preset_names, preset_summary, read_preset
 from pidistill.settings import nested, parse_toml_value
 from pidistill.training.config import RunConfig
@@ -127,14 +127,17 @@ def train_or_estimate(
 
 
 def train(
-    trainer: "Trainer", out: Out, on_step: "Callable[[StepReport], None] | None" = None
+    trainer: "Trainer",
+    out: Out,
+    title: str = "training",
+    on_step: "Callable[[StepReport], None] | None" = None,
 ) -> None:
     """Run a trainer under a progress bar, calling `on_step` after every step.
 
     Raises `KeyboardInterrupt` when a signal stopped it before the end; the state is saved.
     """
-    with stoppable(STOP_SIGNALS, out.stderr.print) as should_stop:
-        drive(trainer, should_stop, out.progress, on_step)
+    with stoppable(out.stderr.print) as should_stop:
+        drive(trainer, should_stop, out.progress, title=title, on_step=on_step)
         # Or another process was asked to stop.
         interrupted = should_stop() or trainer.step < trainer.config.max_train_steps
     if interrupted:

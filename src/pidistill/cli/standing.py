@@ -58,7 +58,8 @@ def _progress(line: dict[str, Any], total: Any) -> dict[str, Any]:
     facts = {key: line[key] for key in ("step", "images", "seconds", "teacher_evals", "loss")}
     if facts["seconds"] > 0:
         facts["images_per_second"] = facts["images"] / facts["seconds"]
-        facts["seconds_left"] = (total - facts["step"]) * facts["seconds"] / facts["step"]
+        if facts["step"] < total:
+            facts["seconds_left"] = (total - facts["step"]) * facts["seconds"] / facts["step"]
     return facts
 
 

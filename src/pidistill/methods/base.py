@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
-from pidistill.methods.settings import MethodSettings
+from pidistill.methods.settings import MethodSettings as MethodSettings
 from pidistill.noise import Draws
 from pidistill.processes import ALONE, Processes
 from pidistill.students.base import Student
