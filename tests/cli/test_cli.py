@@ -207,6 +207,8 @@ BAD = {
     "unknown teacher": (["distill", "--teacher", "mixture:rings", "--out", "new"], ["rings"]),
     "missing file": (["distill", "--teacher", "edm:no.pkl", "--out", "new"], ["no.pkl"]),
     "no teacher": (["distill", "--out", "new"], ["--teacher"]),
+    "no folder": (["distill", "--teacher", "digits"], ["--out"]),
+    "no folder to resume": (["train-teacher", "digits", "--resume", "--dry-run"], ["--out"]),
     "unknown method": ([*RING, "--method", "pids"], ["'pids'", "mean 'pid'"]),
     "a method that trains teachers": ([*RING, "--method", "denoising"], ["'denoising'"]),
     "unknown setting of the method": ([*RING, "--set", "method.residul=x"], ["'method.residual'"]),

@@ -6,7 +6,7 @@ Each case begins a run in which, from one write point on (see `faults.py`), the 
 drive is gone, or the process is killed. Then
 
 - the run has ended with one line that begins `error:`, or by the kill;
-- `inspect`, `watch`, `sample` and now and then `evaluate` take the folder or refuse it in a line;
+- `inspect`, `sample` and now and then `evaluate` take the folder or refuse it in a line;
 - `distill --resume` ends as the run that nothing happened to, to the last bit.
 
 Where one may be mounted, a small file system that is really full is tried as well.
@@ -76,7 +76,6 @@ class Soak:
         samples, reference = str(self.place / "x.npz"), str(self.place / "reference.npz")
         commands = {
             "inspect": ["inspect", str(folder)],
-            "watch": ["watch", str(folder), "--once"],
             "sample": ["sample", str(folder), "-n", "2", "--out", samples],
         }
         if self.cases.total() % 10 == 1:  # it draws pictures, which takes seconds
