@@ -56,21 +56,6 @@ def test_it_is_a_config_without_a_teacher(name):
     )
 
 
-def test_the_small_published_preset_differs_by_the_distance_only():
-    ours = {"checkpointing_steps": 1, "preview_steps": 1, "max_micro_batch": 1}
-    own = {**read_preset("cifar10-published"), **ours}
-    small = {**read_preset("published"), **ours}
-    small["method"]["distance"] = "lpips"
-    assert own == small
-
-
-def test_the_presets_differ_by_four_settings_and_by_what_fits_into_memory():
-    cifar, imagenet = (read_preset(name) for name in PRESETS)
-    different = {key for key in cifar if cifar[key] != imagenet[key]}
-    published = {"batch_size", "max_train_steps", "learning_rate", "mixed_precision"}
-    assert different == published | {"max_micro_batch"}
-
-
 @pytest.mark.parametrize(
     ("name", "network", "arguments"),
     [

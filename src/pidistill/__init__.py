@@ -6,33 +6,43 @@ The public names are loaded on first use, so that importing the package stays ch
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _PUBLIC = {
-    "ConsistencyStudent": "pidistill.students.consistency",
-    "Denoiser": "pidistill.denoiser",
-    "EulerStudent": "pidistill.students.euler",
-    "PidistillError": "pidistill.errors",
-    "Solution": "pidistill.ode",
-    "Student": "pidistill.students.base",
-    "TrajectoryStudent": "pidistill.students.trajectory",
-    "as_denoiser": "pidistill.denoiser",
-    "initial_noise": "pidistill.noise",
-    "load_student": "pidistill.model_folder",
-    "load_teacher": "pidistill.teachers",
-    "solve": "pidistill.ode",
+    "pidistill.denoiser": ["Denoiser", "as_denoiser"],
+    "pidistill.errors": ["PidistillError"],
+    "pidistill.evaluation": ["evaluate"],
+    "pidistill.library": ["distill"],
+    "pidistill.methods.base": ["Batch", "Losses", "Method", "Part", "Update"],
+    "pidistill.methods.boot": ["BOOT", "BOOTSettings"],
+    "pidistill.methods.consistency": ["Consistency", "ConsistencySettings"],
+    "pidistill.methods.denoising": ["Denoising", "DenoisingSettings"],
+    "pidistill.methods.knowledge": ["Knowledge", "KnowledgeSettings"],
+    "pidistill.methods.pid": ["PID", "PIDSettings"],
+    "pidistill.methods.progressive": ["Progressive", "ProgressiveSettings"],
+    "pidistill.methods.settings": ["MethodSettings", "OptimizerSettings"],
+    "pidistill.model_folder": ["load_student"],
+    "pidistill.noise": ["initial_noise"],
+    "pidistill.ode": ["Solution", "solve"],
+    "pidistill.students": ["ConsistencyStudent", "EulerStudent", "Student", "TrajectoryStudent"],
+    "pidistill.teachers": ["load_teacher"],
+    "pidistill.training.config": ["RunConfig"],
+    "pidistill.training.trainer": ["Trainer"],
 }
+"""The public names, by the module that defines them."""
 
-__all__ = ["methods", *sorted(_PUBLIC)]
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = ["__version__", "methods", *sorted(_MODULES)]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     if name == "methods":
         return importlib.import_module("pidistill.methods")
     raise AttributeError(f"module 'pidistill' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return sorted(__all__)

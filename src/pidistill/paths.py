@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Paths as people write them. Imports no torch."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from pidistill.errors import PidistillError
 
 
 def user_path(text: str | Path) -> Path:
-    """The path that `text` names, `~` being somebody's home.
+    """The path that `text` names, with `~` and `~user` expanded.
 
-    Raises `PidistillError` when nobody of that name has one.
+    Raises `PidistillError` if there is no such user.
     """
     try:
         return Path(text).expanduser()
-    except RuntimeError:
-        raise PidistillError(f"{str(text)!r} begins with the home of an unknown user") from None
+    except RuntimeError as error:
+        raise PidistillError(f"{str(text)!r} begins with the home of an unknown user") from error

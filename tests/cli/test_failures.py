@@ -17,15 +17,6 @@ NETWORK = ["--set", 'network={name="mlp",config={width=16,num_blocks=1,embedding
 TRAIN = ["distill", "--teacher", "mixture:ring", "--batch-size", "8", *NETWORK]
 
 
-def text_of(raises):
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        raises()
-    line = one_line(caught.value)
-    assert line is not None
-    assert "\n" not in line
-    return line
-
-
 @pytest.mark.parametrize(
     "allocate",
     [
@@ -35,28 +26,26 @@ def text_of(raises):
         lambda: bytearray(2**62),
     ],
 )
-def test_exhausted_memory_is_said_with_what_to_do(allocate):
-    line = text_of(allocate)
+def test_exhausted_memory_is_one_line(allocate):
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        allocate()
+    line = one_line(caught.value)
     assert line.startswith("out of memory: ")
-    assert "--batch-size" in line
+    assert "\n" not in line
 
 
-def test_an_accelerators_exhausted_memory_is_said_too():
-    message = "CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has 1 GiB free."
-    line = one_line(torch.OutOfMemoryError(message))
-    assert line.startswith("out of memory: CUDA out of memory. Tried to allocate 2 GiB. GPU 0")
-
-
-def test_errors_of_the_system_name_file_and_remedy(tmp_path):
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/state")
-    assert one_line(full).startswith("No space left on device: run/state: make room;")
-    assert one_line(OSError("something")) == "something"
-    assert one_line(PidistillError("a line")) == "a line"
-
-
-def test_a_lost_process_is_said():
-    error = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]")
-    assert one_line(error).startswith("another process of this run is gone")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nGPU 0 has 1 GiB free."), "GPU 0 has 1 GiB"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/state"), "run/state"),
+        (OSError("something"), "something"),
+        (PidistillError("a line"), "a line"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), "is gone"),
+    ],
+)
+def test_what_the_world_does_is_one_line(error, words):
+    assert words in one_line(error)
 
 
 @pytest.mark.parametrize("bug", [RuntimeError("mat1 and mat2"), ValueError("x"), KeyError("y")])
@@ -74,9 +63,9 @@ def test_bugs_keep_their_traceback(bug, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory."), ["out of memory", "--batch-size"]),
-        (MemoryError(), ["out of memory"]),
-        (OSError(errno.EIO, os.strerror(errno.EIO), "/net/drive"), ["/net/drive", "--resume"]),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "/net/drive"), "/net/drive"),
     ],
 )
 def test_a_run_that_fails_half_way_keeps_its_checkpoint(
@@ -97,7 +86,7 @@ def test_a_run_that_fails_half_way_keeps_its_checkpoint(
         assert main([*arguments, "--out", str(folder)]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
-    assert all(word in last for word in words)
+    assert words in last
     assert sorted(file.name for file in (folder / "state").iterdir())[-1] == "step-000000004"
     assert main([*arguments, "--out", str(folder), "--resume"]) == 0
     assert main([*arguments, "--out", str(tmp_path / "straight")]) == 0

@@ -4,26 +4,53 @@ A verb's module is imported when it is called, and imports torch only when it ru
 comes at once.
 """
 
+import functools
 import importlib
 import os
 import signal
-from collections.abc import Mapping
+import traceback
 
 import click
 
+from pidistill import __version__
+from pidistill.cli.failures import one_line
 from pidistill.processes import is_first_to_fail, is_main_process, num_processes
 
 VERBS = {
-    "quickstart": "A first result: bundled digits teacher, one-step student, report.",
-    "train-teacher": "Train a diffusion model on a data set.",
-    "distill": "Distil a teacher into a one-step student.",
-    "sample": "Draw samples from a student or a teacher.",
-    "evaluate": "Measure a student against its teacher and a reference.",
-    "compare": "Several runs on equal terms: train what is missing, one table.",
-    "ablate": "Sweep settings, each sweep ending in a table and a plot.",
-    "export": "Turn a student into a diffusers pipeline or an ONNX file.",
-    "inspect": "Say what a teacher or a run folder is.",
+    "quickstart": (
+        "A first result: bundled digits teacher, one-step student, report.",
+        "pidistill quickstart --out runs/quickstart",
+    ),
+    "train-teacher": (
+        "Train a diffusion model on a data set.",
+        "pidistill train-teacher folder:photos --out runs/teacher",
+    ),
+    "distill": (
+        "Distil a teacher into a one-step student.",
+        "pidistill distill --teacher digits --out runs/digits",
+    ),
+    "sample": (
+        "Draw samples from a student or a teacher.",
+        "pidistill sample runs/digits -n 100 --out samples.png",
+    ),
+    "evaluate": (
+        "Measure a student against its teacher and a reference.",
+        "pidistill evaluate runs/digits --reference digits",
+    ),
+    "compare": (
+        "Compare runs on equal terms: train what is missing, print one table.",
+        "pidistill compare --recipe examples/compare.toml --out runs/comparison",
+    ),
+    "export": (
+        "Turn a student into a diffusers pipeline or an ONNX file.",
+        "pidistill export runs/digits --to onnx --out student.onnx",
+    ),
+    "inspect": (
+        "Say what a teacher or a data set is, and where a run stands.",
+        "pidistill inspect runs/digits",
+    ),
 }
+"""What each verb does, and an example."""
 
 SHARED = ("train-teacher", "distill", "sample", "evaluate")
 """Verbs whose work several processes share (torchrun, accelerate launch)."""
@@ -35,6 +62,21 @@ LONGEST_LINE = 800
 """Characters of an error that people still read."""
 
 
+def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.find_root().obj["debug"] = value
+
+
+DEBUG = click.Option(
+    ["--debug"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    envvar="PIDISTILL_DEBUG",
+    callback=_set_debug,
+    help="Show the traceback behind an error; so does PIDISTILL_DEBUG=1.",
+)
+
+
 class _Verbs(click.Group):
     """A group that imports a verb's module only when it needs the verb."""
 
@@ -42,15 +84,22 @@ class _Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(importlib.import_module(f"pidistill.cli.{name}"), name)
-        return command
+        return _load(cmd_name) if cmd_name in VERBS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl([(verb, what) for verb, (what, _) in VERBS.items()])
+
+
+@functools.cache
+def _load(verb: str) -> click.Command:
+    """The command of a verb, with what every verb has: `--debug` and an example."""
+    name = verb.replace("-", "_")
+    command: click.Command = getattr(importlib.import_module(f"pidistill.cli.{name}"), name)
+    command.params.append(DEBUG)
+    example = f"Example: {VERBS[verb][1]}"
+    command.epilog = f"{command.epilog}\n\n{example}" if command.epilog else example
+    return command
 
 
 @click.group(
@@ -58,7 +107,7 @@ class _Verbs(click.Group):
     name="pidistill",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="pidistill")
+@click.version_option(__version__)
 @click.pass_context
 def pidistill(context: click.Context) -> None:
     """Diffusion models that sample in one network evaluation, by physics informed distillation."""
@@ -70,9 +119,7 @@ def pidistill(context: click.Context) -> None:
         )
 
 
-def main(
-    arguments: list[str] | None = None, exit_codes: Mapping[type[Exception], int] | None = None
-) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted.
 
     Bad input, and whatever a run cannot go on with, is one line on stderr that begins `error:`.
@@ -80,7 +127,9 @@ def main(
 
     Args:
         arguments: Those of the command line; None takes them from there.
-        exit_codes: Exit codes of errors of certain types, in place of 2.
+
+    Raises:
+        Exception: A bug, here or in a user's network, which keeps its traceback.
     """
     # Threads that spin for long while they wait are 20 times slower wherever something else needs
     # the cores; threads that do not spin at all are twice as slow where nothing does.
@@ -94,39 +143,36 @@ def main(
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGINT, interrupt)
+    state = {"debug": False}
     try:
-        code = pidistill.main(arguments, prog_name="pidistill", standalone_mode=False)
+        code = pidistill.main(arguments, prog_name="pidistill", standalone_mode=False, obj=state)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return 0
-    except click.ClickException as error:
-        return _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
         return _interrupted()
     except Exception as error:
         if interrupted:  # a library that was being imported made another error of it
             return _interrupted()
-        from pidistill.cli.failures import one_line
-
-        line = one_line(error)
-        if line is None and is_first_to_fail():
-            raise
-        if line is not None:
-            _fail(line)
-        codes = [code for kind, code in (exit_codes or {}).items() if isinstance(error, kind)]
-        return codes[0] if codes else EXIT_BAD_INPUT
+        return _fail(error, state["debug"])
     finally:
         signal.signal(signal.SIGINT, previous)
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str) -> int:
-    """Print the error, unless another of several processes did already."""
-    if is_first_to_fail():
-        line = " ".join(message.split())
-        if len(line) > LONGEST_LINE:  # of a value that is beyond reason
-            line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4 :]}"
-        click.echo(f"error: {line}", err=True)
+def _fail(error: Exception, debug: bool) -> int:
+    """Print the error, unless another of several processes has; a bug is raised again."""
+    if not is_first_to_fail():
+        return EXIT_BAD_INPUT
+    message = one_line(error)
+    if message is None:
+        raise error
+    if debug:
+        traceback.print_exception(error)
+    line = " ".join(message.split())
+    if len(line) > LONGEST_LINE:  # of a value that is beyond reason
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4 :]}"
+    click.echo(f"error: {line}", err=True)
     return EXIT_BAD_INPUT
 
 

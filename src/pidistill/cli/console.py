@@ -1,28 +1,19 @@
-"""What the verbs print: tables, progress, JSON; and how Ctrl-C is caught."""
+"""What the verbs share: options, and how they print tables, progress and JSON."""
 
-import contextlib
 import json
 import logging
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
+from pidistill.errors import PidistillError
 from pidistill.processes import is_main_process
+from pidistill.progress import Advance, progress
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Put one JSON object on stdout, the rest on stderr."
@@ -47,9 +38,6 @@ batch_size_option = click.option(
     show_default=True,
     help="Samples evaluated at once; it does not change them.",
 )
-
-HEARTBEAT_SECONDS = 15.0
-"""Where stderr is no terminal, progress is one line every so often."""
 
 
 class Out:
@@ -88,94 +76,18 @@ class Out:
         if self.as_json:
             click.echo(json.dumps(content, allow_nan=False))
 
-    @contextlib.contextmanager
-    def progress(self, title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
-        """Show progress on stderr: a bar on a terminal, otherwise a line now and then.
-
-        Yields a function to call with how many more are done, and more text to show.
-        """
-        if self.stderr.is_terminal and not self.stderr.quiet:
-            with Progress(
-                TextColumn(title),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
-                console=self.stderr,
-            ) as bar:
-                task = bar.add_task(title, total=total, text="", rate="")
-                began, done = time.monotonic(), 0
-
-                def advance(count: int, text: str = "") -> None:
-                    nonlocal done
-                    done += count
-                    rate = done / max(time.monotonic() - began, 1e-9)
-                    bar.update(task, advance=count, text=text, rate=f"{rate:.0f} {unit}/s")
-
-                yield advance
-        else:
-            yield self._heartbeat(title, total, unit)
-
-    def _heartbeat(self, title: str, total: int, unit: str) -> Callable[..., None]:
-        began = last = time.monotonic()
-        done = 0
-
-        def advance(count: int, text: str = "") -> None:
-            nonlocal done, last
-            done += count
-            now = time.monotonic()
-            if now - last < HEARTBEAT_SECONDS and done < total:
-                return
-            last = now
-            rate = done / max(now - began, 1e-9)
-            left = (total - done) / max(rate, 1e-9)
-            self.stderr.print(
-                f"{title} {done}/{total} {rate:.0f} {unit}/s, {left:.0f} s left {text}".rstrip(),
-                markup=False,
-                soft_wrap=True,
-            )
-
-        return advance
+    def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+        """Show progress on stderr; arguments as in `pidistill.progress.progress`."""
+        return progress(title, total, unit, console=self.stderr)
 
 
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-"""Ctrl-C; what schedulers send before they kill; what SLURM sends early, where it is asked to
-(`sbatch --signal=USR1@90`); a terminal that closes."""
-
-
-@contextlib.contextmanager
-def stoppable(out: Out) -> Iterator[Callable[[], bool]]:
-    """Turn the first of `STOP_SIGNALS` into a request to stop; a second Ctrl-C stops at once.
-
-    A signal that is ignored, as SIGHUP is under `nohup`, stays so. Yields a function that says
-    whether a stop was asked for.
-    """
-    asked = False
-
-    def ask(number: int, _: object) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not asked:
-            asked = True
-            name = signal.Signals(number).name
-            with contextlib.suppress(OSError):  # the terminal may be what has gone
-                out.stderr.print(
-                    f"stopping ({name}): the state is saved after this step; Ctrl-C to stop at once"
-                )
-
-    previous = {}
-    for name in STOP_SIGNALS:
-        number = getattr(signal, name)
-        if signal.getsignal(number) != signal.SIG_IGN:
-            previous[number] = signal.signal(number, ask)
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def duration(seconds: float) -> str:
+    """Seconds, for people to read."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:,.1f} hours"
 
 
 def best_device(name: str | None) -> str:
@@ -185,15 +97,12 @@ def best_device(name: str | None) -> str:
     """
     import torch
 
-    from pidistill.errors import PidistillError
-
     if name is None:
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        accelerator = torch.accelerator.current_accelerator()
+        return accelerator.type if accelerator and torch.accelerator.is_available() else "cpu"
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise PidistillError(f"device {name!r} is not usable here: {reason}") from None
+        raise PidistillError(f"device {name!r} is not usable here: {reason}") from error
     return name

@@ -1,44 +1,53 @@
 """`pidistill distill`: a teacher into a one-step student."""
 
+import difflib
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pidistill import methods
 from pidistill.cli.console import Out, json_option
-from pidistill.cli.dry_run import print_estimate
-from pidistill.cli.end_table import print_end
-from pidistill.cli.run import out_folder, resolve_config, train, training_options
-from pidistill.methods import NAMES
-from pidistill.presets import preset_names
-
-
-@click.command(epilog=f"Presets: {', '.join(preset_names())}.")
-@click.option(
-    "--teacher", default=None, metavar="SPEC", help="digits, glyphs, mixture:NAME, or a path."
+from pidistill.cli.run import (
+    list_of_presets,
+    parse_assignment,
+    run_folder,
+    train_or_estimate,
+    training_options,
 )
-@click.option("--method", type=click.Choice(NAMES), default=None, help="Default: pid.")
+from pidistill.errors import PidistillError
+from pidistill.library import DEFAULT_PRESET, resolve_config
+
+
+def _known_method(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    if name is not None and name not in methods.NAMES:
+        near = difflib.get_close_matches(name, methods.NAMES, n=1, cutoff=0.0)[0]
+        raise click.BadParameter(
+            f"{name!r} is not one of {', '.join(methods.NAMES)}; did you mean {near!r}?"
+        )
+    return name
+
+
+@click.command(epilog=list_of_presets(DEFAULT_PRESET, lambda method: method != "denoising"))
 @click.option(
-    "--data",
+    "--method",
     default=None,
-    metavar="DATA",
-    help="Images, for consistency and progressive: digits, glyphs, or folder:PATH.",
+    metavar="NAME",
+    callback=_known_method,
+    help=f"How to distil: {', '.join(methods.NAMES)}; by default that of the preset, pid.",
 )
-@click.option("--out", "folder", type=click.Path(path_type=Path), metavar="DIR")
-@training_options
+@training_options()
 @json_option
 def distill(
-    teacher: str | None,
     method: str | None,
-    data: str | None,
     folder: Path | None,
     preset: str | None,
-    config: Path | None,
+    file: Path | None,
     assignments: tuple[str, ...],
     resume: bool,
     dry_run: bool,
     as_json: bool,
-    **flags: Any,
+    **fields: Any,
 ) -> None:
     """Distil a teacher into a student that samples in one network evaluation.
 
@@ -46,27 +55,14 @@ def distill(
     metrics.jsonl, previews, and state/ for resuming.
     """
     out = Out(as_json)
-    flags["teacher"] = teacher
-    flags["data"] = data
-    flags["method"] = None if method is None else {"name": method}
-    settings = resolve_config(
-        out_folder(folder, dry_run, resume),
-        default_preset="fast",
-        fixed={},
+    named = {} if method is None else {"method": {"name": method}}  # `--set` refers to it
+    config = resolve_config(
+        run_folder(folder, dry_run, resume),
+        [named, *map(parse_assignment, assignments), fields],
         preset=preset,
-        config=config,
-        assignments=assignments,
+        file=file,
         resume=resume,
-        flags=flags,
     )
-    from pidistill.errors import PidistillError
-    from pidistill.training.assemble import build_trainer
-
-    if settings.teacher is None:
+    if config.teacher is None:
         raise PidistillError("no teacher is named; add --teacher SPEC, such as --teacher digits")
-    if folder is None or dry_run:
-        print_estimate(out, settings)
-        return
-    trainer = build_trainer(settings, folder)
-    train(trainer, out, "distilling")
-    print_end(out, trainer, "student")
+    train_or_estimate(config, folder, dry_run, out, "student")

@@ -3,7 +3,7 @@
 import datetime
 from typing import TYPE_CHECKING, Any
 
-from pidistill.cli.console import Out
+from pidistill.cli.console import Out, duration
 
 if TYPE_CHECKING:
     from pidistill.training.config import RunConfig
@@ -43,10 +43,10 @@ def _run_rows(facts: dict[str, Any], end: datetime.datetime) -> list[list[str]]:
         ["checkpoint", _amount(facts["checkpoint_bytes"])],
     ]
     if facts["preparation_seconds"]:
-        rows.append(["before the first step", _duration(facts["preparation_seconds"])])
+        rows.append(["before the first step", duration(facts["preparation_seconds"])])
     return [
         *rows,
-        [f"all {facts['max_train_steps']:,} steps", _duration(facts["seconds"])],
+        [f"all {facts['max_train_steps']:,} steps", duration(facts["seconds"])],
         ["end", f"{end:%Y-%m-%d %H:%M}"],
     ]
 
@@ -58,12 +58,3 @@ def _amount(size: float) -> str:
             return f"{size:.4g} {unit}"
         size /= 1000
     return f"{size:,.1f} GB"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds for people to read."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:,.1f} hours"

@@ -1,4 +1,4 @@
-"""`pidistill inspect`: what a teacher or a run folder is, without executing a file."""
+"""`pidistill inspect`: what a teacher, a data set or a run folder is; no file is executed."""
 
 import math
 from pathlib import Path
@@ -6,63 +6,130 @@ from typing import Any
 
 import click
 
-from pidistill.cli.console import Out, json_option
+from pidistill.cli.console import Out, duration, json_option
+from pidistill.cli.standing import standing
 from pidistill.paths import user_path
+from pidistill.report.numbers import figures
+
+DATA_KINDS = ("folder",)
+BUNDLED = ("digits", "glyphs")
+"""Both a teacher and the data set it was trained on."""
 
 
 @click.command()
-@click.argument("model", metavar="SPEC_or_DIR")
+@click.argument("name", metavar="SPEC_or_DIR_or_DATA")
 @json_option
-def inspect(model: str, as_json: bool) -> None:
-    """Say what a teacher (by its spec) or a run folder is; nothing in a file is executed."""
-    out = Out(as_json)
-    from pidistill.cli.models import open_model
+def inspect(name: str, as_json: bool) -> None:
+    """Say what a teacher (by its spec), a data set or a run folder is, and where a run stands.
 
-    opened = open_model(model)
-    facts: dict[str, Any] = {
-        "name": model,
-        "kind": type(opened).__name__,
-        "source": opened.source,
-        "sample_shape": list(opened.sample_shape),
-        "num_classes": opened.num_classes,
-        "sigma_min": opened.sigma_min,
-        "sigma_max": opened.sigma_max,
-        "sigma_data": opened.sigma_data,
-        "parameters": sum(math.prod(p.shape) for p in opened.parameters()),
-    }
-    network = getattr(opened, "network", None)
-    if network is not None:
-        facts["network"] = type(network).__name__
-        facts["network_config"] = network.config
-        facts["precondition"] = type(opened.precondition).__name__
-    facts.update(run_facts(user_path(model)))
+    Nothing in a file is executed, and a run needs no plug-in that its method or network came from.
+    """
+    out = Out(as_json)
+    path, kind = user_path(name), name.partition(":")[0]
+    facts: dict[str, Any] = {"name": name}
+    if any((path / file).is_file() for file in ("config.toml", "network.json")):
+        facts.update(_folder_facts(path))
+    elif kind in DATA_KINDS:
+        facts.update(kind="data", **_data_facts(name))
+    else:
+        facts.update(_teacher_facts(name))
+        if name in BUNDLED:
+            facts["data"] = _data_facts(name)
     width = max(map(len, facts))
-    for name, value in facts.items():
-        out.say(f"{name.replace('_', ' '):<{width}}  {value}")
+    for key, value in facts.items():
+        out.say(f"{key.replace('_', ' '):<{width}}  {_text(key, value)}")
     out.result(facts)
 
 
-def run_facts(folder: Path) -> dict[str, Any]:
-    """What a run folder says beyond its model: provenance, progress and metrics."""
+def _teacher_facts(spec: str) -> dict[str, Any]:
+    from pidistill.teachers import load_teacher
+
+    teacher = load_teacher(spec)
+    facts = {
+        "kind": type(teacher).__name__,
+        "source": teacher.source,
+        "sample_shape": list(teacher.sample_shape),
+        "num_classes": teacher.num_classes,
+        **_sigmas(teacher),
+        "parameters": sum(parameter.numel() for parameter in teacher.parameters()),
+    }
+    copied = teacher.network_to_copy()
+    if copied is not None:
+        network, precondition = copied
+        facts["network"] = type(network).__name__
+        facts["network_config"] = network.config
+        facts["precondition"] = type(precondition).__name__
+    return facts
+
+
+def _data_facts(spec: str) -> dict[str, Any]:
+    from pidistill.data import load_data
+
+    data = load_data(spec)
+    return {
+        "num_samples": len(data.images),
+        "sample_shape": list(data.images.shape[1:]),
+        "num_classes": data.num_classes,
+    }
+
+
+def _folder_facts(folder: Path) -> dict[str, Any]:
+    """What the folder of a run or of a native teacher says, in the order of interest."""
     from pidistill.files import read_json
     from pidistill.training.checkpoint import best_checkpoint
-    from pidistill.training.log import read_log
-    from pidistill.training.run_folder import read_config
 
     facts: dict[str, Any] = {}
+    if (folder / "network.json").is_file():
+        facts.update(_model_facts(folder))
     if (folder / "config.toml").is_file():
-        config = read_config(folder)
-        facts["trained_by"] = config.method.name
-        facts["trained_on"] = config.teacher or config.data
-        facts["seed"] = config.seed
-        facts["max_train_steps"] = config.max_train_steps
-        facts["weights"] = sorted(file.name for file in folder.glob("*.safetensors"))
-    log = read_log(folder)
-    if log:
-        facts["step"] = log[-1]["step"]
+        facts.update(standing(folder))
     best = best_checkpoint(folder / "state")
     if best is not None:
         facts["best_checkpoint"] = str(best)
     if (folder / "metrics.json").is_file():
         facts["metrics"] = read_json(folder / "metrics.json")
     return facts
+
+
+def _model_facts(folder: Path) -> dict[str, Any]:
+    """What `network.json` says, and how large the weights are; the network is not built."""
+    from safetensors import SafetensorError, safe_open
+
+    from pidistill.errors import PidistillError
+    from pidistill.files import read_json
+    from pidistill.precondition import build_precondition
+
+    description = read_json(folder / "network.json")
+    weights = sorted(file.name for file in folder.glob("*.safetensors"))
+    try:
+        network, precondition = description["network"], description["precondition"]
+        facts = {
+            **{key: description[key] for key in ("kind", "source", "sample_shape", "num_classes")},
+            **_sigmas(build_precondition(precondition["name"], precondition["config"])),
+            "network": network["name"] or network["class"],
+            "network_config": network["config"],
+            "precondition": precondition["name"],
+            "weights": weights,
+        }
+        if weights:
+            with safe_open(folder / weights[0], framework="numpy") as file:
+                shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+            facts["parameters"] = sum(map(math.prod, shapes))
+    except (KeyError, TypeError, SafetensorError) as error:
+        raise PidistillError(f"{folder} does not describe a model: {error!r}") from error
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _sigmas(model: Any) -> dict[str, float]:
+    return {key: getattr(model, key) for key in ("sigma_min", "sigma_max", "sigma_data")}
+
+
+def _text(key: str, value: Any) -> str:
+    """A fact for people to read."""
+    if key == "seconds_left":
+        return duration(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(name, inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(_text(key, inner) for inner in value)
+    return figures(value) if type(value) is float else str(value)

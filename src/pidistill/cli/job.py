@@ -19,8 +19,7 @@ def main() -> int:
     from pidistill.errors import FolderHeldError
 
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-    exit_codes = {FolderHeldError: HELD, OSError: FATAL}
-    return cli.main(["distill", "--out", sys.argv[1], "--resume"], exit_codes)
+    return cli.main(["distill", "--out", sys.argv[1], "--resume"])
 
 
 def _stop_at_end_of_input() -> None:

@@ -1,14 +1,23 @@
 """`pidistill quickstart`: from nothing to a one-step student in three minutes on a laptop."""
 
+import itertools
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pidistill.cli.console import Out, json_option
 
-MEASURES = 12
+if TYPE_CHECKING:
+    from pidistill.training.trainer import StepReport, Trainer
+
+POINTS = 12
 """Points of the error curve."""
+NUM_CURVE = 256
+"""Samples that a point is measured with."""
+COARSE_NODES = 18
+"""Nodes of a teacher's solution that is cheaper than the one the student is measured against."""
 
 
 @click.command()
@@ -39,68 +48,80 @@ def quickstart(
     """Distil the bundled digits teacher into a one-step student and report on it.
 
     Takes about two minutes on two CPU cores, and needs no data, no download and no GPU. DIR holds
-    the run, metrics.json and report.html.
+    the run, metrics.json and report.html. The preset is fast, with fewer steps.
     """
     out = Out(as_json)
-    if folder is not None and folder.is_dir() and any(folder.iterdir()):
-        raise click.ClickException(f"--out {folder} is not empty; choose another folder")
     began = time.monotonic()
+    from pidistill.cli.run import train
+    from pidistill.library import resolve_config
+    from pidistill.training.assemble import build_trainer
+
     folder = folder or _free_folder()
-    from pidistill.cli.metrics_table import COLUMNS, metrics_rows, number, print_context
-    from pidistill.cli.run import resolve_config, train
+    fixed = {"teacher": "digits", "seed": seed, "max_train_steps": max_train_steps}
+    trainer = build_trainer(resolve_config(folder, [fixed]), folder)
+    curve = _ErrorCurve(trainer)
+    out.say(f"1/3  distilling the bundled digits teacher for {max_train_steps} steps into {folder}")
+    train(trainer, out, on_step=curve.measure)
+    out.say(f"2/3  measuring with {num} samples")
+    metrics, coarse = _measure(out, folder, num, seed)
+    out.say("3/3  writing the report")
+    _report(out, trainer, metrics, coarse, curve.errors)
+    out.say(f"open {folder / 'report.html'} to look at the samples")
+    out.say(
+        f"done in {time.monotonic() - began:.0f} s; draw more: "
+        f"pidistill sample {folder} -n 100 --out samples.png"
+    )
+    out.result(metrics)
+
+
+class _ErrorCurve:
+    """The student's RMS distance to the teacher's samples of the same noise, as it trains.
+
+    The noise is of another seed than that of the metrics.
+    """
+
+    def __init__(self, trainer: "Trainer") -> None:
+        import torch
+
+        from pidistill import Student, initial_noise, load_teacher, solve
+
+        config, student = trainer.config, trainer.method.student
+        assert isinstance(student, Student)
+        self.student = student
+        self.steps = config.max_train_steps
+        self.seed = config.seed + 1
+        teacher = load_teacher("digits", trainer.accelerator.device)
+        z = initial_noise(teacher, NUM_CURVE, seed=self.seed)
+        self.label = torch.arange(NUM_CURVE, device=z.device) % teacher.num_classes
+        self.target = solve(teacher, z, steps=40, label=self.label).x
+        self.errors: dict[int, float] = {}
+
+    def measure(self, report: "StepReport") -> None:
+        """Add a point, if one is due."""
+        if report.step % max(1, self.steps // POINTS) == 0 or report.step == self.steps:
+            x = self.student.generate(NUM_CURVE, seed=self.seed, label=self.label).x
+            self.errors[report.step] = (x - self.target).square().mean().sqrt().item()
+
+
+def _measure(out: Out, folder: Path, num: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The metrics of the student, written to its folder, and those of a coarse teacher."""
+    from pidistill.cli.console import best_device
     from pidistill.data import load_data
     from pidistill.evaluation import evaluate as measures
-    from pidistill.evaluation.report import write_report
-    from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
+    from pidistill.evaluation.sampling import teacher_samples
     from pidistill.evaluation.trajectory import per_sample_rms, rms
     from pidistill.files import write_json
-    from pidistill.machine import machine
     from pidistill.model_folder import load_student
-    from pidistill.students.trajectory import TrajectoryStudent
     from pidistill.teachers import load_teacher
-    from pidistill.training.assemble import build_trainer
     from pidistill.training.run_folder import what_is_measured
-    from pidistill.training.trainer import StepReport
 
-    config = resolve_config(
-        folder,
-        default_preset="fast",
-        fixed={
-            "teacher": "digits",
-            "seed": seed,
-            "max_train_steps": max_train_steps,
-        },
-        preset=None,
-        config=None,
-        assignments=(),
-        resume=False,
-        flags={},
-    )
-    trainer = build_trainer(config, folder)
-    device = trainer.accelerator.device
-    learner = trainer.method.student
-    assert isinstance(learner, TrajectoryStudent)
-    teacher = load_teacher("digits", device)
-    target = teacher_samples(teacher, 256, seed=seed + 1).x
-    error_curve: dict[int, float] = {}
-    every = max(1, max_train_steps // MEASURES)
-    out.say(f"1/3  distilling the bundled digits teacher for {max_train_steps} steps into {folder}")
-
-    def measure_error(report: StepReport) -> None:
-        if report.step % every == 0 or report.step == max_train_steps:
-            x = learner.generate(256, seed=seed + 1).x
-            error_curve[report.step] = rms(per_sample_rms(x, target))
-
-    train(trainer, out, "distilling", on_step=measure_error)
-
-    out.say(f"2/3  measuring with {num} samples")
-    student = load_student(folder, device=device)
-    assert isinstance(student, TrajectoryStudent)
+    device = best_device(None)
+    teacher, student = load_teacher("digits", device), load_student(folder, device=device)
     reference = measures.reference_statistics(load_data("digits").images)
     assert reference is not None
     with out.progress("sampling", 3 * num, "samples") as advance:
         fine = teacher_samples(teacher, num, seed=seed, on_batch=advance)
-        coarse = teacher_samples(teacher, num, seed=seed, steps=18, on_batch=advance)
+        rough = teacher_samples(teacher, num, seed=seed, steps=COARSE_NODES, on_batch=advance)
         metrics = measures.evaluate(
             student,
             teacher=teacher,
@@ -112,40 +133,60 @@ def quickstart(
         )
     metrics.update(what_is_measured(folder, None), reference="digits")
     write_json(folder / "metrics.json", metrics)
-    rows = metrics_rows(metrics)
-    rows.insert(
-        0,
-        [
-            "teacher, 18 nodes of Heun",
-            str(coarse.nfe),
-            number(metrics["teacher_ms_per_sample"] * coarse.nfe / metrics["teacher_nfe"]),
-            number(reference.distance(coarse.x)),
-            number(rms(per_sample_rms(coarse.x, fine.x))),
-        ],
-    )
+    return metrics, {
+        "nfe": rough.nfe,
+        "ms_per_sample": metrics["teacher_ms_per_sample"] * rough.nfe / metrics["teacher_nfe"],
+        "frechet_distance": reference.distance(rough.x),
+        "rms_error": rms(per_sample_rms(rough.x, fine.x)),
+    }
 
-    out.say("3/3  writing the report")
+
+def _report(
+    out: Out,
+    trainer: "Trainer",
+    metrics: dict[str, Any],
+    coarse: dict[str, Any],
+    errors: dict[int, float],
+) -> None:
+    """Write report.html and print its table."""
+    from pidistill.cli.metrics_table import COLUMNS, metrics_rows, print_context
+    from pidistill.evaluation.report import write_report
+    from pidistill.evaluation.sampling import TEACHER_STEPS
+    from pidistill.machine import machine
+    from pidistill.model_folder import load_student
+    from pidistill.report.numbers import figures
+    from pidistill.students.trajectory import TrajectoryStudent
+    from pidistill.teachers import load_teacher
+
+    config, folder, device = trainer.config, trainer.folder, trainer.accelerator.device
+    num, seed = metrics["num_samples"], config.seed
+    title = f"teacher, {COARSE_NODES} nodes of Heun"
+    rows = [[title, *map(figures, coarse.values())], *metrics_rows(metrics)]
     gain = metrics["teacher_ms_per_sample"] / metrics["ms_per_sample"]
+    student = load_student(folder, device=device)
+    assert isinstance(student, TrajectoryStudent)
     write_report(
         folder / "report.html",
         student,
-        teacher,
+        load_teacher("digits", device),
         title="Handwritten digits in one network evaluation",
         subtitle=(
-            f"A student distilled from the bundled 8x8 digits teacher by PID in "
+            "A student distilled from the bundled 8x8 digits teacher by PID in "
             f"{trainer.seconds:.0f} seconds, without data."
         ),
         table=(COLUMNS, rows),
         context=(
             f"The student is {gain:.0f} times faster a sample than the teacher's 40 nodes. "
-            f"The error is the RMS distance, in pixels from -1 to 1, to the teacher's sample of "
-            f"the same noise. The Frechet distance is taken in the features of a small digits "
+            "The error is the RMS distance, in pixels from -1 to 1, to the teacher's sample of "
+            "the same noise. The Frechet distance is taken in the features of a small digits "
             f"classifier over {num} samples; half of the digits against the other half: "
             f"{metrics['reference_split_frechet_distance']:.3g}."
         ),
-        error_curve=error_curve,
+        error_curve=errors,
         provenance={
-            "command": f"pidistill quickstart --seed {seed} --max-train-steps {max_train_steps}",
+            "command": (
+                f"pidistill quickstart --seed {seed} --max-train-steps {config.max_train_steps}"
+            ),
             "recipe": "preset fast",
             **machine(),
         },
@@ -154,18 +195,10 @@ def quickstart(
     )
     out.table(f"{num} samples, seed {seed}", COLUMNS, rows)
     print_context(out, metrics)
-    out.say(f"open {folder / 'report.html'} to look at the samples")
-    out.say(
-        f"done in {time.monotonic() - began:.0f} s; draw more: "
-        f"pidistill sample {folder} -n 100 --out samples.png"
-    )
-    out.result(metrics)
 
 
 def _free_folder() -> Path:
     """The first of quickstart, quickstart-2, ... that is not there yet."""
-    number, folder = 1, Path("quickstart")
-    while folder.exists():
-        number += 1
-        folder = Path(f"quickstart-{number}")
-    return folder
+    more = (f"quickstart-{number}" for number in itertools.count(2))
+    names = itertools.chain(["quickstart"], more)
+    return next(path for path in map(Path, names) if not path.exists())

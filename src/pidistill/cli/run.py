@@ -1,42 +1,40 @@
-"""What the verbs that train share: options, configs and the loop with its progress bar."""
+"""What the verbs that train share: their options, made from the run config, and the training."""
 
-import contextlib
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pidistill.cli.console import Out, stoppable
-from pidistill.cli.end_table import print_stop
-from pidistill.processes import was_restarted
+from pidistill.cli.console import Out
+from pidistill.cli.dry_run import print_estimate
+from pidistill.cli.standing import print_end, print_stop
+from pidistill.errors import PidistillError
+from pidistill.library import drive, stoppable
+from pidistill.presets import preset_names, preset_summary, read_preset
+from pidistill.settings import nested, parse_toml_value
+from pidistill.training.config import RunConfig
 
 if TYPE_CHECKING:
-    from pidistill.training.config import RunConfig
     from pidistill.training.trainer import StepReport, Trainer
 
-FLAGS = (
+TABLES = ("network", "method")
+"""Fields of the run config that are tables: `--set` reaches into them."""
+
+BEFORE = (
+    click.option("--out", "folder", type=click.Path(path_type=Path), metavar="DIR"),
     click.option("--preset", default=None, metavar="NAME", help="Settings to start from."),
     click.option(
         "--config",
+        "file",
         type=click.Path(path_type=Path),
         default=None,
         metavar="FILE",
-        help="TOML file of settings; it overrides the preset.",
+        help="TOML file of settings; it overrides the preset, and flags override it.",
     ),
-    click.option("--max-train-steps", type=int, default=None, metavar="N"),
-    click.option("--batch-size", type=int, default=None, metavar="B", help="Samples a step."),
-    click.option("--gradient-accumulation-steps", type=int, default=None, metavar="N"),
-    click.option("--learning-rate", type=float, default=None, metavar="LR"),
-    click.option("--seed", type=int, default=None, metavar="S"),
-    click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), default=None),
-    click.option("--checkpointing-steps", type=int, default=None, metavar="N"),
-    click.option(
-        "--torch-compile",
-        is_flag=True,
-        default=None,
-        help="Compile the networks: faster, after minutes of compiling.",
-    ),
+)
+AFTER = (
     click.option(
         "--set",
         "assignments",
@@ -44,13 +42,7 @@ FLAGS = (
         metavar="KEY=VALUE",
         help="Any other setting, such as method.residual=velocity; may be repeated.",
     ),
-    click.option(
-        "--report-to",
-        default=None,
-        metavar="NAME",
-        help="Trackers to log to: tensorboard, wandb, ..., several with commas between, or all.",
-    ),
-    click.option("--resume", is_flag=True, help="Go on where the run in --out was cut."),
+    click.option("--resume", is_flag=True, help="Continue the run in --out."),
     click.option(
         "--dry-run",
         is_flag=True,
@@ -59,78 +51,55 @@ FLAGS = (
 )
 
 
-def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that every training verb takes."""
-    for option in reversed(FLAGS):
-        command = option(command)
-    return command
+def training_options(leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    """Add the options of a verb that trains: one for each field of the run config, and `--set`.
+
+    Args:
+        leave_out: Fields that the verb decides itself.
+    """
+    names = [name for name in RunConfig.model_fields if name not in (*TABLES, *leave_out)]
+    options = [*BEFORE, *map(_option, names), *AFTER]
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
-def out_folder(folder: Path | None, dry_run: bool, resume: bool) -> Path | None:
-    """The run folder that decides the config; None for a dry run that goes on with no run.
+def _option(name: str) -> Callable[[Any], Any]:
+    """The option that sets a field of the run config."""
+    field = RunConfig.model_fields[name]
+    kind: Any = field.annotation
+    if type(None) in typing.get_args(kind):
+        kind = typing.get_args(kind)[0]
+    flag, text = f"--{name.replace('_', '-')}", " ".join(str(field.description).split())
+    if kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
+    origin = typing.get_origin(kind)
+    if origin is list:
+        return click.option(flag, type=parse_toml_value, metavar="LIST", help=text)
+    choice = click.Choice(typing.get_args(kind)) if origin is typing.Literal else kind
+    return click.option(flag, type=choice, default=None, help=text)
 
-    Raises `click.UsageError` when there has to be one.
+
+def list_of_presets(default: str, method: Callable[[str], bool]) -> str:
+    """The help on presets: those whose method's name satisfies `method`, with a line each."""
+    names = [name for name in preset_names() if method(read_preset(name)["method"]["name"])]
+    width = max(map(len, names))
+    lines = [f"  {name:<{width}}  {preset_summary(name)}" for name in names]
+    return "\n".join(["\b", f"Presets (default: {default}):", *lines])
+
+
+def run_folder(folder: Path | None, dry_run: bool, resume: bool) -> Path | None:
+    """The folder that a run's config depends on; None for a dry run that resumes nothing.
+
+    Raises `click.UsageError` if `--out` is missing.
     """
     if folder is None and (resume or not dry_run):
         raise click.UsageError("Missing option '--out': name the folder of the run")
     return folder if resume or not dry_run else None
-
-
-def resolve_config(
-    run_folder: Path | None,
-    *,
-    default_preset: str,
-    fixed: dict[str, Any],
-    preset: str | None,
-    config: Path | None,
-    assignments: tuple[str, ...],
-    resume: bool,
-    flags: dict[str, Any],
-) -> "RunConfig":
-    """The config of a run from its layers: preset, file, `--set`, flags.
-
-    Args:
-        run_folder: The run folder; None where nothing will be written.
-        default_preset: The preset when none is named.
-        fixed: What the verb itself decides.
-        preset: `--preset`.
-        config: `--config`.
-        assignments: Every `--set`.
-        resume: `--resume`: the config of the folder, where there is one, comes below all flags, and
-            they must not contradict it. Processes that were restarted go on without being told.
-        flags: The other flags; None means not given.
-
-    Raises:
-        PidistillError: A layer is wrong, or the folder holds a run and `resume` is not set.
-    """
-    from pidistill.errors import PidistillError
-    from pidistill.files import LOCK_FILE
-    from pidistill.settings import read_toml
-    from pidistill.training.config import parse_config, read_preset, require_same_run
-
-    given = {key: value for key, value in flags.items() if value is not None}
-    named = {key: given[key] for key in ("method",) if key in given}  # `--set` refers to it
-    upper = [named, *(parse_assignment(text) for text in assignments), given, fixed]
-    below = [read_preset(preset or default_preset)]
-    below += [read_toml(config)] if config is not None else []
-    if run_folder is None:
-        return parse_config([*below, *upper], origin=str(config or "settings"))
-    resume = resume or was_restarted()
-    saved_file = run_folder / "config.toml"
-    files = run_folder.iterdir() if run_folder.is_dir() else ()
-    if not resume and any(file.name not in (LOCK_FILE,) for file in files):
-        raise PidistillError(
-            f"{run_folder} is not empty; add --resume to go on with the run in it, "
-            "or choose another --out"
-        )
-    if resume and saved_file.is_file():
-        saved = read_toml(saved_file)
-        if preset is None and config is None:
-            below = [saved]
-        resolved = parse_config([*below, *upper], origin=str(config or saved_file))
-        require_same_run(parse_config([saved], origin=str(saved_file)), resolved, run_folder)
-        return resolved
-    return parse_config([*below, *upper], origin=str(config or "settings"))
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
@@ -138,52 +107,39 @@ def parse_assignment(text: str) -> dict[str, Any]:
 
     Raises `PidistillError` when there is no key or no value.
     """
-    from pidistill.errors import PidistillError
-    from pidistill.settings import nested, parse_toml_value
-
     key, equals, value = text.partition("=")
     if not key.strip() or not equals:
         raise PidistillError(f"--set {text!r} is not KEY=VALUE, such as method.residual=velocity")
     return nested(key, parse_toml_value(value))
 
 
-def prepare(trainer: "Trainer", out: Out, should_stop: Callable[[], bool]) -> None:
-    """Do what comes before the first step under a progress bar of its own, if there is any.
+def train_or_estimate(
+    config: RunConfig, folder: Path | None, dry_run: bool, out: Out, what: str
+) -> None:
+    """Train `what`, the student or the teacher; or print what that would take."""
+    from pidistill.training.assemble import build_trainer
 
-    Raises `KeyboardInterrupt` when it was stopped; what is done stays.
-    """
-    with contextlib.ExitStack() as stack:
-        advance, seen = None, 0
-        for progress in trainer.prepare():
-            if advance is None:
-                bar = out.progress(progress.title, progress.total, progress.unit)
-                advance = stack.enter_context(bar)
-            advance(progress.done - seen)
-            seen = progress.done
-            if should_stop():
-                raise KeyboardInterrupt
+    if folder is None or dry_run:
+        print_estimate(out, config)
+        return
+    train(build_trainer(config, folder), out)
+    print_end(out, folder, what)
 
 
 def train(
     trainer: "Trainer",
     out: Out,
-    title: str,
-    on_step: "Callable[[StepReport], None]" = lambda report: None,
+    title: str = "training",
+    on_step: "Callable[[StepReport], None] | None" = None,
 ) -> None:
-    """Run a trainer under a progress bar, calling `on_step` after every step; Ctrl-C saves.
+    """Run a trainer under a progress bar, calling `on_step` after every step.
 
-    Raises `KeyboardInterrupt` when it was stopped before the end.
+    Raises `KeyboardInterrupt` when a signal stopped it before the end; the state is saved.
     """
-    total = trainer.config.max_train_steps
-    with stoppable(out) as should_stop:
-        prepare(trainer, out, should_stop)
-        with out.progress(title, total * trainer.config.batch_size, "images") as advance:
-            seen = 0
-            for report in trainer.run(should_stop):
-                advance(report.images - seen, f"step {report.step} loss {report.loss:.4g}")
-                seen = report.images
-                on_step(report)
-        interrupted = should_stop() or trainer.step < total  # or another process was asked to
+    with stoppable(out.stderr.print) as should_stop:
+        drive(trainer, should_stop, out.progress, title=title, on_step=on_step)
+        # Or another process was asked to stop.
+        interrupted = should_stop() or trainer.step < trainer.config.max_train_steps
     if interrupted:
-        print_stop(out, trainer)
+        print_stop(out, trainer.folder, trainer.step)
         raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from math import lcm
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,10 @@ from pidistill.cli.console import (
     json_option,
     steps_option,
 )
+from pidistill.errors import PidistillError
+
+if TYPE_CHECKING:
+    from pidistill.ode import Solution
 
 DECODED_AT_ONCE = 8
 """Latents turned into images at a time."""
@@ -65,13 +70,9 @@ def sample(
     """
     out = Out(as_json)
     import torch
-    from torch import nn
 
     from pidistill.cli.models import open_model
-    from pidistill.errors import PidistillError
-    from pidistill.evaluation.features import in_batches
     from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
-    from pidistill.ode import Solution
     from pidistill.processes import join_processes
     from pidistill.sample_files import require_drawable, require_writable, write_samples
     from pidistill.students.base import Student
@@ -79,29 +80,29 @@ def sample(
 
     processes = join_processes()
     opened = open_model(model, ema).to(best_device(device))
-    decoder: nn.Module | None
-    if isinstance(opened, Student):
-        decoder = decoder_of_run(Path(model), out.say)
-    else:
-        decoder = opened.decoder
-    if decoder is None:
-        require_drawable(file, opened.sample_shape)
-    if processes.is_main:
-        require_writable(file)
+    decoder: torch.nn.Module | None
     draw: Callable[..., Solution]
     if isinstance(opened, Student):
         if solver is not None:
             raise PidistillError(f"--solver {solver} is for teachers; {model} is a student")
+        decoder = decoder_of_run(Path(model), out.say)
         draw = partial(opened.generate, steps=steps or opened.num_steps)
     else:
-        nodes = TEACHER_STEPS if steps is None else steps
-        draw = partial(teacher_samples, opened, steps=nodes, solver=solver or "heun")
+        decoder = opened.decoder
+        draw = partial(
+            teacher_samples, opened, steps=steps or TEACHER_STEPS, solver=solver or "heun"
+        )
+    if decoder is None:
+        require_drawable(file, opened.sample_shape)
+    if processes.is_main:
+        require_writable(file)
     # A batch that is cut elsewhere has other rounding errors.
-    part = processes.span(num, batch_size if decoder is None else lcm(batch_size, DECODED_AT_ONCE))
-    own: list[Solution] = []
+    unit = batch_size if decoder is None else lcm(batch_size, DECODED_AT_ONCE)
+    part = processes.span(num, unit)
+    own: list[tuple[torch.Tensor, int]] = []
     with out.progress("sampling", len(part), "samples") as advance:
         if part:
-            drawn = draw(
+            x, nfe = draw(
                 len(part),
                 seed=seed,
                 label=label,
@@ -109,14 +110,14 @@ def sample(
                 batch_size=batch_size,
                 on_batch=advance,
             )
-            x = drawn.x.cpu()
+            x = x.cpu()
             if decoder is not None:
-                x = in_batches(decoder.cpu(), x, DECODED_AT_ONCE)
-            own = [Solution(x, drawn.nfe)]
-    everything = [solution for solutions in processes.gather(own) for solution in solutions]
+                x = torch.cat([decoder.cpu()(latents) for latents in x.split(DECODED_AT_ONCE)])
+            own = [(x, nfe)]
+    everything = [drawn for drawns in processes.gather(own) for drawn in drawns]
     if not processes.is_main:
         return
-    write_samples(file, torch.cat([solution.x for solution in everything]))
-    nfe = everything[0].nfe
+    write_samples(file, torch.cat([x for x, _ in everything]))
+    nfe = everything[0][1]
     out.say(f"{file}: {num} samples, {nfe} network evaluation(s) each, seed {seed}")
     out.result({"out": str(file), "num_samples": num, "nfe": nfe, "seed": seed})

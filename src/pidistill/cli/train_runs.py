@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pidistill.cli.console import Out, stoppable
+from pidistill.cli.console import Out
 from pidistill.cli.run import train
+from pidistill.library import stoppable
 
 if TYPE_CHECKING:
     from collections import deque
@@ -115,7 +116,7 @@ def _train_at_once(
     total = images([run for _, run in queue])
     shown = 0
     with (
-        stoppable(out) as should_stop,
+        stoppable(out.stderr.print) as should_stop,
         out.progress(f"training {len(queue)} runs", total, "images") as advance,
     ):
         for under_way, ended in run_jobs(

@@ -39,24 +39,47 @@ def _new_network(config: RunConfig, shape: tuple[int, ...], num_classes: int) ->
     return network
 
 
-def build_trainer(config: RunConfig, folder: Path) -> Trainer:
+def build_trainer(
+    config: RunConfig,
+    folder: Path,
+    *,
+    teacher: Denoiser | None = None,
+    network: nn.Module | None = None,
+    data: Dataset | None = None,
+) -> Trainer:
     """Load everything that `config` names and return the trainer of the run in `folder`.
 
-    Raises `PidistillError` when something it names is missing or does not fit.
+    Args:
+        config: The config.
+        folder: The run folder.
+        teacher: The teacher; None loads the one that the config names.
+        network: The network to train; None builds the one that the config names.
+        data: The images; None loads those that the config names.
+
+    Raises:
+        PidistillError: Something it names is missing or does not fit.
     """
     torch.manual_seed(config.seed)  # initial weights are the only use of the global generator
-    teacher = None if config.teacher is None else load_teacher(config.teacher)
-    data = None if config.data is None else load_data(config.data)
-    return Trainer(config, build_method(config, teacher, data), folder, data=data)
+    if teacher is None and config.teacher is not None:
+        teacher = load_teacher(config.teacher)
+    if data is None and config.data is not None:
+        data = load_data(config.data)
+    return Trainer(config, build_method(config, teacher, data, network), folder, data=data)
 
 
-def build_method(config: RunConfig, teacher: Denoiser | None, data: Dataset | None) -> Method:
+def build_method(
+    config: RunConfig,
+    teacher: Denoiser | None,
+    data: Dataset | None,
+    network: nn.Module | None = None,
+) -> Method:
     """The method that `config` names, and the student that it trains.
 
     Args:
         config: The config.
-        teacher: The teacher that it names, or None.
-        data: The images that it names, or None.
+        teacher: The teacher, or None.
+        data: The images, or None.
+        network: The network to train; None builds the one that the config names.
 
     Raises:
         PidistillError: Something that the method needs is None, or does not fit.
@@ -72,9 +95,8 @@ def build_method(config: RunConfig, teacher: Denoiser | None, data: Dataset | No
         shape, num_classes = tuple(data.images.shape[1:]), data.num_classes
     else:
         raise PidistillError("the config names neither a teacher nor data; name one of them")
-    network = None
-    if config.network is not None:
+    if network is None and config.network is not None:
         network = _new_network(config, shape, num_classes)
-    elif teacher is None or teacher.network_to_copy() is None:
+    elif network is None and (teacher is None or teacher.network_to_copy() is None):
         network = new_network("mlp", shape, num_classes, {})
     return kind.build(config.method, teacher=teacher, data=data, network=network)

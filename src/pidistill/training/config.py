@@ -85,7 +85,7 @@ class RunConfig(OptimizerSettings):
     torch_compile: bool = False
     """Compile the networks: faster, after minutes of compiling."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the networks' evaluations; the weights stay in float32."""
+    """Precision of evaluations where the method allows it; weights stay in float32."""
     ema_rates: list[float] = pydantic.Field(default=[0.999], min_length=1)
     """Averaging rates of the weights, such as "[0.999, 0.9999]"; samples are drawn with the first
     unless told otherwise."""

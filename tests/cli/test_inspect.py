@@ -1,0 +1,103 @@
+"""`pidistill inspect`: teachers, data sets, and where a run stands."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pidistill.cli import main
+from pidistill.files import read_json, write_json
+from pidistill.model_folder import load_model
+
+from method_runs import small, train
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that was stopped at step 4 of 10."""
+    train(small("pid"), tmp_path / "run", stop_at=4)
+    return tmp_path / "run"
+
+
+def facts_of(name, capsys):
+    capsys.readouterr()
+    assert main(["inspect", str(name), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("name", "num_classes"), [("digits", 10), ("mixture:ring", 8)])
+def test_a_teacher(name, num_classes, capsys):
+    facts = facts_of(name, capsys)
+    assert facts["num_classes"] == num_classes
+    assert facts["sigma_max"] == 80.0
+    assert ("data" in facts) == (name == "digits")
+
+
+def test_data(tmp_path, capsys):
+    assert facts_of("digits", capsys)["data"]["num_samples"] == 1797
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "0.png")
+    facts = facts_of(f"folder:{tmp_path}", capsys)
+    assert (facts["num_samples"], facts["sample_shape"]) == (1, [3, 8, 8])
+
+
+def test_where_a_run_stands(run, capsys, monkeypatch):
+    facts = facts_of(run, capsys)
+    assert (facts["trained_by"], facts["trained_on"]) == ("pid", "mixture:ring")
+    assert (facts["step"], facts["max_train_steps"], facts["state"]) == (3, 10, "stopped")
+    assert facts["seconds_left"] > 0
+    assert facts["next"] == f"pidistill distill --out {run} --resume"
+    assert facts["best_checkpoint"].endswith("step-000000004")
+    model = load_model(run)
+    assert facts["sigma_data"] == model.sigma_data
+    assert facts["parameters"] == sum(tensor.numel() for tensor in model.state_dict().values())
+    monkeypatch.setattr("pidistill.cli.standing.is_held", lambda folder: True)
+    assert facts_of(run, capsys)["state"] == "running"
+
+
+def test_a_finished_run(run, capsys):
+    train(small("pid"), run)
+    write_json(run / "metrics.json", {"frechet_distance": 1.5})
+    facts = facts_of(run, capsys)
+    assert (facts["step"], facts["state"]) == (10, "finished")
+    assert "seconds_left" not in facts
+    assert facts["metrics"] == {"frechet_distance": 1.5}
+    assert facts["next"].startswith(f"pidistill sample {run} ")
+    assert main(["inspect", str(run)]) == 0
+    assert "frechet_distance 1.50" in capsys.readouterr().out
+
+
+def test_a_run_whose_plug_in_is_not_installed(run, capsys):
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace('name = "pid"', 'name = "theirs"'))
+    description = read_json(run / "network.json")
+    description["network"] = {"name": None, "class": "theirs:Network", "config": None}
+    write_json(run / "network.json", description)
+    facts = facts_of(run, capsys)
+    assert (facts["trained_by"], facts["network"]) == ("theirs", "theirs:Network")
+    assert "theirs" not in sys.modules
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"a": 1}', "{", ""])
+def test_a_log_that_was_cut_off(run, line, capsys):
+    (run / "metrics.jsonl").write_text(line + "\n")
+    assert "step" not in facts_of(run, capsys)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metrics.jsonl", '{"step": "x", "images": 1, "seconds": 2}'),
+        ("metrics.jsonl", '{"step": 0, "images": 1, "seconds": 2, "teacher_evals": 0, "loss": 1}'),
+        ("config.toml", "= "),
+        ("network.json", "[]"),
+        ("network.json", '{"network": 3}'),
+        ("ema-0.9.safetensors", "weights"),
+        ("metrics.json", "{"),
+    ],
+)
+def test_a_damaged_folder_is_one_line(run, file, text, capsys):
+    (run / file).write_text(text)
+    assert main(["inspect", str(run)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {run}") or file == "config.toml"
