@@ -15,8 +15,6 @@ import threading
 def main() -> int:
     """Train the run in the folder that is named, and return the exit code."""
     from pidistill import cli
-    from pidistill.comparison.jobs import FATAL, HELD
-    from pidistill.errors import FolderHeldError
 
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     return cli.main(["distill", "--out", sys.argv[1], "--resume"])

@@ -11,7 +11,7 @@ from pidistill.processes import is_main_process
 from pidistill.report.numbers import figures
 from pidistill.settings import read_toml
 from pidistill.training.config import CONFIG_FILE
-from pidistill.training.lock import is_held
+from pidistill.files import is_held
 from pidistill.training.log import LOG_FILE, read_log
 
 COLUMNS = {

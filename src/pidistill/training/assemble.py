@@ -41,7 +41,7 @@ def _new_network(config: RunConfig, shape: tuple[int, ...], num_classes: int) ->
 
 def build_trainer(
     config: RunConfig,
-    folder: Path,
+    folder: str | Path,
     *,
     teacher: Denoiser | None = None,
     network: nn.Module | None = None,
@@ -59,12 +59,14 @@ def build_trainer(
     Raises:
         PidistillError: Something it names is missing or does not fit.
     """
-    torch.manual_seed(config.seed)  # initial weights are the only use of the global generator
     if teacher is None and config.teacher is not None:
         teacher = load_teacher(config.teacher)
     if data is None and config.data is not None:
         data = load_data(config.data)
-    return Trainer(config, build_method(config, teacher, data, network), folder, data=data)
+    with torch.random.fork_rng():  # only initial weights come from the global generator
+        torch.manual_seed(config.seed)
+        method = build_method(config, teacher, data, network)
+    return Trainer(config, method, folder, data=data)
 
 
 def build_method(
