@@ -20,7 +20,6 @@ VERBS = {
     "sample": "Draw samples from a student or a teacher.",
     "evaluate": "Measure a student against its teacher and a reference.",
     "compare": "Several runs on equal terms: train what is missing, one table.",
-    "ablate": "Sweep settings, each sweep ending in a table and a plot.",
     "export": "Turn a student into a diffusers pipeline or an ONNX file.",
     "inspect": "Say what a teacher or a run folder is.",
 }
