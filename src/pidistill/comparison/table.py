@@ -99,17 +99,20 @@ def tables(comparison: Comparison, section: Section) -> list[Cells]:
 
 def quality(rows: list[Row], teacher: dict[str, Any]) -> Cells:
     """A line per configuration and NFE, after a line for the teacher."""
-    metrics = {"rms_error": "error"} if "frechet_distance" not in teacher else METRICS
-    of_teacher = {"rms_error": "0 by definition"}
+    metrics = {"rms_error": "error"}
+    lines = [["teacher", str(teacher["nfe"]), "0 by definition"]]
     if "frechet_distance" in teacher:
-        of_teacher["frechet_distance"] = figures(teacher["frechet_distance"])
-    lines = [["teacher", str(teacher["nfe"]), *of_teacher.values(), ""]]
+        metrics = METRICS
+        lines[0].append(figures(teacher["frechet_distance"]))
+    lines[0].append("")
     for row in rows:
         name, data = row.name, DATA[row.configuration.needs]
         if row.failures:
             name += f" [{len(row.failures)} of {len(row.configuration.runs)} failed]"
-        for steps, found in (row.metrics or {"-": {}}).items():
-            lines.append([name, str(steps), *(str(found.get(key, "-")) for key in metrics), data])
+        if not row.metrics:
+            lines.append([name, "-", *("-" for _ in metrics), data])
+        for steps, found in row.metrics.items():
+            lines.append([name, str(steps), *(str(found[key]) for key in metrics), data])
     return Cells(["", "NFE", *metrics.values(), "data needed"], lines)
 
 
