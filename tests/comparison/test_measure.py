@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from pidistill import PidistillError, initial_noise, load_student, load_teacher, solve
-from pidistill.comparison import measure
 from pidistill.comparison.existing import plan_folders
-from pidistill.comparison.measure import MEASURED_FILE, measure_runs, measure_teacher
+from pidistill.comparison.measure import MEASURED_FILE, Measurement
 from pidistill.evaluation.trajectory import per_sample_rms, rms
 from pidistill.files import read_json
 from pidistill.noise import Draws
@@ -23,7 +22,7 @@ def run(tmp_path_factory):
 def measured(folder, store, **options):
     """The metrics of the run in `folder`, by NFE."""
     plan = plan_folders([folder], num_samples=24, seed=3, **options)
-    (row,) = measure_runs(plan, measure_teacher(plan, store), store, {}).rows["Runs"]
+    (row,) = Measurement(plan, store).comparison({}).rows["Runs"]
     return {steps: {name: s.mean for name, s in of.items()} for steps, of in row.metrics.items()}
 
 
@@ -68,9 +67,9 @@ def test_another_reference_of_the_same_name_is_another_one(tmp_path):
 def test_what_was_measured_is_not_measured_again(run, tmp_path, monkeypatch):
     first = measured(run, tmp_path)
     plan = plan_folders([run], num_samples=24, seed=3)
-    teacher = measure_teacher(plan, tmp_path)
-    monkeypatch.setattr(measure, "_evaluate", lambda *_, **__: pytest.fail("measured again"))
-    (row,) = measure_runs(plan, teacher, tmp_path, {}).rows["Runs"]
+    again = Measurement(plan, tmp_path)
+    monkeypatch.setattr(again, "_evaluate", lambda *_: pytest.fail("measured again"))
+    (row,) = again.comparison({}).rows["Runs"]
     assert {steps: of["rms_error"].mean for steps, of in row.metrics.items()} == {
         steps: of["rms_error"] for steps, of in first.items()
     }
@@ -87,4 +86,4 @@ def test_other_weights_are_measured_anew(tmp_path):
 def test_a_reference_of_another_shape_is_refused(run, tmp_path):
     plan = plan_folders([run], reference="digits", num_samples=4)
     with pytest.raises(PidistillError, match="digits"):
-        measure_teacher(plan, tmp_path)
+        Measurement(plan, tmp_path)

@@ -97,11 +97,11 @@ def compare(
 
 def _train_and_measure(out: Out, plan: "Plan", store: Path) -> "Comparison":
     """Train what is missing, and measure everything; samples are kept in `store`."""
-    from pidistill.comparison.measure import measure_runs, measure_teacher
+    from pidistill.comparison.measure import Measurement
     from pidistill.comparison.train import train_missing
     from pidistill.training.assemble import build_trainer
 
-    teacher = measure_teacher(plan, store, out.say)
+    measurement = Measurement(plan, store, out.say)
     failures = {}
     if plan.recipe is not None:
         failures = train_missing(
@@ -110,7 +110,7 @@ def _train_and_measure(out: Out, plan: "Plan", store: Path) -> "Comparison":
             out.say,
         )
     with out.progress("measuring", len(plan.runs()), "runs") as advance:
-        return measure_runs(plan, teacher, store, failures, on_run=advance)
+        return measurement.comparison(failures, on_run=advance)
 
 
 def _present(

@@ -61,7 +61,7 @@ def train_missing(
             else:
                 held += [] if done else [(name, run)]
         if held and held != before:
-            say(f"{len(held)} runs are trained by other processes: {held[0][0]}, ...")
+            say(f"other processes are training {', '.join(name for name, _ in held)}")
         if held == queue:
             time.sleep(WAIT_SECONDS)
         queue = held
