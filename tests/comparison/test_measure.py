@@ -83,6 +83,16 @@ def test_other_weights_are_measured_anew(tmp_path):
     assert len(read_json(tmp_path / MEASURED_FILE)) == 2
 
 
+def test_a_run_that_cannot_be_measured_is_a_failure(tmp_path):
+    for seed in (0, 1):
+        train(small("pid", seed=seed), tmp_path / str(seed))
+    plan = plan_folders([tmp_path / "0", tmp_path / "1"], num_samples=4)
+    (tmp_path / "0" / "ema-0.9.safetensors").unlink()
+    (row,) = Measurement(plan, tmp_path).comparison({}).rows["Runs"]
+    assert list(row.failures) == [0]
+    assert len(row.metrics[1]["rms_error"].values) == 1
+
+
 def test_a_reference_of_another_shape_is_refused(run, tmp_path):
     plan = plan_folders([run], reference="digits", num_samples=4)
     with pytest.raises(PidistillError, match="digits"):

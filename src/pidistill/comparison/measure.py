@@ -11,6 +11,7 @@ from pidistill.comparison.plan import Configuration, Plan
 from pidistill.comparison.table import METRICS, Comparison, Row, Spread
 from pidistill.comparison.train import progress_of
 from pidistill.denoiser import Denoiser
+from pidistill.errors import PidistillError
 from pidistill.evaluation.reference import ReferenceData, read_reference
 from pidistill.files import read_json, sha256_of, write_json
 from pidistill.model_folder import load_student
@@ -58,15 +59,20 @@ class Measurement:
         """Measure all runs.
 
         What was measured of the same weights on the same terms before is read from the run folder.
+        A run that cannot be measured, say since its samples are not finite, is a failure.
 
         Args:
             failures: Errors of the runs that failed, by folder; they are left out.
             on_run: Called with 1 after every run.
         """
         measured: dict[Path, dict[int, dict[str, float]]] = {}
+        failures = dict(failures)
         for _, run in self.plan.runs():
             if run.folder not in failures:
-                measured[run.folder] = self._measure(run.folder)
+                try:
+                    measured[run.folder] = self._measure(run.folder)
+                except PidistillError as error:
+                    failures[run.folder] = str(error)
             on_run(1)
         rows = {
             section.title: [_row(c, measured, failures) for c in section.configurations]
@@ -97,7 +103,6 @@ class Measurement:
         say: Callable[[str], None] = lambda text: None,
     ) -> dict[str, Any]:
         """The metrics of a model on the terms of the plan: the one call of the evaluation."""
-        from pidistill.errors import PidistillError
         from pidistill.evaluation.evaluate import error_metrics, reference_statistics
         from pidistill.evaluation.sampling import teacher_samples
 

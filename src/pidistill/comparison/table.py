@@ -118,19 +118,17 @@ def quality(rows: list[Row], teacher: dict[str, Any]) -> Cells:
 
 def spending(rows: list[Row], costs: dict[str, Cost]) -> Cells:
     """A line per configuration: what one of its runs spent."""
-    columns = ["", "steps", "images", "teacher evals", "train s"]
-    timed = any(row.configuration.identity in costs for row in rows)
+    columns = ["", "steps", "images", "teacher evals", "train s", "ms/step", "peak MB"]
     lines = []
     for row in rows:
-        seconds = statistics.fmean(row.train_seconds) if row.train_seconds else None
-        numbers = [row.configuration.config.max_train_steps, row.images, row.teacher_evaluations]
-        line = [row.name, *map(figures, numbers), "-" if seconds is None else f"{seconds:,.0f}"]
-        if timed:
-            cost = costs.get(row.configuration.identity)
-            line.append("-" if cost is None else figures(1000 * cost.seconds_per_step))
-            line.append("-" if cost is None else f"{cost.memory / 1e6:,.0f}")
-        lines.append(line)
-    return Cells([*columns, "ms/step", "peak MB"] if timed else columns, lines)
+        steps = row.configuration.config.max_train_steps
+        numbers = [figures(number) for number in (steps, row.images, row.teacher_evaluations)]
+        seconds = f"{statistics.fmean(row.train_seconds):,.0f}" if row.train_seconds else "-"
+        cost = costs.get(row.configuration.identity)
+        per_step = "-" if cost is None else figures(1000 * cost.seconds_per_step)
+        memory = "-" if cost is None else f"{cost.memory / 1e6:,.0f}"
+        lines.append([row.name, *numbers, seconds, per_step, memory])
+    return Cells(columns, lines)
 
 
 def legend(comparison: Comparison) -> str:
