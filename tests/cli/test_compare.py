@@ -9,9 +9,7 @@ import sys
 import time
 
 import pytest
-import torch
 
-from pidistill.cli import compare as verb
 from pidistill.cli import main
 from pidistill.comparison import costs
 from pidistill.comparison.costs import Cost
@@ -164,20 +162,6 @@ def test_a_run_that_diverges_is_a_line_of_the_table(tmp_path, capsys, monkeypatc
         assert other["cost"] == {"ms_per_step": 500, "memory": 7}
     assert "1 of 1 failed" in capsys.readouterr().out
     assert row["failures"]["0"] in (tmp_path / "out/comparison.html").read_text()
-
-
-def test_a_run_without_memory_is_a_line_of_the_table(tmp_path, monkeypatch):
-    train_one = verb.train
-
-    def train(trainer, out, name):
-        if name.endswith("PID, seed 0"):
-            raise torch.OutOfMemoryError("no more")
-        train_one(trainer, out, name)
-
-    monkeypatch.setattr(verb, "train", train)
-    pid, boot = compare(tmp_path, TINY, RUNS)[0]["Runs"]
-    assert list(pid["failures"]) == ["0"]
-    assert "failures" not in boot
 
 
 def test_what_no_run_would_survive_ends_the_comparison(tmp_path, capsys):

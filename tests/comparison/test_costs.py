@@ -2,7 +2,7 @@ import pytest
 
 from pidistill import PidistillError
 from pidistill.comparison import costs
-from pidistill.comparison.costs import Cost, measure_cost, median_cost, median_costs
+from pidistill.comparison.costs import Cost, measure_cost, median_costs
 
 from method_runs import small
 
@@ -35,12 +35,7 @@ def test_the_error_of_the_process_is_raised_here():
         measure_cost(small("pid", teacher="mixture:nothing"))
 
 
-def test_costs_are_medians():
-    measured = [Cost(1.0, 0.0, 10), Cost(9.0, 1.0, 30), Cost(2.0, 5.0, 20)]
-    assert median_cost(measured) == Cost(2.0, 1.0, 20)
-
-
-def test_configurations_take_turns_and_one_that_fails_is_left_out(monkeypatch):
+def test_costs_are_medians_of_turns_and_one_that_fails_is_left_out(monkeypatch):
     asked, said = [], []
 
     def measure(config):

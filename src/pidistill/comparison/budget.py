@@ -34,7 +34,14 @@ def steps_within(
         PidistillError: The budget does not pay for one step; or `max_train_steps` is set although
             the budget decides; or neither decides.
     """
-    before, per_step = _spending(budget, config, method, measure_cost)
+    if budget.images is not None:
+        before, per_step = 0.0, float(config.batch_size)
+    elif budget.teacher_evaluations is not None:
+        before = method.teacher_evaluations_before
+        per_step = config.batch_size * method.teacher_evaluations
+    else:
+        cost = measure_cost()
+        before, per_step = cost.preparation_seconds, cost.seconds_per_step
     left = budget.amount - before
     if left < per_step:
         raise PidistillError(
@@ -52,16 +59,3 @@ def steps_within(
             "its max_train_steps"
         )
     return int(left // per_step) if per_step else config.max_train_steps
-
-
-def _spending(
-    budget: Budget, config: RunConfig, method: Method, measure_cost: Callable[[], Cost]
-) -> tuple[float, float]:
-    """What is spent before the first step, and per step, in the budget's unit."""
-    if budget.images is not None:
-        return 0, config.batch_size
-    if budget.teacher_evaluations is not None:
-        per_step = config.batch_size * method.teacher_evaluations
-        return method.teacher_evaluations_before, per_step
-    cost = measure_cost()
-    return cost.preparation_seconds, cost.seconds_per_step

@@ -6,13 +6,13 @@ all of that several times over.
 """
 
 import concurrent.futures
-import dataclasses
 import multiprocessing
 import resource
 import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -22,8 +22,7 @@ from pidistill.training.config import RunConfig
 from pidistill.training.estimate import estimate
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """What a run costs on this machine."""
 
     seconds_per_step: float
@@ -59,8 +58,8 @@ def median_costs(
         configs: The configurations by any key.
         repeats: How often each is measured.
         on_measured: Called with 1 after every measurement.
-        say: Called with a line for a configuration whose loss is not finite, or that lacks memory;
-            it is left out.
+        say: Called with a line for a configuration that is left out: its loss is not finite, or it
+            lacks memory.
     """
     found: dict[str, list[Cost]] = {key: [] for key in configs}
     failed: set[str] = set()
@@ -72,16 +71,11 @@ def median_costs(
                 failed.add(key)
                 say(f"{configs[key].method.name}: its steps cannot be timed: {error}")
             on_measured(1)
-    return {key: median_cost(costs) for key, costs in found.items() if costs}
-
-
-def median_cost(costs: list[Cost]) -> Cost:
-    """The medians over several measurements of one configuration."""
-    return Cost(
-        statistics.median(cost.seconds_per_step for cost in costs),
-        statistics.median(cost.preparation_seconds for cost in costs),
-        int(statistics.median(cost.memory for cost in costs)),
-    )
+    return {
+        key: Cost(*(statistics.median_low(values) for values in zip(*costs, strict=True)))
+        for key, costs in found.items()
+        if costs
+    }
 
 
 def _cost_in_this_process(config: RunConfig) -> Cost:

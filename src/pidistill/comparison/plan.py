@@ -85,7 +85,7 @@ class Plan:
     def seeds(self) -> list[int]:
         """The training seeds of all runs."""
         every = (c for section in self.sections for c in section.configurations)
-        return sorted({run.config.seed for configuration in every for run in configuration.runs})
+        return list(dict.fromkeys(run.config.seed for c in every for run in c.runs))
 
     def runs(self) -> list[tuple[str, PlannedRun]]:
         """Every run once, with a name: equal configurations of several sections share their runs.
@@ -94,13 +94,13 @@ class Plan:
         interrupted comparison says something about all of them.
         """
         found: dict[Path, tuple[str, PlannedRun]] = {}
-        for seed in self.recipe.seeds if self.recipe else self.seeds():
+        for seed in self.seeds():
             for section in self.sections:
                 prefix = f"{section.title}: " if section.sweep else ""
                 for configuration in section.configurations:
+                    name = f"{prefix}{configuration.name}, seed {seed}"
                     for run in configuration.runs:
                         if run.config.seed == seed:
-                            name = f"{prefix}{configuration.name}, seed {seed}"
                             found.setdefault(run.folder, (name, run))
         return list(found.values())
 
@@ -173,24 +173,26 @@ class _Planner:
         own = [recipe.settings, shared, entry.settings]
         layers = [read_preset(entry.preset), *own, {"teacher": recipe.teacher}]
         config = parse_config(layers, origin)
-        if method_class(config.method.name).needs == "images" and recipe.data is not None:
-            layers.append({"data": recipe.data})
-            config = parse_config(layers, origin)
-        method = build_method(config, self.teacher, self.data if config.data else None)
+        if method_class(config.method.name).needs == "images":
+            config = config.model_copy(update={"data": recipe.data})
         steps = steps_within(
             recipe.budget,
             config,
-            method,
+            build_method(config, self.teacher, self.data if config.data else None),
             lambda: self._kept_cost(config),
             own_steps=any("max_train_steps" in settings for settings in own),
             origin=origin,
         )
-        identity = self._identity(parse_config([*layers, {"max_train_steps": steps}], origin))
-        runs = []
-        for seed in recipe.seeds:
-            seeded = parse_config([*layers, {"max_train_steps": steps, "seed": seed}], origin)
-            name = f"{config.method.name}-{identity[:10]}-seed{seed}"
-            runs.append(PlannedRun(seeded, self.out / "runs" / name))
+        planned = config.model_copy(update={"max_train_steps": steps})
+        identity = self._identity(planned)
+        folder = self.out / "runs" / f"{config.method.name}-{identity[:10]}"
+        runs = [
+            PlannedRun(
+                planned.model_copy(update={"seed": seed}),
+                folder.with_name(f"{folder.name}-seed{seed}"),
+            )
+            for seed in recipe.seeds
+        ]
         return Configuration(entry.name, identity, runs)
 
     def _identity(self, config: RunConfig) -> str:
@@ -203,7 +205,7 @@ class _Planner:
         kept: dict[str, Any] = read_json(file) if file.is_file() else {}
         key = self._identity(config)
         if key not in kept:
-            kept[key] = dataclasses.asdict(measure_cost(config))
+            kept[key] = measure_cost(config)._asdict()
             self.out.mkdir(parents=True, exist_ok=True)
             write_json(file, kept)
         return Cost(**kept[key])

@@ -128,7 +128,9 @@ class Recipe(_Table):
     """Data spec: images for the methods that train on images; the others never see them."""
     reference: str | None = None
     """What Frechet distances are taken to; None leaves them out."""
-    seeds: list[int] = pydantic.Field(default=[0, 1, 2], min_length=1)
+    seeds: list[Annotated[int, pydantic.Field(ge=0, lt=2**63)]] = pydantic.Field(
+        default=[0, 1, 2], min_length=1
+    )
     """Every run is trained once with each."""
     num_samples: int = pydantic.Field(default=5000, ge=2)
     """Samples that each run is measured with."""
