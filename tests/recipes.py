@@ -1,5 +1,8 @@
 """Small recipes on a teacher in closed form."""
 
+from pidistill.comparison.plan import plan_recipe
+from pidistill.comparison.recipe import read_recipe
+
 TINY = """
 title = "Tiny"
 teacher = "mixture:ring"
@@ -37,3 +40,8 @@ def write_recipe(folder, *parts, name="recipe.toml"):
     file = folder / name
     file.write_text("\n".join(parts))
     return file
+
+
+def plan_of(folder, *parts):
+    """The plan of such a recipe in `folder / "out"`."""
+    return plan_recipe(read_recipe(write_recipe(folder, *parts)), folder / "out")

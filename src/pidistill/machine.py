@@ -4,7 +4,6 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,7 +11,7 @@ import pidistill
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, accelerator, versions and commit, for people to read."""
+    """Processor, cores, accelerator, versions and commit, for people."""
     facts = {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
@@ -22,8 +21,7 @@ def machine() -> dict[str, str]:
         "torch": torch.__version__,
         "pidistill": pidistill.__version__,
     }
-    commit = _commit()
-    if commit:
+    if commit := _commit():
         facts["commit"] = commit
     if torch.cuda.is_available():
         facts["accelerator"] = torch.cuda.get_device_name()
@@ -31,18 +29,16 @@ def machine() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that the package runs from, if it does."""
+    """The commit of the checkout that the package runs from; None if it runs from none."""
     root = Path(pidistill.__file__).parents[2]
     if not (root / ".git").exists():
         return None
-    git = ("git", "-C", str(root))
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        commit = subprocess.run((*git, "rev-parse", "--short", "HEAD"), **options).stdout.strip()
-        changed = subprocess.run((*git, "status", "--porcelain", "-uno"), **options).stdout.strip()
-    except (OSError, subprocess.SubprocessError):  # no git, or it does not trust the folder
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # there is no git
         return None
-    return f"{commit} and changes" if changed else commit
+    return done.stdout.strip() or None
 
 
 def _processor() -> str:

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from pathlib import Path
 
@@ -7,120 +6,128 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pidistill.comparison.costs import Cost
-from pidistill.comparison.plan import Entry, PlannedRun
-from pidistill.comparison.plots import dot_plot
-from pidistill.comparison.table import Row, Spread, as_json, figures, markdown, quality, spending
+from pidistill.comparison.plan import Configuration, Plan, PlannedRun, Section
+from pidistill.comparison.plots import dot_plot, line_plot, plots
+from pidistill.comparison.recipe import Sweep
+from pidistill.comparison.table import Comparison, Row, Spread, as_json, quality, spending, tables
 
 from method_runs import small
 
 TEACHER = {"nfe": 79, "frechet_distance": 0.25}
+MEASURED = {1: {"rms_error": Spread.over([0.1, 0.3]), "frechet_distance": Spread.over([1.0, 2.0])}}
+COST = Cost(seconds_per_step=0.0123, preparation_seconds=0.0, memory=5_000_000)
 
 
-def row(name="PID", metrics=None, failures=None, seeds=(0, 1)):
-    runs = [PlannedRun(small("pid", seed=seed), Path(f"run-{seed}"), "abc") for seed in seeds]
-    entry = Entry(name, runs, "noise", 2)
-    return Row(entry, metrics or {}, Spread([2.0, 4.0]), 80, failures or {})
+def row(name="PID", metrics=MEASURED):
+    runs = [PlannedRun(small("pid", seed=seed), Path(f"run-{seed}")) for seed in (0, 1)]
+    configuration = Configuration(name, "abc", runs)
+    if metrics:
+        return Row(configuration, metrics, [2.0, 4.0], 80, {})
+    return Row(configuration, {}, [], None, {0: "not finite", 1: "not finite"})
 
 
-MEASURED = {1: {"rms_error": Spread([0.1, 0.3]), "frechet_distance": Spread([1.0, 2.0])}}
+def comparison(rows, sweep=None, teacher=TEACHER, costs=None):
+    section = Section("Runs", [row.configuration for row in rows], sweep)
+    plan = Plan("Title", "Budget.", None, "digits", 16, 0, [1], [section])
+    return Comparison(plan, teacher, {"Runs": rows}, costs or {}), section
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
 def test_a_spread_holds_its_mean(values):
-    spread = Spread(values)
-    assert spread.low <= spread.mean + 1e-6
-    assert spread.mean <= spread.high + 1e-6
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0.00"),
-        (0.17, "0.170"),
-        (0.0123456, "0.0123"),
-        (4.0, "4.00"),
-        (242.3, "242"),
-        (999.6, "1,000"),
-        (11834.0, "11,800"),
-        (1e-6, "1.00e-06"),
-        (float("inf"), "inf"),
-        (float("nan"), "nan"),
-    ],
-)
-def test_numbers_have_three_figures(value, text):
-    assert figures(value) == text
+    spread = Spread.over(values)
+    assert spread.min <= spread.mean + 1e-6
+    assert spread.mean <= spread.max + 1e-6
 
 
 def test_a_spread_shows_its_range_where_there_are_several():
-    assert str(Spread([0.1, 0.3])) == "0.200 (0.100-0.300)"
-    assert str(Spread([0.5])) == "0.500"
+    assert str(Spread.over([0.1, 0.3])) == "0.200 (0.100-0.300)"
+    assert str(Spread.over([0.5])) == "0.500"
 
 
-def test_what_nobody_knows_is_absent():
-    failed = row(failures={0: "it diverged"})
-    failed = dataclasses.replace(failed, teacher_evaluations=None, train_seconds=None)
-    assert "teacher_evals" not in as_json(failed, None)
-    assert spending([failed], {}).lines[0][3] == "-"
-
-
-def test_plots_tell_more_than_one_evaluation():
-    several = row(metrics={4: MEASURED[1]})
-    figure = dot_plot([row(metrics=MEASURED), several], {})
-    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert names == ["PID", "PID (4 evaluations)"]
-
-
-def test_the_first_line_is_the_teacher():
-    cells = quality([row(metrics=MEASURED)], TEACHER)
+def test_quality_has_a_line_per_nfe_after_the_teacher():
+    several = row("CD", {1: MEASURED[1], 2: MEASURED[1]})
+    cells = quality([row(), several, row("bad", {})], TEACHER)
     assert cells.columns == ["", "NFE", "error", "FD", "data needed"]
+    spread = ["0.200 (0.100-0.300)", "1.50 (1.00-2.00)", "none"]
     assert cells.lines == [
         ["teacher", "79", "0 by definition", "0.250", ""],
-        ["PID", "1", "0.200 (0.100-0.300)", "1.50 (1.00-2.00)", "none"],
+        ["PID", "1", *spread],
+        ["CD", "1", *spread],
+        ["CD", "2", *spread],
+        ["bad [2 of 2 failed]", "-", "-", "-", "none"],
     ]
 
 
 def test_there_is_no_column_for_a_distance_that_was_not_taken():
-    metrics = {1: {"rms_error": Spread([0.1])}, 2: {"rms_error": Spread([0.2])}}
-    cells = quality([row(metrics=metrics)], {"nfe": 79})
+    cells = quality([row(metrics={1: {"rms_error": Spread.over([0.1])}})], {"nfe": 79})
     assert cells.columns == ["", "NFE", "error", "data needed"]
-    assert [line[1] for line in cells.lines] == ["79", "1", "2"]
     assert {len(line) for line in cells.lines} == {4}
 
 
-def test_a_failure_is_shown():
-    cells = quality([row(failures={0: "not finite", 1: "not finite"})], TEACHER)
-    assert cells.lines[1] == ["PID [2 of 2 failed]", "-", "-", "-", "none"]
-
-
-def test_spending_counts_samples_times_what_each_costs():
-    cost = Cost(ms_per_step=12.3, ms_quartiles=(12.0, 13.0), memory=5_000_000)
-    cells = spending([row(metrics=MEASURED)], {"abc": cost})
+def test_spending_is_that_of_one_run():
+    cells = spending([row()], {"abc": COST})
     assert dict(zip(cells.columns, cells.lines[0], strict=True)) == {
         "": "PID",
         "steps": "10",
         "images": "80",
         "teacher evals": "80",
-        "student evals": "160",
         "train s": "3",
         "ms/step": "12.3",
         "peak MB": "5",
     }
+    assert spending([row(metrics={})], {}).lines[0][3:] == ["-"] * 4
 
 
 def test_json_holds_every_seed_and_nothing_that_was_not_measured():
-    content = as_json(row(metrics=MEASURED), None)
-    assert content["metrics"]["1"]["rms_error"] == {
+    found, _ = comparison([row(), row("bad", {})])
+    content = as_json(found, {})
+    json.dumps(content, allow_nan=False)
+    good, bad = content["sections"]["Runs"]
+    assert good["metrics"]["1"]["rms_error"] == {
         "mean": pytest.approx(0.2),
         "min": 0.1,
         "max": 0.3,
         "values": [0.1, 0.3],
     }
-    assert "cost" not in content
-    assert "failures" not in content
-    json.dumps(content, allow_nan=False)
+    assert not {"cost", "failures"} & set(good)
+    assert not {"cost", "teacher_evals", "train_seconds"} & set(bad)
+    assert set(bad["failures"]) == {"0", "1"}
+    timed, _ = comparison([row()], costs={"abc": COST})
+    cost = as_json(timed, {})["sections"]["Runs"][0]["cost"]
+    assert cost == {"ms_per_step": pytest.approx(12.3), "memory": 5_000_000}
 
 
-def test_markdown_has_a_cell_a_column():
-    lines = markdown(quality([row(metrics=MEASURED)], TEACHER)).splitlines()
-    assert {line.count("|") for line in lines} == {6}
-    assert set(lines[1]) == set("|-: ")
+def test_markdown_has_a_cell_per_column():
+    for cells in tables(*comparison([row()])):
+        lines = cells.markdown().splitlines()
+        assert {line.count("|") for line in lines} == {len(cells.columns) + 1}
+        assert set(lines[1]) == set("|-: ")
+
+
+def test_plots_name_an_nfe_above_one_and_the_teacher():
+    figure = dot_plot([row(), row(metrics={4: MEASURED[1]})], TEACHER)
+    error, distance = figure.axes
+    assert [text.get_text() for text in error.get_yticklabels()] == ["PID", "PID (4 NFE)"]
+    assert error.get_legend() is None
+    assert [text.get_text() for text in distance.get_legend().get_texts()] == ["teacher"]
+
+
+def test_a_sweep_over_numbers_is_a_line_and_a_failure_a_gap():
+    sweep = Sweep(name="N", key="method.num_nodes", values=[4, 10, 40])
+    rows = [row("4"), row("10", {}), row("40")]
+    found, section = comparison(rows, sweep)
+    assert list(plots(found, section)) == ["runs"]
+    figure = line_plot([rows[0], rows[2]], sweep, TEACHER)
+    assert list(figure.axes[0].get_xticks()) == [4, 40]
+
+
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        ([row(metrics={})], []),
+        ([row()], ["runs"]),
+        ([row(), row(metrics={1: MEASURED[1], 2: MEASURED[1]})], ["runs", "runs-evaluations"]),
+    ],
+)
+def test_a_section_has_the_plots_that_say_something(rows, names):
+    assert list(plots(*comparison(rows))) == names

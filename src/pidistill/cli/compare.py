@@ -1,12 +1,17 @@
 """`pidistill compare`: several runs on equal terms, in one table."""
 
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pidistill.cli.comparing import compare_folders, follow_recipe, where_option
-from pidistill.cli.console import Out, json_option
-from pidistill.cli.train_runs import jobs_option
+from pidistill.cli.console import Out, best_device, device_option, json_option
+from pidistill.cli.run import train
+
+if TYPE_CHECKING:
+    from pidistill.comparison.plan import Plan
+    from pidistill.comparison.table import Comparison
 
 
 @click.command()
@@ -15,82 +20,123 @@ from pidistill.cli.train_runs import jobs_option
     "--recipe",
     "recipe_file",
     type=click.Path(path_type=Path),
-    default=None,
     metavar="FILE",
-    help="TOML file that names a teacher, a budget and runs; what is missing is trained.",
+    help="TOML file with a teacher, a budget, runs and sweeps; what is missing is trained.",
 )
 @click.option(
     "--out",
+    "folder",
     type=click.Path(path_type=Path),
-    default=None,
     metavar="DIR",
     help="Folder of the comparison. Default with --recipe: comparisons/NAME-OF-FILE.",
 )
 @click.option(
     "--reference",
-    default=None,
     metavar="DATA/FILE.npz",
-    help="For folders: what Frechet distances are taken to. Default: what they were evaluated on.",
+    help="For DIR...: what Frechet distances are taken to. Default: what they were evaluated on.",
 )
-@click.option(
-    "--num", type=click.IntRange(min=2), default=None, help="For folders: samples.  [default: 5000]"
-)
-@click.option("--seed", type=click.IntRange(min=0), default=None, help="For folders.  [default: 0]")
-@jobs_option
+@click.option("--num", type=click.IntRange(min=2), help="For DIR...: samples.  [default: 5000]")
+@click.option("--seed", type=click.IntRange(min=0), help="For DIR...: of noise.  [default: 0]")
 @click.option(
     "--cost-repeats",
     type=click.IntRange(min=0),
     default=3,
     show_default=True,
     metavar="N",
-    help="How often the cost of a step is measured, all [[run]]s in turn; 0: not at all.",
+    help="How often the cost of a step is measured, all configurations in turn; 0: never.",
 )
-@where_option
+@device_option
 @json_option
 def compare(
     folders: tuple[Path, ...],
     recipe_file: Path | None,
-    out: Path | None,
+    folder: Path | None,
     reference: str | None,
     num: int | None,
     seed: int | None,
-    jobs: int,
     cost_repeats: int,
     device: str | None,
     as_json: bool,
 ) -> None:
     """One table over runs: quality, evaluations, time and memory on equal terms.
 
-    Either over run folders that are there, measured with the same noise and reference; or over the
-    runs of a recipe: what is missing is trained, what was cut is resumed, what is finished is kept.
+    Either over run folders; or over the runs and sweeps of a recipe: what is missing is trained,
+    what was cut is resumed, what is finished is kept. Several commands with one --out share the
+    training.
     """
-    from pidistill.errors import PidistillError
+    from pidistill.comparison.existing import plan_folders
+    from pidistill.comparison.plan import plan_recipe
+    from pidistill.comparison.recipe import read_recipe
 
     if bool(folders) == (recipe_file is not None):
-        raise PidistillError("name either run folders or --recipe FILE")
+        raise click.UsageError("name either run folders or --recipe FILE")
+    out = Out(as_json)
     if recipe_file is None:
-        if jobs > 1:
-            raise PidistillError("--jobs is for a --recipe: nothing is trained in run folders")
-        compare_folders(
-            Out(as_json),
+        plan = plan_folders(
             list(folders),
-            output=out,
             reference=reference,
-            num=5000 if num is None else num,
+            num_samples=5000 if num is None else num,
             seed=seed or 0,
-            cost_repeats=cost_repeats,
-            device=device,
         )
-        return
-    for name, value in (("--reference", reference), ("--num", num), ("--seed", seed)):
-        if value is not None:
-            raise PidistillError(f"{name} is set in the recipe; leave it out")
-    follow_recipe(
-        Out(as_json),
-        "compare",
-        recipe_file,
-        folder=out,
-        jobs=jobs,
-        cost_repeats=cost_repeats,
-        device=device,
-    )
+        command = f"pidistill compare {' '.join(map(str, folders))} --num {plan.num_samples}"
+        command += f" --seed {plan.evaluation_seed}"
+        command += f" --reference {plan.reference}" if plan.reference else ""
+    else:
+        for name, value in (("--reference", reference), ("--num", num), ("--seed", seed)):
+            if value is not None:
+                raise click.UsageError(f"{name} is set in the recipe; leave it out")
+        folder = folder or Path("comparisons") / recipe_file.stem
+        plan = plan_recipe(read_recipe(recipe_file), folder)
+        command = f"pidistill compare --recipe {recipe_file} --out {folder}"
+    plan.teacher.to(best_device(device))
+    command += f" --cost-repeats {cost_repeats}" + (f" --device {device}" if device else "")
+    with tempfile.TemporaryDirectory() as scratch:
+        comparison = _train_and_measure(out, plan, Path(folder or scratch) / "samples")
+    _present(out, comparison, folder, command, cost_repeats)
+
+
+def _train_and_measure(out: Out, plan: "Plan", store: Path) -> "Comparison":
+    """Train what is missing, and measure everything; samples are kept in `store`."""
+    from pidistill.comparison.measure import Measurement
+    from pidistill.comparison.train import train_missing
+    from pidistill.training.assemble import build_trainer
+
+    measurement = Measurement(plan, store, out.say)
+    failures = {}
+    if plan.recipe is not None:
+        failures = train_missing(
+            plan,
+            lambda name, run: train(build_trainer(run.config, run.folder), out, name),
+            out.say,
+        )
+    with out.progress("measuring", len(plan.runs()), "runs") as advance:
+        return measurement.comparison(failures, on_run=advance)
+
+
+def _present(
+    out: Out, comparison: "Comparison", folder: Path | None, command: str, cost_repeats: int
+) -> None:
+    """Measure the costs of steps, print the tables, and write them to `folder`.
+
+    They are written before the costs are measured, too, since that may be interrupted.
+    """
+    from pidistill.comparison.costs import median_costs
+    from pidistill.comparison.page import write_files
+    from pidistill.comparison.table import as_json, legend, tables
+    from pidistill.machine import machine
+
+    provenance = {"command": command, **machine()}
+    if folder is not None:
+        write_files(folder, comparison, provenance)
+    rows = [row for of_section in comparison.rows.values() for row in of_section if row.metrics]
+    configs = {row.configuration.identity: row.configuration.config for row in rows}
+    with out.progress("timing steps", cost_repeats * len(configs), "measurements") as advance:
+        costs = median_costs(configs, cost_repeats, on_measured=advance, say=out.say)
+    comparison.costs.update(costs)
+    for section in comparison.plan.sections:
+        for cells in tables(comparison, section):
+            out.table(section.title, cells.columns, cells.lines)
+    out.say(legend(comparison))
+    if folder is not None:
+        out.say(f"open {write_files(folder, comparison, provenance)}")
+    out.result(as_json(comparison, provenance))

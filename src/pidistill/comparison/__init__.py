@@ -1,4 +1,4 @@
 """Several runs on equal terms: one teacher, one budget, the same noise, one table.
 
-Data flow one way: recipe -> plan -> train -> measure -> table -> page.
+Data flows one way: recipe -> plan -> train -> measure -> table -> page.
 """

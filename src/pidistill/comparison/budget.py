@@ -1,84 +1,61 @@
-"""Training steps that a budget pays for."""
+"""How many training steps a budget pays for."""
 
-import dataclasses
 from collections.abc import Callable
 
+from pidistill.comparison.costs import Cost
 from pidistill.comparison.recipe import Budget
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Method
 from pidistill.training.config import RunConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class Pace:
-    """How fast a run goes on this machine."""
-
-    seconds_per_step: float
-    seconds_before: float
-    """Preparation before the first step."""
-
-
 def steps_within(
     budget: Budget,
     config: RunConfig,
     method: Method,
-    pace: Callable[[], Pace],
+    measure_cost: Callable[[], Cost],
     *,
     own_steps: bool,
     origin: str,
 ) -> int:
-    """The steps that a run of `config` takes within `budget`.
+    """The training steps that `budget` pays for.
 
-    The budget decides how many, except where training spends nothing of it: then the run's own
-    `max_train_steps` does.
+    The budget decides, unless training spends none of it: then `config.max_train_steps` does.
 
     Args:
         budget: The budget.
-        config: The run's config; its `max_train_steps` is its own, or a preset's.
-        method: The run's method, which says what a step costs.
-        pace: Measures the run's pace; called only for a budget in seconds.
+        config: The run's config.
+        method: The run's method, which knows what a step costs.
+        measure_cost: Measures the time of a step; called only for a budget in seconds.
         own_steps: Whether the recipe itself sets `max_train_steps` for the run.
-        origin: What an error calls the run.
+        origin: The name of the run in errors.
 
     Raises:
-        PidistillError: The budget does not pay for one step, or both or neither of the budget and
-            the recipe say how many there are.
+        PidistillError: The budget does not pay for one step; or `max_train_steps` is set although
+            the budget decides; or neither decides.
     """
-    amount, before, a_step, unit = _costs(budget, config, method, pace)
-    if amount < before:
-        raise PidistillError(
-            f"{origin} spends {before:g} {unit} before its first step; the budget is {amount:g}"
-        )
-    if a_step == 0:
-        if not own_steps:
-            raise PidistillError(
-                f"{origin} spends no {unit} while it trains, so the budget does not say for how "
-                "long; set its max_train_steps"
-            )
-        return config.max_train_steps
-    if own_steps:
-        raise PidistillError(
-            f"{origin} sets max_train_steps to {config.max_train_steps}, but the budget decides "
-            "it; leave it out"
-        )
-    steps = int((amount - before) // a_step)
-    if steps < 1:
-        raise PidistillError(
-            f"{origin} spends {a_step:g} {unit} a step; the budget leaves {amount - before:g}"
-        )
-    return steps
-
-
-def _costs(
-    budget: Budget, config: RunConfig, method: Method, pace: Callable[[], Pace]
-) -> tuple[float, float, float, str]:
-    """The budget's amount, what is spent before the first step and by a step, and the unit."""
     if budget.images is not None:
-        return budget.images, 0, config.batch_size, "images"
-    if budget.teacher_evaluations is not None:
-        a_step = config.batch_size * method.teacher_evaluations
+        before, per_step = 0.0, float(config.batch_size)
+    elif budget.teacher_evaluations is not None:
         before = method.teacher_evaluations_before
-        return budget.teacher_evaluations, before, a_step, "teacher evaluations"
-    assert budget.seconds is not None
-    measured = pace()
-    return budget.seconds, measured.seconds_before, measured.seconds_per_step, "seconds"
+        per_step = config.batch_size * method.teacher_evaluations
+    else:
+        cost = measure_cost()
+        before, per_step = cost.preparation_seconds, cost.seconds_per_step
+    left = budget.amount - before
+    if left < per_step:
+        raise PidistillError(
+            f"{origin} spends {before:,.6g} {budget.unit} before its first step and "
+            f"{per_step:,.6g} per step; the budget of {budget} does not pay for one step"
+        )
+    if own_steps and per_step:
+        raise PidistillError(
+            f"{origin} sets max_train_steps to {config.max_train_steps}, but the budget of "
+            f"{budget} determines it; remove max_train_steps"
+        )
+    if not own_steps and not per_step:
+        raise PidistillError(
+            f"{origin} spends no {budget.unit} in training, so the budget does not limit it; set "
+            "its max_train_steps"
+        )
+    return int(left // per_step) if per_step else config.max_train_steps

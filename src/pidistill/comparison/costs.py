@@ -1,95 +1,94 @@
-"""What a training step costs, measured for all configurations of a comparison in turn.
+"""What a training step costs in time and memory, measured for all configurations in turn.
 
-Times of training runs cannot be compared: the machine did other things during one than during the
-next. Here every configuration takes a few steps in a fresh process, then the next one does, and all
-of that several times over.
+The times of training runs are not comparable: the machine did other things during one than during
+another. Here every configuration takes a few steps in a fresh process, then the next one does, and
+all of that several times over.
 """
 
 import concurrent.futures
-import dataclasses
 import multiprocessing
+import resource
 import statistics
-import threading
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-import psutil
 import torch
 from accelerate import Accelerator
 
-from pidistill.comparison.budget import Pace
-from pidistill.data import load_data
 from pidistill.errors import PidistillError
-from pidistill.teachers import load_teacher
-from pidistill.training.assemble import build_method
 from pidistill.training.config import RunConfig
-from pidistill.training.estimate import step_seconds, time_preparation
-from pidistill.training.trainer import Trainer
+from pidistill.training.estimate import estimate
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What training costs on this machine."""
+class Cost(NamedTuple):
+    """What a run costs on this machine."""
 
-    ms_per_step: float
-    """Median over the steps of all measurements."""
-    ms_quartiles: tuple[float, float]
+    seconds_per_step: float
+    """The median over a few steps."""
+    preparation_seconds: float
+    """Time before the first step of the whole run, extrapolated from a part of it."""
     memory: int
-    """Bytes at the peak of training, the median over the measurements. On the CPU: what it takes
-    beyond libraries, teacher and data. On an accelerator: all that is allocated there."""
+    """Peak bytes: on an accelerator all that is allocated there; on the CPU what the process takes
+    beyond its libraries."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Rehearsal:
-    """A few steps of a run, in a process of their own."""
+def measure_cost(config: RunConfig) -> Cost:
+    """Take a few steps of the run `config` in a fresh process; nothing is written.
 
-    step_seconds: list[float]
-    seconds_before: float
-    """Preparation of the whole run, as a part of it suggests."""
-    memory: int
-
-
-def rehearse(config: RunConfig) -> Rehearsal:
-    """Take a few steps of the run that `config` describes; nothing is written."""
-    assert config.teacher is not None
-    teacher = load_teacher(config.teacher)
-    data = None if config.data is None else load_data(config.data)
-    _warm_up_libraries()
-    watch = MemoryWatch()
-    quiet = config.model_copy(update={"report_to": []})
-    trainer = Trainer(quiet, build_method(config, teacher, data), Path("nowhere"), data=data)
-    seconds_before = time_preparation(trainer)
-    trainer.train_step()  # the first step of a process takes longer
-    return Rehearsal(list(step_seconds(trainer)), seconds_before, watch.taken())
+    Raises `PidistillError` when the loss is not finite; whatever else the process raises is raised
+    here, too.
+    """
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(_cost_in_this_process, config).result()
 
 
-class MemoryWatch:
-    """A thread that watches how much memory the process holds, on the CPU."""
+def median_costs(
+    configs: dict[str, RunConfig],
+    repeats: int,
+    *,
+    on_measured: Callable[[int], None] = lambda count: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Cost]:
+    """Measure all configurations in turn, `repeats` times, and return the medians.
 
-    def __init__(self) -> None:
-        """Start watching."""
-        self._process = psutil.Process()
-        self.held = self.peak = self._process.memory_info().rss
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+    Args:
+        configs: The configurations by any key.
+        repeats: How often each is measured.
+        on_measured: Called with 1 after every measurement.
+        say: Called with a line for a configuration that is left out: its loss is not finite, or it
+            lacks memory.
+    """
+    found: dict[str, list[Cost]] = {key: [] for key in configs}
+    failed: set[str] = set()
+    for _ in range(repeats):
+        for key in [key for key in configs if key not in failed]:
+            try:
+                found[key].append(measure_cost(configs[key]))
+            except (PidistillError, RuntimeError, MemoryError) as error:
+                failed.add(key)
+                say(f"{configs[key].method.name}: its steps cannot be timed: {error}")
+            on_measured(1)
+    return {
+        key: Cost(*(statistics.median_low(values) for values in zip(*costs, strict=True)))
+        for key, costs in found.items()
+        if costs
+    }
 
-    def _watch(self) -> None:
-        while not self._stop.wait(0.002):
-            self.peak = max(self.peak, self._process.memory_info().rss)
 
-    def taken(self) -> int:
-        """Stop, and return the bytes that were taken at the peak since the start."""
-        self._stop.set()
-        self._thread.join()
-        if torch.cuda.is_available():
-            return torch.cuda.max_memory_allocated()
-        return int(self.peak - self.held)
+def _cost_in_this_process(config: RunConfig) -> Cost:
+    _load_libraries()
+    before = 0 if torch.cuda.is_available() else _peak_memory()
+    facts = estimate(config)
+    return Cost(
+        facts["seconds_per_step"], facts["preparation_seconds"], max(0, _peak_memory() - before)
+    )
 
 
-def _warm_up_libraries() -> None:
-    """Let the libraries take the memory that any training takes once."""
+def _load_libraries() -> None:
+    """Take one step of a trivial model, for the memory that libraries take once."""
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     layer = accelerator.prepare(torch.nn.Linear(1, 1))
     optimizer = torch.optim.AdamW(layer.parameters())
@@ -97,41 +96,13 @@ def _warm_up_libraries() -> None:
     optimizer.step()
 
 
-def rehearse_in_turn(
-    configs: dict[str, RunConfig], repeats: int
-) -> Iterator[tuple[str, Rehearsal | Exception]]:
-    """Rehearse all configurations in turn, `repeats` times, each time in a fresh process.
-
-    Yields the key of each with its rehearsal, or with the error that it ended with: a loss that is
-    not finite, or no memory.
-    """
-    for _ in range(repeats):
-        for key, config in configs.items():
-            try:
-                yield key, in_fresh_process(config)
-            except (PidistillError, RuntimeError, MemoryError) as error:
-                yield key, error
-
-
-def cost_of(rehearsals: list[Rehearsal]) -> Cost:
-    """What the rehearsals of one configuration say."""
-    seconds = [value for rehearsal in rehearsals for value in rehearsal.step_seconds]
-    low, middle, high = (float(value) for value in np.quantile(seconds, [0.25, 0.5, 0.75]))
-    return Cost(
-        ms_per_step=1000 * middle,
-        ms_quartiles=(1000 * low, 1000 * high),
-        memory=int(statistics.median(rehearsal.memory for rehearsal in rehearsals)),
-    )
-
-
-def measure_pace(config: RunConfig) -> Pace:
-    """How fast the run that `config` describes goes."""
-    rehearsal = in_fresh_process(config)
-    return Pace(statistics.median(rehearsal.step_seconds), rehearsal.seconds_before)
-
-
-def in_fresh_process(config: RunConfig) -> Rehearsal:
-    """`rehearse` in a process of its own, so that memory is that of this run alone."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(rehearse, config).result()
+def _peak_memory() -> int:
+    """The most bytes held so far: on the accelerator, or by this process where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where ru_maxrss starts at the memory of the parent process
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return 1024 * int(lines["VmHWM"].split()[0])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,6 +1,5 @@
-"""What every run of a comparison is measured with: the same noise, solution and reference."""
+"""Measuring the runs of a plan: the same noise, teacher's solution and reference for all."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,15 +7,15 @@ from typing import Any
 import torch
 
 from pidistill import __version__
+from pidistill.comparison.plan import Configuration, Plan
+from pidistill.comparison.table import METRICS, Comparison, Row, Spread
+from pidistill.comparison.train import progress_of
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.evaluation.evaluate import error_metrics, reference_statistics
-from pidistill.evaluation.reference import Reference, read_reference
-from pidistill.evaluation.sampling import teacher_samples
+from pidistill.evaluation.reference import ReferenceData, read_reference
 from pidistill.files import read_json, sha256_of, write_json
 from pidistill.model_folder import load_student
 from pidistill.noise import device_of
-from pidistill.ode import Solution
 from pidistill.storage import read_tensors, tensors_sha256, weights_sha256, write_tensors
 from pidistill.students.base import Student
 from pidistill.teachers.fingerprint import teacher_fingerprint
@@ -25,113 +24,142 @@ MEASURED_FILE = "comparison.json"
 """In a run folder: what comparisons measured of it, by the hash of what was measured and how."""
 
 
-class Terms:
-    """What all runs have in common when they are measured; made when it is first asked for."""
+class Measurement:
+    """Measures the teacher and the runs of a plan on the same terms."""
 
     def __init__(
-        self,
-        teacher: Denoiser,
-        *,
-        reference: str | None,
-        num: int,
-        seed: int,
-        cache: Path | None,
-        on_batch: Callable[[int], None] = lambda count: None,
+        self, plan: Plan, store: str | Path, say: Callable[[str], None] = lambda text: None
     ) -> None:
-        """State the terms.
+        """Measure the teacher, on its device.
+
+        To be done before the training: a reference that is missing or does not fit is an error.
 
         Args:
-            teacher: The teacher of the runs, on the device to compute on.
-            reference: Data spec or `.npz` file for Frechet distances; None leaves them out.
-            num: Samples.
-            seed: Seed of their noise.
-            cache: Folder where the teacher's samples are kept; None keeps them in memory only.
-            on_batch: Called with the size of every batch that is drawn, by teacher or student.
+            plan: The plan.
+            store: Folder where samples are kept, so that the teacher is solved once for all runs.
+            say: Called with one-line notes.
+
+        Raises:
+            PidistillError: The reference is missing or damaged, or holds other samples.
         """
-        self.teacher = teacher
-        self.num, self.seed = num, seed
-        self.reference_name = reference
-        self.cache = cache
-        self.on_batch = on_batch
-        self.fingerprint = teacher_fingerprint(teacher)
+        self.plan, self.store = plan, Path(store)
+        self.reference = None if plan.reference is None else read_reference(plan.reference)
+        self._terms = [
+            teacher_fingerprint(plan.teacher),
+            _identity_of(self.reference),
+            plan.num_samples,
+            plan.evaluation_seed,
+            __version__,
+        ]
+        self.teacher = self._evaluate(plan.teacher, say=say)
 
-    @functools.cached_property
-    def reference(self) -> Reference | None:
-        """The reference; None where none is named, or no feature network suits its samples."""
-        if self.reference_name is None:
-            return None
-        x = read_reference(self.reference_name).images
-        if x is None:
-            raise PidistillError(
-                f"reference {self.reference_name} holds statistics only; a comparison takes images "
-                "or samples"
-            )
-        if tuple(x.shape[1:]) != self.teacher.sample_shape:
-            raise PidistillError(
-                f"reference {self.reference_name} holds samples of shape {tuple(x.shape[1:])}; "
-                f"the teacher draws {self.teacher.sample_shape}"
-            )
-        return reference_statistics(x, self.reference_name)
+    def comparison(
+        self, failures: dict[Path, str], on_run: Callable[[int], None] = lambda count: None
+    ) -> Comparison:
+        """Measure all runs.
 
-    @functools.cached_property
-    def reference_identity(self) -> str | None:
-        """A hash of what the reference is, whatever its name; None where there is none."""
-        if self.reference is None:
-            return None
-        statistics = tensors_sha256(self.reference.summary["statistics"]._asdict())
-        return sha256_of([self.reference.network.identity, statistics])
+        What was measured of the same weights on the same terms before is read from the run folder.
+        A run that cannot be measured, say since its samples are not finite, is a failure.
 
-    @functools.cached_property
-    def solved(self) -> Solution:
-        """The teacher's samples."""
-        file = None
-        if self.cache is not None:
-            key = sha256_of([self.fingerprint, self.num, self.seed, __version__])
-            file = self.cache / f"teacher-{key[:16]}.safetensors"
-            if file.is_file():
-                kept = read_tensors(file)
-                return Solution(kept["x"].to(device_of(self.teacher)), int(kept["nfe"]))
-        solved = teacher_samples(self.teacher, self.num, seed=self.seed, on_batch=self.on_batch)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(file, {"x": solved.x, "nfe": torch.tensor(solved.nfe)})
-        return solved
+        Args:
+            failures: Errors of the runs that failed, by folder; they are left out.
+            on_run: Called with 1 after every run.
+        """
+        measured: dict[Path, dict[int, dict[str, float]]] = {}
+        failures = dict(failures)
+        for _, run in self.plan.runs():
+            if run.folder not in failures:
+                try:
+                    measured[run.folder] = self._measure(run.folder)
+                except PidistillError as error:
+                    failures[run.folder] = str(error)
+            on_run(1)
+        rows = {
+            section.title: [_row(c, measured, failures) for c in section.configurations]
+            for section in self.plan.sections
+        }
+        return Comparison(self.plan, self.teacher, rows)
 
-    @functools.cached_property
-    def of_teacher(self) -> dict[str, Any]:
-        """The teacher's own metrics."""
-        metrics: dict[str, Any] = {"nfe": self.solved.nfe}
+    def _measure(self, folder: Path) -> dict[int, dict[str, float]]:
+        """The metrics of the student in `folder`, by NFE."""
+        student = load_student(folder, device=device_of(self.plan.teacher))
+        file = folder / MEASURED_FILE
+        kept: dict[str, Any] = read_json(file) if file.is_file() else {}
+        weights = weights_sha256(student)
+        results = {}
+        for steps in [k for k in self.plan.evaluations if student.takes(k)] or [student.num_steps]:
+            key = sha256_of([weights, steps, *self._terms])
+            if key not in kept:
+                metrics = self._evaluate(student, steps)
+                kept[key] = {name: metrics[name] for name in METRICS if name in metrics}
+                write_json(file, kept)
+            results[steps] = kept[key]
+        return results
+
+    def _evaluate(
+        self,
+        model: Student | Denoiser,
+        steps: int = 1,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, Any]:
+        """The metrics of a model on the terms of the plan: the one call of the evaluation."""
+        from pidistill.evaluation.evaluate import error_metrics, reference_statistics
+        from pidistill.evaluation.sampling import teacher_samples
+
+        plan, reference = self.plan, None
         if self.reference is not None:
-            metrics["frechet_distance"] = self.reference.distance(self.solved.x)
-            metrics["reference_split_frechet_distance"] = self.reference.split_half
+            images = self.reference.images
+            if images is None or tuple(images.shape[1:]) != plan.teacher.sample_shape:
+                raise PidistillError(f"reference {plan.reference} does not fit the samples")
+            reference = reference_statistics(images, self.reference.name)
+            if reference is None:
+                say("no Frechet distances: no bundled classifier suits these samples")
+        file = self.store / f"teacher-{sha256_of(self._terms)[:16]}.safetensors"
+        if file.is_file():
+            kept = read_tensors(file)
+            x, nfe = kept["x"].to(device_of(plan.teacher)), int(kept["nfe"])
+        else:
+            x, nfe = teacher_samples(plan.teacher, plan.num_samples, seed=plan.evaluation_seed)
+            self.store.mkdir(parents=True, exist_ok=True)
+            write_tensors(file, {"x": x, "nfe": torch.tensor(nfe)})
+        metrics: dict[str, Any] = {"nfe": nfe}
+        if isinstance(model, Student):
+            drawn = model.generate(plan.num_samples, seed=plan.evaluation_seed, steps=steps)
+            metrics = {"nfe": drawn.nfe, **error_metrics(drawn.x, x)}
+            x = drawn.x
+        if reference is not None:
+            metrics["frechet_distance"] = reference.distance(x)
+            metrics["reference_split_frechet_distance"] = reference.split_half
         return metrics
 
-    def of_student(self, student: Student, steps: int) -> dict[str, Any]:
-        """The metrics of a student in `steps` evaluations."""
-        drawn = student.generate(self.num, seed=self.seed, steps=steps, on_batch=self.on_batch)
-        metrics = {"nfe": drawn.nfe, **error_metrics(drawn.x, self.solved.x)}
-        if self.reference is not None:
-            metrics["frechet_distance"] = self.reference.distance(drawn.x)
-        return metrics
+
+def _row(
+    configuration: Configuration,
+    measured: dict[Path, dict[int, dict[str, float]]],
+    failures: dict[Path, str],
+) -> Row:
+    """Sum up the runs of a configuration; `measured` has those that succeeded."""
+    folders = [run.folder for run in configuration.runs if run.folder in measured]
+    of_seeds = [measured[folder] for folder in folders]
+    spent = [progress_of(folder) for folder in folders]
+    metrics = {
+        steps: {name: Spread.over([one[steps][name] for one in of_seeds]) for name in of_first}
+        for steps, of_first in (of_seeds[0] if of_seeds else {}).items()
+    }
+    return Row(
+        configuration,
+        metrics,
+        [progress["seconds"] for progress in spent],
+        spent[0]["teacher_evals"] if spent else None,
+        {r.config.seed: failures[r.folder] for r in configuration.runs if r.folder in failures},
+    )
 
 
-def measure(folder: Path, terms: Terms, evaluations: list[int]) -> dict[int, dict[str, Any]]:
-    """The metrics of the student in `folder`, by evaluations a sample.
-
-    Numbers of evaluations that the student does not take are left out; one that takes none of them
-    is measured with as many as it was trained for. What was measured of the same weights on the
-    same terms before is read from the folder.
-    """
-    student = load_student(folder, device=device_of(terms.teacher))
-    file = folder / MEASURED_FILE
-    kept: dict[str, Any] = read_json(file) if file.is_file() else {}
-    weights = weights_sha256(student)
-    facts = [weights, terms.fingerprint, terms.reference_identity, terms.num, terms.seed]
-    results = {}
-    for steps in [k for k in evaluations if student.takes(k)] or [student.num_steps]:
-        key = sha256_of([*facts, steps, __version__])
-        if key not in kept:
-            kept[key] = terms.of_student(student, steps)
-            write_json(file, kept)
-        results[steps] = kept[key]
-    return results
+def _identity_of(reference: ReferenceData | None) -> str | None:
+    """A hash of what the reference holds, whatever its name."""
+    if reference is None:
+        return None
+    if reference.statistics is not None:
+        return tensors_sha256(reference.statistics._asdict())
+    assert reference.images is not None
+    return tensors_sha256({"images": reference.images})

@@ -1,134 +1,117 @@
 """Plots of a comparison: every seed is a dot, the mean is a mark, the teacher is a line."""
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from pidistill.comparison.recipe import Sweep
-from pidistill.comparison.table import Row
-from pidistill.evaluation.plots import STUDENT, TEACHER
+from pidistill.comparison.plan import Section
+from pidistill.comparison.recipe import Sweep, file_name
+from pidistill.comparison.table import METRICS, Comparison, Row
+from pidistill.evaluation.plots import STUDENT, TEACHER, finish_axes
 
 TITLES = {
     "rms_error": "RMS distance to the teacher's solution",
     "frechet_distance": "Frechet distance to the data",
 }
 
-
+TEACHER_LINE: dict[str, Any] = {
+    "color": TEACHER,
+    "linestyle": "--",
+    "linewidth": 1.2,
+    "label": "teacher",
+}
 MARKERS = "os^Dv<>Ph*X"
 
 
-def metrics_of(rows: list[Row]) -> list[str]:
-    """The metrics that can be drawn."""
-    return [name for name in TITLES if any(row.metric(name) for row in rows)]
+def plots(comparison: Comparison, section: Section) -> dict[str, Figure]:
+    """The plots of a section, by file name; none if every run failed."""
+    name, teacher = file_name(section.title), comparison.teacher
+    rows = [row for row in comparison.rows[section.title] if row.metrics]
+    if not rows:
+        return {}
+    if section.sweep is not None and section.sweep.numbers() is not None:
+        return {name: line_plot(rows, section.sweep, teacher)}
+    figures = {name: dot_plot(rows, teacher)}
+    if any(max(row.metrics) > 1 for row in rows):
+        figures[f"{name}-evaluations"] = trade_off(rows, teacher)
+    return figures
 
 
-def dot_plot(rows: list[Row], teacher: dict[str, float]) -> Figure:
-    """A panel a metric, a line a configuration, at its fewest evaluations; those above 1 are told.
-
-    Args:
-        rows: The rows; those without a metric are left out of its panel.
-        teacher: The teacher's own metrics, drawn as lines.
-    """
-    names = metrics_of(rows)
-    height = 1.0 + 0.34 * len(rows)
-    figure = Figure(figsize=(4.2 * len(names) + 1.6, height), layout="constrained")
+def dot_plot(rows: list[Row], teacher: dict[str, Any]) -> Figure:
+    """A panel per metric and a line per row, at its smallest NFE; an NFE above 1 is named."""
+    names = _metrics_of(rows)
+    size = (4.2 * len(names) + 1.6, 1.0 + 0.34 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for name, axes in zip(names, panels, strict=True):
+    for metric, axes in zip(names, panels, strict=True):
         for place, row in enumerate(rows):
-            spread = row.metric(name)
-            if spread is None:
-                continue
+            spread = row.metric(metric)
+            assert spread is not None
             y = [place] * len(spread.values)
             axes.plot(spread.values, y, "o", color=STUDENT, alpha=0.35, markersize=5)
             axes.plot([spread.mean], [place], "|", color=STUDENT, markersize=15, markeredgewidth=2)
-        _teacher_line(axes.axvline, teacher.get(name))
+        if metric in teacher:
+            axes.axvline(teacher[metric], **TEACHER_LINE)
+            axes.legend(fontsize=8, frameon=False)
         _log_axis(axes.xaxis)
-        _name_teacher(axes, ("data", "axes fraction"), teacher.get(name), 1.0, below=True)
-        axes.set_yticks(range(len(rows)), [_name(row) for row in rows])
+        axes.set_yticks(range(len(rows)), [_name_with_nfe(row) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        _dress(axes, name)
-        axes.set_xlabel("less is better", fontsize=8)
+        finish_axes(axes, title=TITLES[metric], x_label="lower is better", y_label="")
     return figure
 
 
-def _name(row: Row) -> str:
-    """What a row of `dot_plot` is called."""
-    fewest = min(row.metrics, default=1)
-    return row.entry.name if fewest == 1 else f"{row.entry.name} ({fewest} evaluations)"
-
-
-def line_plot(rows: list[Row], sweep: Sweep, x: list[float], teacher: dict[str, float]) -> Figure:
-    """A panel a metric against the values of a sweep, with the range of the seeds as a bar."""
-    names = metrics_of(rows)
+def line_plot(rows: list[Row], sweep: Sweep, teacher: dict[str, Any]) -> Figure:
+    """A panel per metric against the values of a sweep, with the range of the seeds as a bar."""
+    names = _metrics_of(rows)
+    x = [float(row.name) for row in rows]  # rows are named after their values
     figure = Figure(figsize=(4.6 * len(names), 3.2), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
-    for name, axes in zip(names, panels, strict=True):
-        found = [(at, row.metric(name)) for at, row in zip(x, rows, strict=True)]
-        shown = [(at, spread) for at, spread in found if spread is not None]
-        places = [at for at, _ in shown]
-        means = [spread.mean for _, spread in shown]
-        below = [spread.mean - spread.low for _, spread in shown]
-        above = [spread.high - spread.mean for _, spread in shown]
-        axes.errorbar(
-            places, means, yerr=[below, above], fmt="o-", color=STUDENT, capsize=3, markersize=4
-        )
-        _teacher_line(axes.axhline, teacher.get(name))
-        _name_teacher(axes, ("axes fraction", "data"), 0.0, teacher.get(name), below=False)
+    for metric, axes in zip(names, panels, strict=True):
+        spreads = [row.metrics[min(row.metrics)][metric] for row in rows]
+        ranges = [[s.mean - s.min for s in spreads], [s.max - s.mean for s in spreads]]
+        means = [s.mean for s in spreads]
+        axes.errorbar(x, means, yerr=ranges, fmt="o-", color=STUDENT, capsize=3, markersize=4)
+        if metric in teacher:
+            axes.axhline(teacher[metric], **TEACHER_LINE)
+            axes.legend(fontsize=8, frameon=False)
         if min(x) > 0 and max(x) / min(x) > 8:
             axes.set_xscale("log")
         axes.set_xticks(x, [f"{value:g}" for value in x])
         axes.xaxis.set_minor_locator(NullLocator())
         _log_axis(axes.yaxis)
-        axes.set_xlabel(str(sweep.key), fontsize=9)
-        _dress(axes, name)
+        finish_axes(axes, title=TITLES[metric], x_label=str(sweep.key), y_label="")
     return figure
 
 
-def trade_off(rows: list[Row], teacher: dict[str, float], metric: str) -> Figure:
-    """A metric against evaluations a sample: a line where a student takes several, else a mark."""
+def trade_off(rows: list[Row], teacher: dict[str, Any]) -> Figure:
+    """The last metric against NFE: a line where a student is measured at several, else a mark."""
+    metric = _metrics_of(rows)[-1]
     figure = Figure(figsize=(7.4, 1.2 + 0.24 * max(9, len(rows))), layout="constrained")
     axes = figure.add_subplot()
-    for row, marker in zip(rows, itertools.cycle(MARKERS), strict=False):
+    for index, row in enumerate(rows):
         steps = sorted(row.metrics)
         means = [row.metrics[k][metric].mean for k in steps]
-        axes.plot(steps, means, marker=marker, markersize=5, label=row.entry.name)
-    _teacher_line(axes.axhline, teacher.get(metric))
+        axes.plot(steps, means, marker=MARKERS[index % len(MARKERS)], markersize=5, label=row.name)
+    if metric in teacher:
+        axes.axhline(teacher[metric], **TEACHER_LINE)
     _log_axis(axes.yaxis)
     axes.set_xscale("log", base=2)
     every = sorted({k for row in rows for k in row.metrics})
     axes.set_xticks(every, [str(k) for k in every])
-    axes.set_xlabel("evaluations a sample", fontsize=9)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    _dress(axes, metric)
+    finish_axes(axes, title=TITLES[metric], x_label="NFE", y_label="")
     return figure
 
 
-def _teacher_line(line: Callable[..., Any], value: float | None) -> None:
-    """Draw the teacher's value, where there is one, with its name."""
-    if value is not None:
-        line(value, color=TEACHER, linestyle="--", linewidth=1.2, label="teacher")
+def _metrics_of(rows: list[Row]) -> list[str]:
+    return [name for name in METRICS if rows[0].metric(name) is not None]
 
 
-def _name_teacher(
-    axes: Axes, coordinates: tuple[str, str], x: float | None, y: float | None, below: bool
-) -> None:
-    """Write "teacher" beside its line, where there is one: below the point, or above it."""
-    if x is not None and y is not None:
-        axes.annotate(
-            "teacher",
-            (x, y),
-            xycoords=coordinates,
-            xytext=(4, -3 if below else 3),
-            textcoords="offset points",
-            va="top" if below else "bottom",
-            color=TEACHER,
-            fontsize=8,
-        )
+def _name_with_nfe(row: Row) -> str:
+    nfe = min(row.metrics)
+    return row.name if nfe == 1 else f"{row.name} ({nfe} NFE)"
 
 
 def _log_axis(axis: XAxis | YAxis) -> None:
@@ -137,10 +120,3 @@ def _log_axis(axis: XAxis | YAxis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_locator(NullLocator())
-
-
-def _dress(axes: Axes, metric: str) -> None:
-    axes.set_title(TITLES[metric], loc="left", fontsize=10, fontweight="bold")
-    axes.tick_params(labelsize=8)
-    axes.grid(visible=True, which="major", color="#e5e7eb", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)

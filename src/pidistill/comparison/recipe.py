@@ -1,6 +1,6 @@
-"""Recipes: what is compared, on which teacher, with which budget, read from TOML.
+"""Recipes: what is compared, on which teacher and with which budget, read from TOML.
 
-A recipe lists runs (`[[run]]`), sweeps (`[[sweep]]`: one setting in several values), or both. See
+A recipe lists runs (`[[run]]`), sweeps (`[[sweep]]`: one setting at several values), or both. See
 docs/comparing.md.
 """
 
@@ -9,60 +9,67 @@ from typing import Annotated, Any
 
 import pydantic
 
-from pidistill.settings import nested, read_toml, validate
+from pidistill.settings import STRICT, nested, read_toml, validate
+
+SHARED = {"seed": "seeds", "teacher": "teacher", "data": "data"}
+"""Settings of a run that the recipe sets for all of them, and the key that does."""
 
 
-class _Table(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-DECIDED = {
-    "seed": "seeds of the recipe say it",
-    "teacher": "teacher of the recipe says it",
-    "data": "data of the recipe says it",
-}
-"""Settings that a recipe decides for all its runs."""
-
-
-def _own_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    for key, reason in DECIDED.items():
+def _without_shared(settings: dict[str, Any]) -> dict[str, Any]:
+    for key, of_recipe in SHARED.items():
         if key in settings:
-            raise ValueError(f"{key} is no setting of a run here: {reason}")
+            raise ValueError(
+                f"{key} cannot differ between the runs of a recipe; set {of_recipe} at its top"
+            )
     return settings
 
 
-_Settings = Annotated[dict[str, Any], pydantic.AfterValidator(_own_settings)]
-"""Settings as in a run's config, but for those that the recipe decides."""
+_Settings = Annotated[dict[str, Any], pydantic.AfterValidator(_without_shared)]
+"""Settings as in a run's config, without those that the recipe sets for all."""
+
+
+class _Table(pydantic.BaseModel):
+    model_config = STRICT
 
 
 class Budget(_Table):
     """What every run may spend; exactly one of the three is given."""
 
     teacher_evaluations: int | None = pydantic.Field(default=None, ge=1)
-    """Evaluations of the teacher a run, those before its first step included."""
+    """Teacher evaluations per run, those before its first step included."""
     images: int | None = pydantic.Field(default=None, ge=1)
     """Samples that the student sees in training."""
     seconds: float | None = pydantic.Field(default=None, gt=0)
-    """Time on this machine, preparation included; the steps that fit are measured first."""
+    """Time on this machine, preparation included; the time of a step is measured first."""
 
     @pydantic.model_validator(mode="after")
-    def _one_of_them(self) -> "Budget":
-        given = self.model_dump(exclude_none=True)
-        if len(given) != 1:
-            raise ValueError("name exactly one of teacher_evaluations, images, seconds")
+    def _exactly_one(self) -> "Budget":
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("set exactly one of teacher_evaluations, images, seconds")
         return self
 
+    @property
+    def amount(self) -> float:
+        """How much may be spent, in `unit`."""
+        (amount,) = self.model_dump(exclude_none=True).values()
+        return float(amount)
+
+    @property
+    def unit(self) -> str:
+        """What is counted: teacher evaluations, images or seconds."""
+        (key,) = self.model_dump(exclude_none=True)
+        return str(key).replace("_", " ")
+
     def __str__(self) -> str:
-        """In words."""
-        ((unit, amount),) = self.model_dump(exclude_none=True).items()
-        return f"{amount:,} {unit.replace('_', ' ')}"
+        """For people: "320,000 images"."""
+        return f"{self.amount:,.10g} {self.unit}"
 
 
 class RunEntry(_Table):
     """A table `[[run]]`."""
 
     name: str = pydantic.Field(min_length=1)
-    """What the tables call it."""
+    """Its name in tables and plots."""
     preset: str = "fast"
     """The preset that its settings override."""
     settings: _Settings = {}
@@ -70,7 +77,7 @@ class RunEntry(_Table):
 
 
 class Sweep(_Table):
-    """A table `[[sweep]]`: the same run with one thing changed."""
+    """A table `[[sweep]]`: one run with one thing varied."""
 
     name: str = pydantic.Field(min_length=1)
     """Its title."""
@@ -81,40 +88,34 @@ class Sweep(_Table):
     settings: _Settings = {}
     """Settings that all its runs share."""
     key: str | None = None
-    """The setting that changes, such as `method.num_nodes`, with `values`."""
+    """The setting that is varied, such as `method.num_nodes`; needs `values`."""
     values: list[Any] = []
     """Values of `key`."""
     variants: dict[str, _Settings] = {}
-    """Or: settings by name, where more than one key changes together."""
+    """Instead of `key` and `values`: settings by name, where several keys vary together."""
 
     @pydantic.model_validator(mode="after")
     def _values_or_variants(self) -> "Sweep":
         if bool(self.values) == bool(self.variants) or bool(self.key) != bool(self.values):
-            raise ValueError("give either key and values, or a table of variants")
-        shown = [_shown(value) for value in self.values]
-        twice = [name for name in shown if shown.count(name) > 1]
-        if twice:
-            raise ValueError(f"values hold {twice[0]} more than once")
+            raise ValueError("set either key and values, or variants")
+        _require_distinct("value", [str(value) for value in self.values])
         if self.key is not None:
-            _own_settings(nested(self.key, None))
+            _without_shared(nested(self.key, None))
         return self
 
     def entries(self) -> list[RunEntry]:
-        """Its runs, in order, each named after its value or variant; `settings` are not in them."""
-        changes = dict(self.variants)
-        for value in self.values:
-            assert self.key is not None
-            changes[_shown(value)] = nested(self.key, value)
+        """Its runs, each named after its value or variant; `settings` are not in them."""
+        changes = self.variants or {str(v): nested(str(self.key), v) for v in self.values}
         return [
             RunEntry(name=name, preset=self.preset, settings=change)
             for name, change in changes.items()
         ]
 
     def numbers(self) -> list[float] | None:
-        """The values as numbers, for an axis; None where they are not numbers."""
-        if self.values and all(isinstance(v, int | float) and v is not True for v in self.values):
-            return [float(value) for value in self.values]
-        return None
+        """The values as numbers for an axis; None unless all are numbers."""
+        if not self.values or any(type(value) not in (int, float) for value in self.values):
+            return None
+        return [float(value) for value in self.values]
 
 
 class Recipe(_Table):
@@ -124,20 +125,22 @@ class Recipe(_Table):
     teacher: str
     """Teacher spec."""
     data: str | None = None
-    """Images for the methods that need some; no other run sees them."""
+    """Data spec: images for the methods that train on images; the others never see them."""
     reference: str | None = None
     """What Frechet distances are taken to; None leaves them out."""
-    seeds: list[int] = pydantic.Field(default=[0, 1, 2], min_length=1)
-    """A run is trained once with each."""
+    seeds: list[Annotated[int, pydantic.Field(ge=0, lt=2**63)]] = pydantic.Field(
+        default=[0, 1, 2], min_length=1
+    )
+    """Every run is trained once with each."""
     num_samples: int = pydantic.Field(default=5000, ge=2)
-    """Samples that a run is measured with."""
+    """Samples that each run is measured with."""
     evaluation_seed: int = pydantic.Field(default=0, ge=0)
-    """Seed of the noise of those, the same for all runs and for the teacher."""
+    """Seed of their noise, the same for all runs and the teacher."""
     evaluations: list[Annotated[int, pydantic.Field(ge=1)]] = pydantic.Field(
         default=[1], min_length=1
     )
-    """Evaluations a sample with which students are measured, where they can take so many; a student
-    that takes none of these is measured with as many as it was trained for."""
+    """NFE at which students are measured; those that a student does not support are left out, and
+    a student that supports none of them is measured at the NFE it was trained for."""
     budget: Budget
     settings: _Settings = {}
     """Settings of every run, between its preset and its own."""
@@ -147,34 +150,28 @@ class Recipe(_Table):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         if not self.run and not self.sweep:
-            raise ValueError("name at least one [[run]] or [[sweep]]")
-        sweeps = [file_name(sweep.name) for sweep in self.sweep]
-        if "runs" in sweeps:
-            raise ValueError("no [[sweep]] can be named 'Runs': the table of all [[run]]s is")
-        for what, names in (
-            ("[[run]]", [entry.name for entry in self.run]),
-            ("[[sweep]]", sweeps),
-            ("seed", [str(seed) for seed in self.seeds]),
-        ):
-            twice = {name for name in names if names.count(name) > 1}
-            if twice:
-                raise ValueError(f"{what} {min(twice)!r} is there twice")
+            raise ValueError("add at least one [[run]] or [[sweep]]")
+        _require_distinct("seed", [str(seed) for seed in self.seeds])
+        _require_distinct("[[run]]", [entry.name for entry in self.run])
+        _require_distinct("[[sweep]]", ["runs", *(file_name(sweep.name) for sweep in self.sweep)])
         return self
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe.
 
-    Raises `PidistillError` with one line on the first problem: a file that is missing or no TOML,
-    an unknown key (with the nearest known one), a value out of range.
+    Raises `PidistillError` on the first problem: the file is missing or not TOML, a key is unknown
+    (the message names the nearest known one), a value is out of range.
     """
-    return validate(Recipe, read_toml(path), str(path))
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, float) else str(value)
+    return validate(Recipe, read_toml(Path(path)), str(path))
 
 
 def file_name(title: str) -> str:
-    """A title as the name of a file: letters and digits in lower case, and dashes."""
+    """A title as a file name: letters and digits in lower case, and dashes."""
     return "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+
+
+def _require_distinct(what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{what} {name!r} is given twice")

@@ -1,211 +1,201 @@
-"""The table of a comparison: a row a configuration, with mean and spread over its seeds."""
+"""The tables of a comparison: a row per configuration, with mean and range over its seeds."""
 
 import dataclasses
 import statistics
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pidistill.comparison.costs import Cost
-from pidistill.comparison.measure import Terms, measure
-from pidistill.comparison.plan import Entry, progress_of
+from pidistill.comparison.plan import Configuration, Plan, Section
+from pidistill.report.numbers import figures
+
+METRICS = {"rms_error": "error", "frechet_distance": "FD"}
+"""What is measured of a student, and the heads of its columns."""
 
 DATA = {"noise": "none", "images": "images", "pairs": "none; makes pairs"}
-"""What a reader needs to have for a method, beside the teacher, by what the method trains on."""
+"""What a method needs beside the teacher, by what it trains on."""
 
 
-def figures(value: float) -> str:
-    """A number to three significant figures, large ones without an exponent: 0.170, 242, 1,520."""
-    if abs(value) >= 999.5:
-        return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:#.3g}".rstrip(".")
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """A number over the seeds."""
 
+    mean: float
+    min: float
+    max: float
     values: list[float]
 
-    @property
-    def mean(self) -> float:
-        """The mean."""
-        return statistics.fmean(self.values)
-
-    @property
-    def low(self) -> float:
-        """The smallest."""
-        return min(self.values)
-
-    @property
-    def high(self) -> float:
-        """The largest."""
-        return max(self.values)
+    @classmethod
+    def over(cls, values: list[float]) -> "Spread":
+        """The spread of `values`, which are not empty."""
+        return cls(statistics.fmean(values), min(values), max(values), values)
 
     def __str__(self) -> str:
-        """The mean, with smallest and largest where there are several."""
+        """The mean; with smallest and largest if there are several."""
         if len(self.values) == 1:
             return figures(self.mean)
-        return f"{figures(self.mean)} ({figures(self.low)}-{figures(self.high)})"
+        return f"{figures(self.mean)} ({figures(self.min)}-{figures(self.max)})"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A configuration and what came of it."""
+    """A configuration and its results."""
 
-    entry: Entry
+    configuration: Configuration
     metrics: dict[int, dict[str, Spread]]
-    """By evaluations a sample, by name; empty where no run ended well."""
-    train_seconds: Spread | None
+    """By NFE and name (see `METRICS`); empty where every run failed."""
+    train_seconds: list[float]
+    """Of the runs that succeeded."""
     teacher_evaluations: int | None
-    """Of one run, those before its first step included; None where no run ended well."""
+    """Of one run, those before its first step included; None where every run failed."""
     failures: dict[int, str]
-    """Errors of the runs that did not end well, by seed."""
+    """Errors of the runs that failed, by seed."""
+
+    @property
+    def name(self) -> str:
+        """The name of the configuration."""
+        return self.configuration.name
 
     @property
     def images(self) -> int:
-        """Samples that a run sees."""
-        return self.entry.config.max_train_steps * self.entry.config.batch_size
+        """Samples that one run sees."""
+        config = self.configuration.config
+        return config.max_train_steps * config.batch_size
 
-    @property
-    def student_evaluations(self) -> int:
-        """Of one run, those of copies that follow the student included."""
-        return self.images * self.entry.student_evaluations
-
-    def metric(self, name: str, steps: int | None = None) -> Spread | None:
-        """A metric at `steps` evaluations a sample, by default the fewest, or None."""
-        if not self.metrics:
-            return None
-        return self.metrics.get(min(self.metrics) if steps is None else steps, {}).get(name)
+    def metric(self, name: str) -> Spread | None:
+        """A metric at the smallest NFE; None where there is none."""
+        return self.metrics[min(self.metrics)].get(name) if self.metrics else None
 
 
-def make_row(entry: Entry, terms: Terms, evaluations: list[int], failures: dict[Path, str]) -> Row:
-    """Measure the runs of an entry that ended well, and sum them up.
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """All results."""
 
-    Args:
-        entry: The entry, whose runs are trained.
-        terms: What they are measured with.
-        evaluations: Evaluations a sample.
-        failures: Errors of the runs that did not end well, by folder.
-    """
-    runs = [run for run in entry.runs if run.folder not in failures]
-    spent = [progress_of(run.folder) for run in runs]
-    return Row(
-        entry,
-        _over_seeds([measure(run.folder, terms, evaluations) for run in runs]),
-        Spread([values["seconds"] for values in spent]) if runs else None,
-        spent[0]["teacher_evals"] if runs else None,
-        {run.config.seed: failures[run.folder] for run in entry.runs if run.folder in failures},
-    )
-
-
-def _over_seeds(of_seeds: list[dict[int, dict[str, Any]]]) -> dict[int, dict[str, Spread]]:
-    """From the metrics of every seed, by evaluations, to spreads."""
-    return {
-        steps: {
-            name: Spread([of_seed[steps][name] for of_seed in of_seeds])
-            for name, value in metrics.items()
-            if isinstance(value, float)
-        }
-        for steps, metrics in (of_seeds[0] if of_seeds else {}).items()
-    }
+    plan: Plan
+    teacher: dict[str, Any]
+    """The teacher's metrics: `nfe`, and with a reference `frechet_distance` and
+    `reference_split_frechet_distance`."""
+    rows: dict[str, list[Row]]
+    """By the title of the section."""
+    costs: dict[str, Cost] = dataclasses.field(default_factory=dict)
+    """What training costs, by the identity of the configuration; filled in once it is measured."""
 
 
 class Cells(NamedTuple):
-    """A table for people to read."""
+    """A table for people."""
 
     columns: list[str]
     lines: list[list[str]]
 
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        rule = ["---", *["---:"] * (len(self.columns) - 1)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (self.columns, rule, *self.lines))
+
+
+def tables(comparison: Comparison, section: Section) -> list[Cells]:
+    """The tables of a section: quality, and what training cost."""
+    rows = comparison.rows[section.title]
+    return [quality(rows, comparison.teacher), spending(rows, comparison.costs)]
+
 
 def quality(rows: list[Row], teacher: dict[str, Any]) -> Cells:
-    """A line a configuration and number of evaluations; the first line is the teacher's.
-
-    Args:
-        rows: The rows.
-        teacher: The teacher's own metrics (`Terms.of_teacher`).
-    """
-    distance = teacher.get("frechet_distance")
-    lines = [["teacher", str(teacher["nfe"]), "0 by definition", figures(distance or 0), ""]]
+    """A line per configuration and NFE, after a line for the teacher."""
+    metrics = {"rms_error": "error"}
+    lines = [["teacher", str(teacher["nfe"]), "0 by definition"]]
+    if "frechet_distance" in teacher:
+        metrics = METRICS
+        lines[0].append(figures(teacher["frechet_distance"]))
+    lines[0].append("")
     for row in rows:
-        name, data = row.entry.name, DATA[row.entry.needs]
+        name, data = row.name, DATA[row.configuration.needs]
         if row.failures:
-            name += f" [{len(row.failures)} of {len(row.entry.runs)} failed]"
+            name += f" [{len(row.failures)} of {len(row.configuration.runs)} failed]"
         if not row.metrics:
-            lines.append([name, "-", "-", "-", data])
-        for steps, metrics in row.metrics.items():
-            shown = [str(metrics.get(key, "-")) for key in ("rms_error", "frechet_distance")]
-            lines.append([name, str(steps), *shown, data])
-    if distance is None:
-        lines = [[*line[:3], line[4]] for line in lines]
-        return Cells(["", "NFE", "error", "data needed"], lines)
-    return Cells(["", "NFE", "error", "FD", "data needed"], lines)
+            lines.append([name, "-", *("-" for _ in metrics), data])
+        for steps, found in row.metrics.items():
+            lines.append([name, str(steps), *(str(found[key]) for key in metrics), data])
+    return Cells(["", "NFE", *metrics.values(), "data needed"], lines)
 
 
 def spending(rows: list[Row], costs: dict[str, Cost]) -> Cells:
-    """What a run of each configuration spent.
-
-    Args:
-        rows: The rows.
-        costs: What a step costs, by the identity of the entry, of these rows and others.
-    """
-    timed = any(row.entry.identity in costs for row in rows)
-    columns = ["", "steps", "images", "teacher evals", "student evals", "train s"]
-    columns += ["ms/step", "peak MB"] if timed else []
-    lines = [
-        [
-            row.entry.name,
-            f"{row.entry.config.max_train_steps:,}",
-            f"{row.images:,}",
-            "-" if row.teacher_evaluations is None else f"{row.teacher_evaluations:,}",
-            f"{row.student_evaluations:,}",
-            "-" if row.train_seconds is None else f"{row.train_seconds.mean:,.0f}",
-            *(_cost_cells(costs.get(row.entry.identity)) if timed else []),
-        ]
-        for row in rows
-    ]
+    """A line per configuration: what one of its runs spent."""
+    columns = ["", "steps", "images", "teacher evals", "train s", "ms/step", "peak MB"]
+    lines = []
+    for row in rows:
+        steps = row.configuration.config.max_train_steps
+        numbers = [figures(number) for number in (steps, row.images, row.teacher_evaluations)]
+        seconds = f"{statistics.fmean(row.train_seconds):,.0f}" if row.train_seconds else "-"
+        cost = costs.get(row.configuration.identity)
+        per_step = "-" if cost is None else figures(1000 * cost.seconds_per_step)
+        memory = "-" if cost is None else f"{cost.memory / 1e6:,.0f}"
+        lines.append([row.name, *numbers, seconds, per_step, memory])
     return Cells(columns, lines)
 
 
-def _cost_cells(cost: Cost | None) -> list[str]:
-    """What a step costs; dashes where it is not known."""
-    if cost is None:
-        return ["-", "-"]
-    return [figures(cost.ms_per_step), f"{cost.memory / 1e6:.0f}"]
+def legend(comparison: Comparison) -> str:
+    """What the columns mean, for people."""
+    plan, teacher, seeds = comparison.plan, comparison.teacher, comparison.plan.seeds()
+    if len(seeds) == 1:
+        text = f"One seed, {seeds[0]}: no spread."
+    else:
+        named = ", ".join(map(str, seeds))
+        text = f"Means over the seeds {named}, with the smallest and the largest in parentheses."
+    text = (
+        f"{plan.budget} {text} error: RMS distance to the teacher's solution "
+        f"({teacher['nfe']} evaluations) from the same noise, in the units of the samples, over "
+        f"{plan.num_samples:,} samples of seed {plan.evaluation_seed}."
+    )
+    if "frechet_distance" in teacher:
+        text += f" FD: Frechet distance of these samples to {plan.reference}."
+    if "reference_split_frechet_distance" in teacher:
+        split = figures(teacher["reference_split_frechet_distance"])
+        text += f" Between two halves of {plan.reference} it is {split}."
+    return text
 
 
-def as_json(row: Row, cost: Cost | None) -> dict[str, Any]:
-    """A row as JSON values, with every seed's numbers."""
-    runs = row.entry.runs
-    content: dict[str, Any] = {
-        "name": row.entry.name,
-        "method": row.entry.config.method.name,
-        "identity": row.entry.identity,
-        "folders": [run.folder.name for run in runs],
-        "seeds": [run.config.seed for run in runs],
-        "needs": row.entry.needs,
-        "steps": row.entry.config.max_train_steps,
-        "images": row.images,
-        "student_evals": row.student_evaluations,
-        "metrics": {
-            str(steps): {
-                name: {"mean": s.mean, "min": s.low, "max": s.high, "values": s.values}
-                for name, s in metrics.items()
-            }
-            for steps, metrics in row.metrics.items()
+def as_json(comparison: Comparison, provenance: dict[str, str]) -> dict[str, Any]:
+    """All results as JSON values.
+
+    Args:
+        comparison: The results.
+        provenance: How they were made, by name.
+    """
+    plan = comparison.plan
+    recipe = plan.recipe
+    return {
+        "title": plan.title,
+        **({"recipe": recipe.model_dump(mode="json", exclude_none=True)} if recipe else {}),
+        "provenance": provenance,
+        "num_samples": plan.num_samples,
+        "seed": plan.evaluation_seed,
+        **({"reference": plan.reference} if "frechet_distance" in comparison.teacher else {}),
+        "teacher": comparison.teacher,
+        "sections": {
+            title: [_row_as_json(row, comparison.costs) for row in rows]
+            for title, rows in comparison.rows.items()
         },
     }
-    if row.teacher_evaluations is not None:
-        content["teacher_evals"] = row.teacher_evaluations
-    if row.train_seconds is not None:
-        content["train_seconds"] = row.train_seconds.values
+
+
+def _row_as_json(row: Row, costs: dict[str, Cost]) -> dict[str, Any]:
+    configuration = row.configuration
+    cost = costs.get(configuration.identity)
+    content = {
+        "name": row.name,
+        "method": configuration.config.method.name,
+        "identity": configuration.identity,
+        "folders": [run.folder.name for run in configuration.runs],
+        "seeds": [run.config.seed for run in configuration.runs],
+        "needs": configuration.needs,
+        "steps": configuration.config.max_train_steps,
+        "images": row.images,
+        "teacher_evals": row.teacher_evaluations,
+        "metrics": {
+            str(steps): {name: spread._asdict() for name, spread in found.items()}
+            for steps, found in row.metrics.items()
+        },
+        "train_seconds": row.train_seconds or None,
+        "failures": {str(seed): text for seed, text in row.failures.items()} or None,
+    }
     if cost is not None:
-        content["cost"] = dataclasses.asdict(cost)
-    if row.failures:
-        content["failures"] = {str(seed): message for seed, message in row.failures.items()}
-    return content
-
-
-def markdown(cells: Cells) -> str:
-    """A table in Markdown."""
-    rule = ["---", *["---:"] * (len(cells.columns) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (cells.columns, rule, *cells.lines))
+        content["cost"] = {"ms_per_step": 1000 * cost.seconds_per_step, "memory": cost.memory}
+    return {key: value for key, value in content.items() if value is not None}
