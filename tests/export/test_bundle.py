@@ -6,9 +6,9 @@ import pytest
 
 from pidistill.export import bundle as bundling
 from pidistill.export.bundle import bundle, with_checksum
-from pidistill.networks import NETWORKS
+from pidistill.networks import NETWORKS, class_path
 
-PARTS = ["pidistill.export.diffusers_pipeline:OneStepPipeline", *NETWORKS.values()]
+PARTS = ["pidistill.export.diffusers_pipeline:OneStepPipeline", *map(class_path, NETWORKS.values())]
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -23,7 +23,7 @@ from pidistill.export.bundle import bundle, with_checksum
 from pidistill.export.card import without_folders
 from pidistill.export.one_step import scales_of
 from pidistill.files import write_json, write_text
-from pidistill.networks import NETWORKS, network_name
+from pidistill.networks import class_path, network_name
 from pidistill.networks.diffusers_unet import plain_config
 from pidistill.storage import write_tensors
 from pidistill.students.base import Student
@@ -84,7 +84,7 @@ def write_pipeline(folder: Path, student: Student, *, decoder: Any = None) -> No
 def student_source(network: nn.Module) -> tuple[str, str]:
     """The name and the source of the module with a student's architecture."""
     name = network_name(network)
-    architecture = NETWORKS[name]
+    architecture = class_path(type(network))
     source = bundle(
         architecture,
         "pidistill.export.diffusers_model:OneStepModel",
