@@ -9,12 +9,12 @@ from pidistill.comparison.plan import (
     identity_of,
     progress_of,
 )
-from pidistill.data import load_data
+from pidistill.data import fingerprint, load_data
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.files import read_json, sha256_of
 from pidistill.teachers import load_teacher
-from pidistill.teachers.fingerprint import data_fingerprint, teacher_fingerprint
+from pidistill.teachers.fingerprint import teacher_fingerprint
 from pidistill.training.assemble import build_method
 from pidistill.training.run_folder import read_config
 
@@ -52,7 +52,7 @@ def entries_of(folders: list[Path], teacher: Denoiser) -> list[Entry]:
     """
     configs = {folder: read_config(folder) for folder in folders}
     data = {spec: load_data(spec) for spec in {config.data for config in configs.values()} if spec}
-    hashes = {spec: data_fingerprint(images) for spec, images in data.items()}
+    hashes = {spec: fingerprint(images) for spec, images in data.items()}
     of_teacher = teacher_fingerprint(teacher)
     groups: dict[str, list[PlannedRun]] = {}
     for folder in folders:

@@ -14,13 +14,13 @@ from typing import Any
 from pidistill import __version__
 from pidistill.comparison.budget import Pace, steps_within
 from pidistill.comparison.recipe import Recipe, RunEntry
-from pidistill.data import Dataset
+from pidistill.data import Dataset, fingerprint
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.files import read_json, sha256_of, write_json
 from pidistill.methods import method_class
 from pidistill.model_folder import weights_name
-from pidistill.teachers.fingerprint import data_fingerprint, teacher_fingerprint
+from pidistill.teachers.fingerprint import teacher_fingerprint
 from pidistill.training.assemble import build_method
 from pidistill.training.checkpoint import checksum, newest_checkpoint
 from pidistill.training.config import (
@@ -53,7 +53,7 @@ class Fingerprints:
     teacher: str
     """`teacher_fingerprint` of the teacher."""
     data: str | None
-    """`data_fingerprint` of the images; None where there are none."""
+    """`data.fingerprint` of the images; None where there are none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def make_plan(
     Raises:
         PidistillError: A run's settings are wrong, or it does not fit into the budget.
     """
-    images = None if data is None else data_fingerprint(data)
+    images = None if data is None else fingerprint(data)
     fingerprints = Fingerprints(teacher_fingerprint(teacher), images)
 
     def plan_entry(entry: RunEntry, shared: list[dict[str, Any]], origin: str) -> Entry:
