@@ -21,4 +21,4 @@ class AffineOnLevels(nn.Module):
         return torch.einsum("bij,bj->bi", self.maps[k], nn.functional.pad(u, (0, 1), value=1.0))
 
 
-NETWORKS["affine"] = f"{__name__}:AffineOnLevels"
+NETWORKS["affine"] = AffineOnLevels

@@ -3,11 +3,12 @@ import shutil
 import pytest
 
 from pidistill import load_teacher
+from pidistill.data import fingerprint
 from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.guidance import GuidedDenoiser
 from pidistill.networks import new_network
 from pidistill.precondition import EDMPrecondition, VPPrecondition
-from pidistill.teachers.fingerprint import data_fingerprint, teacher_fingerprint
+from pidistill.teachers.fingerprint import teacher_fingerprint
 
 from method_runs import images_of
 
@@ -54,7 +55,7 @@ def test_a_pipeline_with_a_decoder_may_be_moved(tmp_path):
 def test_images_are_known_by_what_they_are():
     teacher = load_teacher("mixture:ring")
     images = images_of(teacher, 8)
-    assert data_fingerprint(images) == data_fingerprint(images_of(teacher, 8))
-    assert data_fingerprint(images) != data_fingerprint(images_of(teacher, 9))
+    assert fingerprint(images) == fingerprint(images_of(teacher, 8))
+    assert fingerprint(images) != fingerprint(images_of(teacher, 9))
     relabelled = images._replace(labels=images.labels.flip(0))
-    assert data_fingerprint(images) != data_fingerprint(relabelled)
+    assert fingerprint(images) != fingerprint(relabelled)

@@ -8,7 +8,7 @@ from pidistill.export import bundle as bundling
 from pidistill.export.bundle import bundle, with_checksum
 from pidistill.networks import NETWORKS
 
-PARTS = ["pidistill.export.diffusers_code:OneStepPipeline", *NETWORKS.values()]
+PARTS = ["pidistill.export.diffusers_code:OneStepPipeline", *map(class_path, NETWORKS.values())]
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -1,4 +1,4 @@
-"""The diffusers UNet as a raw network."""
+"""The U-Nets of the diffusers library as raw networks."""
 
 import importlib
 import json
@@ -7,20 +7,29 @@ import pytest
 import torch
 
 from pidistill.errors import PidistillError
-from pidistill.networks import build_network, network_name, new_network
+from pidistill.networks import build_network, diffusers_unet, network_name, new_network
 
 diffusers = pytest.importorskip("diffusers")
 
 UNET = {
     "sample_size": 8,
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
     "layers_per_block": 1,
     "norm_num_groups": 4,
+    "block_out_channels": [8, 16],
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
     "attention_head_dim": 8,
+}
+TEXT_UNET = {
+    **UNET,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "attention_head_dim": 2,
+    "cross_attention_dim": 6,
 }
 
 
@@ -29,8 +38,16 @@ def build(**config):
     return build_network("diffusers_unet", {**UNET, **config}).eval()
 
 
-def inputs(batch=3):
-    return torch.randn(batch, 3, 8, 8), torch.tensor([0.0, 12.5, 999.0])[:batch]
+def build_text():
+    torch.manual_seed(0)
+    config = {"unet": TEXT_UNET, "prompts": ["one", "two"], "prompt_length": 5}
+    network = build_network("text_unet", config).eval()
+    network.prompts = torch.randn(3, 5, 6)
+    return network
+
+
+def inputs(channels=3):
+    return torch.randn(3, channels, 8, 8), torch.tensor([0.0, 12.5, 999.0])
 
 
 def test_it_is_the_library_s_network():
@@ -39,14 +56,25 @@ def test_it_is_the_library_s_network():
     torch.testing.assert_close(network(u, timestep), network.unet(u, timestep).sample)
 
 
-def test_it_is_rebuilt_from_its_json_config_with_its_weights():
-    network = build(num_class_embeds=5)
+def test_labels_select_prompts():
+    network = build_text()
+    u, timestep = inputs(4)
+    expected = network.unet(u, timestep, network.prompts[[1, 0, 2]]).sample
+    torch.testing.assert_close(network(u, timestep, torch.tensor([1, 0, -1])), expected)
+    torch.testing.assert_close(network(u, timestep)[2], expected[2])
+
+
+@pytest.mark.parametrize(
+    ("make", "channels"), [(lambda: build(num_class_embeds=5), 3), (build_text, 4)]
+)
+def test_it_is_rebuilt_from_its_json_config_with_its_weights(make, channels):
+    network = make()
     config = json.loads(json.dumps(network.config))
-    copy = build_network(network_name(network), config).eval()
-    copy.load_state_dict(network.state_dict(), strict=True)
-    u, timestep = inputs()
-    label = torch.tensor([0, 4, -1])
-    assert torch.equal(copy(u, timestep, label), network(u, timestep, label))
+    again = build_network(network_name(network), config).eval()
+    again.load_state_dict(network.state_dict(), strict=True)
+    u, timestep = inputs(channels)
+    label = torch.tensor([0, 1, -1])
+    assert torch.equal(again(u, timestep, label), network(u, timestep, label))
 
 
 def test_it_can_be_made_for_samples_of_a_shape():
@@ -91,14 +119,17 @@ def test_learned_timesteps_are_linear_between_whole_ones():
     assert torch.equal(rows[3], embedding.weight[9])
 
 
-def test_it_is_differentiable_in_forward_mode():
-    """Fused attention and group norm are not, on their own; see `support_forward_mode`."""
-    network = build().double()
-    u, timestep = inputs()
+@pytest.mark.parametrize(
+    ("make", "channels", "label"), [(build, 3, None), (build_text, 4, torch.tensor([0, 1, -1]))]
+)
+def test_it_is_differentiable_in_forward_mode(make, channels, label):
+    """Fused attention and group norm are not by themselves; see `support_forward_mode`."""
+    network = make().double()
+    u, timestep = inputs(channels)
     u, timestep = u.double(), timestep.double() + 1
 
     def at(t):
-        return network(u, t)
+        return network(u, t, label)
 
     value, tangent = torch.func.jvp(at, (timestep,), (torch.ones_like(timestep),))
     step = 0.05  # the library embeds timesteps in float32
@@ -108,16 +139,33 @@ def test_it_is_differentiable_in_forward_mode():
     assert all(weight.grad is not None for weight in network.parameters())
 
 
-@pytest.mark.parametrize("kind", ["timestep", "identity"])
-def test_other_conditions_than_class_numbers_are_refused(kind):
-    with pytest.raises(PidistillError, match=f"class_embed_type is '{kind}'"):
-        build(class_embed_type=kind)
+@pytest.mark.parametrize(
+    ("name", "config", "named"),
+    [
+        ("diffusers_unet", {**UNET, "class_embed_type": "timestep"}, "class_embed_type.*timestep"),
+        ("diffusers_unet", {**UNET, "blocks_out": 3}, "UNet2DModel.*blocks_out"),
+        ("diffusers_unet", {**UNET, "block_out_channels": [8]}, "UNet2DModel.*block_out_channels"),
+        *(
+            (
+                "text_unet",
+                {"unet": {**TEXT_UNET, key: value}, "prompts": ["one"], "prompt_length": 5},
+                f"{key} is '{value}'",
+            )
+            for key, value in [
+                ("addition_embed_type", "text_time"),
+                ("encoder_hid_dim_type", "text_proj"),
+            ]
+        ),
+    ],
+)
+def test_arguments_that_are_not_supported_are_named(name, config, named):
+    with pytest.raises(PidistillError, match=named):
+        build_network(name, config)
 
 
-@pytest.mark.parametrize("wrong", [{"blocks_out": 3}, {"block_out_channels": [8]}])
-def test_arguments_that_the_library_refuses(wrong):
-    with pytest.raises(PidistillError, match=r"UNet2DModel does not take .*block"):
-        build(**wrong)
+def test_a_network_of_prompts_cannot_be_made_for_samples_alone():
+    with pytest.raises(PidistillError, match="prompts"):
+        new_network("text_unet", (4, 8, 8), 2, {})
 
 
 def test_without_the_library_one_line_says_what_to_install(monkeypatch):
@@ -125,6 +173,5 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    module = importlib.sys.modules["pidistill.networks.diffusers_unet"]
     with pytest.raises(PidistillError, match=r'pip install "pidistill\[diffusers\]"'):
-        module.require("diffusers")
+        diffusers_unet.require("diffusers")

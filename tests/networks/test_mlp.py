@@ -1,12 +1,9 @@
-"""The MLP, and the register of networks."""
-
-import json
+"""The multilayer perceptron."""
 
 import pytest
 import torch
 
-from pidistill import PidistillError
-from pidistill.networks import NETWORKS, build_network, network_name, new_network, one_hot_label
+from pidistill.networks.layers import one_hot_label
 from pidistill.networks.mlp import MLP, linear_in_parts
 
 
@@ -64,22 +61,3 @@ def test_a_layer_in_parts_rounds_less():
     exact = torch.nn.functional.linear(h.double(), layer.weight.double(), layer.bias.double())
     errors = [(out.double() - exact).norm() for out in (linear_in_parts(layer, h), layer(h))]
     assert errors[0] < errors[1]
-
-
-def test_a_network_is_built_again_from_its_config():
-    network = new_network("mlp", (1, 4, 4), 3, {"width": 24, "num_blocks": 1})
-    config = json.loads(json.dumps(network.config))
-    again = build_network(network_name(network), config)
-    again.load_state_dict(network.state_dict())
-    assert again.config == network.config
-    assert (config["sample_shape"], config["num_classes"], config["width"]) == ([1, 4, 4], 3, 24)
-
-
-def test_mistakes_are_named():
-    with pytest.raises(PidistillError, match="unknown network 'unet'; expected one of mlp"):
-        new_network("unet", (2,), 0, {})
-    with pytest.raises(PidistillError, match=r"'mlp' does not take these arguments: .*depth"):
-        new_network("mlp", (2,), 0, {"depth": 3})
-    with pytest.raises(PidistillError, match=r"Linear is not registered"):
-        network_name(torch.nn.Linear(2, 2))
-    assert "mlp" in NETWORKS

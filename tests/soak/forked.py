@@ -21,7 +21,6 @@ from pidistill.cli import VERBS, main
 MODULES = (
     "pidistill.training.assemble",
     "pidistill.evaluation.evaluate",
-    "pidistill.teachers.digits",
     "pidistill.teachers.mixture",
     "pidistill.teachers.native",
     "sklearn.datasets",

@@ -6,12 +6,11 @@ from typing import Any
 
 from pidistill.cli.console import Out
 from pidistill.errors import PidistillError
-from pidistill.files import read_json
+from pidistill.files import is_held, read_json
 from pidistill.processes import is_main_process
 from pidistill.report.numbers import figures
 from pidistill.settings import read_toml
 from pidistill.training.config import CONFIG_FILE
-from pidistill.files import is_held
 from pidistill.training.log import LOG_FILE, read_log
 
 COLUMNS = {

@@ -12,12 +12,12 @@ from pidistill import __version__
 from pidistill.comparison.budget import steps_within
 from pidistill.comparison.costs import Cost, measure_cost
 from pidistill.comparison.recipe import Recipe, RunEntry, Sweep
-from pidistill.data import Dataset, load_data
+from pidistill.data import Dataset, fingerprint, load_data
 from pidistill.denoiser import Denoiser
 from pidistill.files import read_json, sha256_of, write_json
 from pidistill.methods import method_class
 from pidistill.teachers import load_teacher
-from pidistill.teachers.fingerprint import data_fingerprint, teacher_fingerprint
+from pidistill.teachers.fingerprint import teacher_fingerprint
 from pidistill.training.assemble import build_method
 from pidistill.training.config import CHANGEABLE, RunConfig, parse_config, read_preset
 
@@ -165,7 +165,7 @@ class _Planner:
         self.data_identity: str | None = None
         if recipe.data is not None:
             self.data = load_data(recipe.data)
-            self.data_identity = data_fingerprint(self.data)
+            self.data_identity = fingerprint(self.data)
 
     def configuration(self, entry: RunEntry, shared: dict[str, Any], origin: str) -> Configuration:
         """Plan the runs of `entry`, whose settings override `shared`."""

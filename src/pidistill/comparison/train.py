@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pidistill.comparison.plan import Plan, PlannedRun, deciding_settings
-from pidistill.errors import PidistillError
+from pidistill.errors import FolderHeldError, PidistillError
+from pidistill.files import is_held
 from pidistill.model_folder import weights_name
 from pidistill.training.checkpoint import checksum, newest_checkpoint
 from pidistill.training.config import CONFIG_FILE, write_config
-from pidistill.training.lock import FolderHeldError, is_held
 from pidistill.training.log import read_log
 from pidistill.training.run_folder import read_config
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from pidistill.data import Dataset
+from pidistill.data.dataset import Dataset
 
 
 def load_digits_images() -> Dataset:

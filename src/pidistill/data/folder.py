@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from pidistill.data import Dataset
+from pidistill.data.dataset import Dataset
 from pidistill.errors import PidistillError
+from pidistill.images import from_uint8
 from pidistill.paths import user_path
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -19,11 +21,11 @@ def load_folder(locator: str) -> Dataset:
     """
     folder = user_path(locator)
     if not folder.is_dir():
-        raise PidistillError(f"data folder {str(folder)!r} is not a folder")
+        raise PidistillError(f"data {str(folder)!r} is not a folder; expected a folder of images")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
         raise PidistillError(
-            f"data folder {str(folder)!r} holds no image; expected {', '.join(sorted(SUFFIXES))}"
+            f"data folder {str(folder)!r} holds no images; expected {', '.join(sorted(SUFFIXES))}"
         )
     images = [_read(file) for file in files]
     for file, image in zip(files, images, strict=True):
@@ -32,13 +34,12 @@ def load_folder(locator: str) -> Dataset:
                 f"{file} is {image.shape[1]}x{image.shape[0]} pixels, but {files[0].name} is "
                 f"{images[0].shape[1]}x{images[0].shape[0]}; resize the images to one size"
             )
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    names = sorted({file.relative_to(folder).parts[0] for file in files if file.parent != folder})
-    labelled = names and all(file.parent != folder for file in files)
-    labels = [names.index(file.relative_to(folder).parts[0]) for file in files] if labelled else []
+    classes = [file.relative_to(folder).parts[0] for file in files if file.parent != folder]
+    names = sorted(set(classes))
+    labelled = len(classes) == len(files)
     return Dataset(
-        stacked.float() / 127.5 - 1,
-        torch.tensor(labels) if labelled else None,
+        from_uint8(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()),
+        torch.tensor([names.index(name) for name in classes]) if labelled else None,
         num_classes=len(names) if labelled else 0,
         name=f"folder:{locator}",
     )
@@ -46,8 +47,6 @@ def load_folder(locator: str) -> Dataset:
 
 def _read(file: Path) -> np.ndarray:
     """One image as uint8 (height, width, 3)."""
-    from PIL import Image
-
     try:
         with Image.open(file) as image:
             return np.asarray(image.convert("RGB"))

@@ -1,4 +1,4 @@
-r"""Glyphs: 32x32 colour images of ten shapes, drawn on the spot from factors that are known.
+r"""Glyphs: 32x32 colour images of ten shapes, drawn on the fly from known factors.
 
 A shape is where its signed distance is negative; a pixel is covered by `1/2 - distance / pixel`,
 clipped to [0, 1], which makes edges one pixel wide. Everything is computed in float64 from counted
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pidistill.data import Dataset
+from pidistill.data.dataset import Dataset
 from pidistill.images import from_uint8
 from pidistill.noise import Draws
 
@@ -25,7 +25,7 @@ NUM_IMAGES = 20_000
 REACH = 1.25
 """How far from its centre a shape of radius 1 may cover anything."""
 
-_BATCH = 100  # images drawn at once: small enough for a processor's cache
+_BATCH = 100  # images drawn at once, so that they fit in a processor's cache
 
 _Distance = Callable[[Tensor, Tensor], Tensor]
 """Signed distance at points (x to the right, y down) in units of the shape's radius."""

@@ -1,35 +1,42 @@
 """Raw networks `F(u, c_noise, label)`: architectures and nothing else.
 
-A network is an `nn.Module` whose constructor takes plain JSON values and keeps them in
-`self.config`; its class method `arguments_for(sample_shape, num_classes)` names those that follow
-from the samples. It is called with
+A network is an `nn.Module` that is called with
 
 - `u` (b, ...), the scaled input;
 - `c_noise` (b,), the noise conditioning, in the dtype of `u`;
 - `label` (b,) int64 or None; -1, or None for all, means "no label";
 
 and returns a tensor of the shape of `u` (or twice its channels where a variance is predicted too).
+
+The networks of `NETWORKS` are built by name: their constructors take plain JSON values and keep
+them in `self.config`, and their class method `arguments_for(sample_shape, num_classes)` returns the
+arguments that follow from the samples. Any other module will do as well; whoever loads a student
+that has one passes it as `network`.
 """
 
-import importlib
+import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pidistill.errors import PidistillError
+from pidistill.networks.dhariwal_unet import DhariwalUNet
+from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet
+from pidistill.networks.mlp import MLP
+from pidistill.networks.song_unet import SongUNet
 
-NETWORKS = {
-    "mlp": "pidistill.networks.mlp:MLP",
-    "song_unet": "pidistill.networks.song_unet:SongUNet",
-    "dhariwal_unet": "pidistill.networks.dhariwal_unet:DhariwalUNet",
-    "diffusers_unet": "pidistill.networks.diffusers_unet:DiffusersUNet",
-    "text_unet": "pidistill.networks.text_unet:TextUNet",
+NETWORKS: dict[str, Any] = {
+    "mlp": MLP,
+    "song_unet": SongUNet,
+    "dhariwal_unet": DhariwalUNet,
+    "diffusers_unet": DiffusersUNet,
+    "text_unet": TextUNet,
 }
-
+"""Classes by the name that configs and `network.json` have for each."""
 
 BAD_ARGUMENTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
-"""What a network makes of arguments of which it can make nothing."""
+"""What a registered network may raise when its arguments make no sense."""
 
 
 def build_network(name: str, config: dict[str, Any]) -> nn.Module:
@@ -38,7 +45,7 @@ def build_network(name: str, config: dict[str, Any]) -> nn.Module:
     Raises `PidistillError` when the name or an argument is not known.
     """
     try:
-        network: nn.Module = _network_class(name)(**config)
+        network: nn.Module = network_class(name)(**config)
     except BAD_ARGUMENTS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PidistillError(
@@ -50,22 +57,29 @@ def build_network(name: str, config: dict[str, Any]) -> nn.Module:
 def new_network(
     name: str, sample_shape: tuple[int, ...], num_classes: int, config: dict[str, Any]
 ) -> nn.Module:
-    """Build the network registered as `name` for samples of a shape; `config` holds the rest.
+    """Build the network registered as `name` for samples of this shape.
 
-    Raises `PidistillError` when the name or an argument is not known, or contradicts the samples.
+    Args:
+        name: A key of `NETWORKS`.
+        sample_shape: Shape of one sample, without the batch axis.
+        num_classes: Number of labels; 0 means unconditional.
+        config: Constructor arguments that do not follow from the samples.
+
+    Raises:
+        PidistillError: The name or an argument is not known, or contradicts the samples.
     """
-    follows = _network_class(name).arguments_for(sample_shape, num_classes)
-    for key in follows.keys() & config.keys():
-        if config[key] != follows[key]:
+    implied = network_class(name).arguments_for(sample_shape, num_classes)
+    for key in implied.keys() & config.keys():
+        if config[key] != implied[key]:
             raise PidistillError(
-                f"network {name!r}: {key} is {config[key]!r}, but from the samples follows "
-                f"{follows[key]!r}; leave it out"
+                f"network {name!r}: {key} is {config[key]!r}, but the samples imply "
+                f"{implied[key]!r}; leave it out"
             )
-    return build_network(name, {**follows, **config})
+    return build_network(name, {**implied, **config})
 
 
 def require_fit(network: nn.Module, sample_shape: tuple[int, ...], num_classes: int) -> None:
-    """Raise `PidistillError` unless `network` evaluates a sample of this shape: zeros are tried."""
+    """Raise `PidistillError` unless a registered `network` can evaluate a sample of zeros."""
     name = network_name(network)
     label = torch.zeros(1, dtype=torch.int64) if num_classes else None
     try:
@@ -79,72 +93,84 @@ def require_fit(network: nn.Module, sample_shape: tuple[int, ...], num_classes: 
         ) from error
     if shape[2:] != tuple(sample_shape)[1:] or shape[1] < sample_shape[0]:
         raise PidistillError(
-            f"network {name!r} with these arguments makes {shape[1:]} of samples of shape "
-            f"{tuple(sample_shape)}; leave out what follows from the samples"
+            f"network {name!r} with these arguments turns samples of shape {tuple(sample_shape)} "
+            f"into {shape[1:]}; leave out the arguments that follow from the samples"
         )
 
 
-def describe_network(network: nn.Module) -> dict[str, Any]:
-    """Class and constructor arguments of `network` as JSON values.
+def fresh_network(network: nn.Module) -> nn.Module:
+    """A network of the architecture of `network` with fresh weights, drawn by torch's generator.
 
-    A network whose class is not registered is described by its class alone.
+    Buffers, such as a table of encoded prompts, are copied: they are not weights.
+
+    Raises `PidistillError` when the class of `network` is not registered and a layer of it that
+    holds weights has no method `reset_parameters`.
     """
-    path = f"{type(network).__module__}:{type(network).__qualname__}"
-    if path not in NETWORKS.values():
-        return {"name": None, "class": path, "config": None}
+    if type(network) in NETWORKS.values():
+        fresh = build_network(network_name(network), network.config)  # type: ignore[arg-type]
+        fresh.load_state_dict(dict(network.named_buffers()), strict=False)
+        return fresh.to(next(network.parameters()))
+    fresh = copy.deepcopy(network)
+    for module in reversed(list(fresh.modules())):  # a layer before the module that holds it
+        reset: Any = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise PidistillError(
+                f"network {class_path(type(network))} cannot start from fresh weights, because its "
+                f"{type(module).__name__} has no method reset_parameters(); add one"
+            )
+    return fresh
+
+
+def network_name(network: nn.Module) -> str:
+    """The name under which the class of `network` is registered.
+
+    Raises `PidistillError` when it is not.
+    """
+    for name, registered in NETWORKS.items():
+        if type(network) is registered:
+            return name
+    raise PidistillError(
+        f"network class {class_path(type(network))} is not registered in "
+        f"pidistill.networks.NETWORKS; expected one of {', '.join(NETWORKS)}"
+    )
+
+
+def network_class(name: str) -> Any:
+    """The class registered as `name`.
+
+    Raises `PidistillError` when there is none.
+    """
+    if name not in NETWORKS:
+        raise PidistillError(f"unknown network {name!r}; expected one of {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
+def class_path(cls: type) -> str:
+    """A class as "module:name"."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def describe_network(network: nn.Module) -> dict[str, Any]:
+    """What is needed to build `network` again except its weights, as JSON values.
+
+    The entries `name` and `config` of a network that is not registered are None; its entry `class`
+    names it for people.
+    """
+    if type(network) not in NETWORKS.values():
+        return {"name": None, "class": class_path(type(network)), "config": None}
     return {"name": network_name(network), "config": network.config}
 
 
 def build_described(description: dict[str, Any]) -> nn.Module:
     """Build a network with fresh weights, the inverse of `describe_network`.
 
-    Raises `PidistillError` when its class is not registered, or does not take these arguments.
+    Raises `PidistillError` when its class is not registered or does not take these arguments.
     """
     if description["name"] is None:
         raise PidistillError(
-            f"the network is a {description['class']}, a class that is not registered in "
-            "pidistill; build one and pass it as network="
+            f"the network is of class {description['class']}, which pidistill cannot build; build "
+            "one and pass it as network="
         )
     return build_network(description["name"], description["config"])
-
-
-def fresh_network(network: nn.Module) -> nn.Module:
-    """A network of the architecture of `network` with fresh weights, drawn by torch's generator.
-
-    Buffers, such as a table of encoded prompts, are copied: they are no weights.
-
-    Raises `PidistillError` when the class of `network` is not registered.
-    """
-    fresh = build_network(network_name(network), network.config)  # type: ignore[arg-type]
-    fresh.load_state_dict(dict(network.named_buffers()), strict=False)
-    return fresh.to(next(network.parameters()))
-
-
-def _network_class(name: str) -> Any:
-    if name not in NETWORKS:
-        raise PidistillError(f"unknown network {name!r}; expected one of {', '.join(NETWORKS)}")
-    module_name, class_name = NETWORKS[name].split(":")
-    return getattr(importlib.import_module(module_name), class_name)
-
-
-def network_name(network: nn.Module) -> str:
-    """The name under which the class of `network` is registered, the inverse of `build_network`.
-
-    Raises `PidistillError` when it is not registered: such a network cannot be saved.
-    """
-    path = f"{type(network).__module__}:{type(network).__qualname__}"
-    for name, registered in NETWORKS.items():
-        if registered == path:
-            return name
-    raise PidistillError(
-        f"network class {path} is not registered in pidistill.networks.NETWORKS, "
-        "so a model that uses it cannot be saved"
-    )
-
-
-def one_hot_label(label: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
-    """One-hot labels (b, num_classes) in the dtype of `like` (b, ...); "no label" is zeros."""
-    if label is None:
-        return like.new_zeros(len(like), num_classes)
-    classes = torch.arange(num_classes, device=label.device)
-    return (label[:, None] == classes).to(like.dtype)

@@ -9,9 +9,6 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from pidistill.errors import PidistillError
-from pidistill.networks import one_hot_label
-
 
 def resampling_kernel(taps: Sequence[float]) -> Tensor:
     """The 2-D kernel (1, 1, k, k) of a separable resampling filter, which sums to one."""
@@ -124,95 +121,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.softmax(dim=-1, dtype=precision).to(v.dtype) @ v
 
 
-class UNetBlock(nn.Module):
-    """Residual block of a U-Net: two convolutions, the embedding between them, then attention."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        embedding_channels: int,
-        *,
-        up: bool = False,
-        down: bool = False,
-        num_heads: int = 0,
-        dropout: float = 0.0,
-        skip_scale: float = 1.0,
-        eps: float = 1e-5,
-        resample_filter: Sequence[float] = (1, 1),
-        project_resampled_skip: bool = False,
-        adaptive_scale: bool = True,
-    ) -> None:
-        """Build the block.
-
-        Args:
-            in_channels: Channels of the input.
-            out_channels: Channels of the output.
-            embedding_channels: Width of the embedding.
-            up: Double the resolution.
-            down: Halve the resolution.
-            num_heads: Attention heads; 0 means no attention.
-            dropout: Dropout probability before the second convolution.
-            skip_scale: Factor after every residual addition.
-            eps: Epsilon of the group normalisations.
-            resample_filter: Taps of the resampling filter.
-            project_resampled_skip: Whether a skip that resamples has a 1x1 convolution even where
-                the width stays the same.
-            adaptive_scale: Whether the embedding scales and shifts; otherwise it is added.
-        """
-        super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
-        self.skip_scale, self.adaptive_scale = skip_scale, adaptive_scale
-        self.norm0 = group_norm(in_channels, eps)
-        self.conv0 = Conv2d(
-            in_channels, out_channels, 3, up=up, down=down, resample_filter=resample_filter
-        )
-        self.affine = nn.Linear(embedding_channels, out_channels * (2 if adaptive_scale else 1))
-        self.norm1 = group_norm(out_channels, eps)
-        self.conv1 = Conv2d(out_channels, out_channels, 3)
-        self.skip: Conv2d | None = None
-        if in_channels != out_channels or up or down:
-            project = project_resampled_skip or in_channels != out_channels
-            self.skip = Conv2d(
-                in_channels,
-                out_channels,
-                1 if project else 0,
-                up=up,
-                down=down,
-                resample_filter=resample_filter,
-            )
-        if num_heads > 0:
-            self.norm2 = group_norm(out_channels, eps)
-            self.qkv = Conv2d(out_channels, 3 * out_channels, 1)
-            self.proj = Conv2d(out_channels, out_channels, 1)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv0(functional.silu(self.norm0(x)))
-        modulation = self.affine(embedding)[:, :, None, None]
-        if self.adaptive_scale:
-            scale, shift = modulation.chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm1(h), scale + 1)
-        else:
-            h = self.norm1(h + modulation)
-        h = functional.dropout(functional.silu(h), self.dropout, self.training)
-        out = self.add_skip(self.conv1(h), x if self.skip is None else self.skip(x))
-        return self.attend(out) if self.num_heads else out
-
-    def add_skip(self, h: Tensor, skip: Tensor) -> Tensor:
-        """`(h + skip) * skip_scale`, with one new tensor."""
-        out = skip + h
-        return out.mul_(self.skip_scale) if self.skip_scale != 1 else out
-
-    def attend(self, x: Tensor) -> Tensor:
-        """Self-attention over pixels, added to `x`; `qkv` interleaves the three in its output."""
-        b, channels, height, width = x.shape
-        qkv = self.qkv(self.norm2(x))
-        qkv = qkv.reshape(b, self.num_heads, channels // self.num_heads, 3, height * width)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2).unbind()
-        attended = attention(q, k, v).mT.reshape(b, channels, height, width)
-        return self.add_skip(self.proj(attended), x)
-
-
 class PositionalEmbedding(nn.Module):
     """Cosines and sines of the noise conditioning at frequencies from 1 down to 1/10000.
 
@@ -245,60 +153,18 @@ class FourierEmbedding(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-def label_rows(
-    label: Tensor | None, label_dim: int, like: Tensor, dropout: float, training: bool
-) -> Tensor:
-    """One-hot rows (b, label_dim); in training, each is zeroed with probability `dropout`."""
-    rows = one_hot_label(label, label_dim, like)
-    if training and dropout > 0:
-        rows = rows * (torch.rand(len(rows), 1, device=rows.device) >= dropout)
-    return rows
+def one_hot_label(label: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
+    """One-hot labels (b, num_classes) in the dtype of `like` (b, ...); "no label" is zeros."""
+    if label is None:
+        return like.new_zeros(len(like), num_classes)
+    classes = torch.arange(num_classes, device=label.device)
+    return (label[:, None] == classes).to(like.dtype)
 
 
-def init_weights(network: nn.Module) -> None:
-    """Start every residual branch of `network` near zero, so that deep networks train from scratch.
-
-    Linear layers get the uniform Xavier distribution, as the convolutions have it already.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        if isinstance(module, UNetBlock):
-            last = [module.conv1, module.proj] if module.num_heads else [module.conv1]
-            shrink(*last)
-
-
-@torch.no_grad()
-def shrink(*layers: nn.Module, factor: float = 1e-5) -> None:
-    """Multiply the weights of `layers` by `factor`."""
-    for layer in layers:
-        assert isinstance(layer, Conv2d)
-        assert layer.weight is not None
-        layer.weight.mul_(factor)
-
-
-def require_choice(argument: str, value: str, choices: Sequence[str]) -> None:
-    """Raise `PidistillError` unless `value` is one of `choices`."""
-    if value not in choices:
-        raise PidistillError(f"{argument} is {value!r}; expected one of {', '.join(choices)}")
-
-
-def image_arguments(sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
-    """The arguments of a U-Net that follow from square images (channels, size, size).
-
-    Raises `PidistillError` when the samples are not square images.
-    """
-    if len(sample_shape) != 3 or sample_shape[1] != sample_shape[2]:
-        raise PidistillError(
-            f"samples have the shape {tuple(sample_shape)}; a U-Net takes square images "
-            "(channels, size, size)"
-        )
-    channels, size, _ = sample_shape
+def plain_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor as JSON values, from the local variables it begins with."""
     return {
-        "img_resolution": size,
-        "in_channels": channels,
-        "out_channels": channels,
-        "label_dim": num_classes,
+        name: list(value) if isinstance(value, list | tuple) else value
+        for name, value in arguments.items()
+        if name not in ("self", "__class__")
     }

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from pidistill.networks import one_hot_label
+from pidistill.networks.layers import one_hot_label, plain_arguments
 
 
 def linear_in_parts(layer: nn.Linear, h: Tensor, parts: int = 8) -> Tensor:
@@ -67,16 +67,9 @@ class MLP(nn.Module):
             num_frequencies: Number of sine and cosine pairs that embed `c_noise`.
             max_frequency: Highest of their angular frequencies; the lowest is 1/4.
         """
+        config = plain_arguments(locals())
         super().__init__()
-        self.config: dict[str, Any] = {
-            "sample_shape": list(sample_shape),
-            "num_classes": num_classes,
-            "width": width,
-            "num_blocks": num_blocks,
-            "embedding_width": embedding_width,
-            "num_frequencies": num_frequencies,
-            "max_frequency": max_frequency,
-        }
+        self.config = config
         self.num_classes = num_classes
         size = math.prod(sample_shape)
         frequencies = torch.logspace(

@@ -2,32 +2,59 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
+from pidistill.networks.edm_unet import (
+    EDMUNet,
+    UNetBlock,
+    init_weights,
+    require_choice,
+    shrink,
+)
 from pidistill.networks.layers import (
     Conv2d,
     FourierEmbedding,
     PositionalEmbedding,
-    UNetBlock,
     group_norm,
-    image_arguments,
-    init_weights,
-    label_rows,
-    require_choice,
-    shrink,
+    plain_arguments,
 )
 
 
-class SongUNet(nn.Module):
+class SongUNet(EDMUNet):
     """DDPM++ by default; NCSN++ with a Fourier embedding and a residual encoder.
 
-    Weights have the names that EDM checkpoints give them, such as `enc.32x32_conv.weight`.
+    Args:
+        img_resolution: Height and width of the images.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        label_dim: Number of labels; 0 means unconditional.
+        augment_dim: Width of the augmentation labels that EDM trains with. Their weights are kept
+            for loading, but augmentation is never applied.
+        model_channels: Base width.
+        channel_mult: Width of each level, as a multiple of `model_channels`.
+        channel_mult_emb: Width of the embedding, as a multiple of `model_channels`.
+        num_blocks: Residual blocks a level.
+        attn_resolutions: Resolutions with self-attention.
+        dropout: Dropout probability, in training.
+        label_dropout: Probability of dropping a label, in training.
+        embedding_type: `positional` (DDPM++) or `fourier` (NCSN++).
+        channel_mult_noise: Width of the noise embedding; 1 (DDPM++) or 2 (NCSN++).
+        encoder_type: `standard` (DDPM++), `residual` (NCSN++) or `skip`.
+        decoder_type: `standard` or `skip`.
+        resample_filter: `[1, 1]` (DDPM++) or `[1, 3, 3, 1]` (NCSN++).
+        patch_size: Side of the squares of pixels that the network sees as one pixel with all their
+            channels: its grid is that much coarser, and it is about its square times cheaper. 1 is
+            the paper's network. All other resolutions are those of the grid.
+
+    Raises:
+        PidistillError: A choice is none of those above, or the patches do not fill the image.
     """
+
+    decoder_attends_once = True
 
     def __init__(
         self,
@@ -50,161 +77,86 @@ class SongUNet(nn.Module):
         resample_filter: Sequence[float] = (1, 1),
         patch_size: int = 1,
     ) -> None:
-        """Build the network.
-
-        Args:
-            img_resolution: Height and width of the images.
-            in_channels: Channels of the input.
-            out_channels: Channels of the output.
-            label_dim: Number of labels; 0 means unconditional.
-            augment_dim: Width of the augmentation labels that EDM trains with. Their weights are
-                kept for loading, but augmentation is never applied.
-            model_channels: Width at the top level.
-            channel_mult: Width of each level, as a multiple of `model_channels`.
-            channel_mult_emb: Width of the embedding, as a multiple of `model_channels`.
-            num_blocks: Residual blocks a level.
-            attn_resolutions: Resolutions with self-attention.
-            dropout: Dropout probability, in training.
-            label_dropout: Probability of dropping a label, in training.
-            embedding_type: `positional` (DDPM++) or `fourier` (NCSN++).
-            channel_mult_noise: Width of the noise embedding; 1 (DDPM++) or 2 (NCSN++).
-            encoder_type: `standard` (DDPM++), `residual` (NCSN++) or `skip`.
-            decoder_type: `standard` or `skip`.
-            resample_filter: `[1, 1]` (DDPM++) or `[1, 3, 3, 1]` (NCSN++).
-            patch_size: Side of the squares of pixels that the network sees as one pixel with all
-                their channels: its grid is that much coarser, and it is about its square times
-                cheaper. 1 is the paper's network. All other resolutions are those of the grid.
-
-        Raises:
-            PidistillError: A choice is none of those above, or the patches do not fill the image.
-        """
+        config = plain_arguments(locals())
         super().__init__()
-        self.config: dict[str, Any] = {
-            "img_resolution": img_resolution,
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "label_dim": label_dim,
-            "augment_dim": augment_dim,
-            "model_channels": model_channels,
-            "channel_mult": list(channel_mult),
-            "channel_mult_emb": channel_mult_emb,
-            "num_blocks": num_blocks,
-            "attn_resolutions": list(attn_resolutions),
-            "dropout": dropout,
-            "label_dropout": label_dropout,
-            "embedding_type": embedding_type,
-            "channel_mult_noise": channel_mult_noise,
-            "encoder_type": encoder_type,
-            "decoder_type": decoder_type,
-            "resample_filter": list(resample_filter),
-            "patch_size": patch_size,
-        }
+        self.config = config
         require_choice("embedding_type", embedding_type, ("positional", "fourier"))
         require_choice("encoder_type", encoder_type, ("standard", "skip", "residual"))
         require_choice("decoder_type", decoder_type, ("standard", "skip"))
         if patch_size < 1 or img_resolution % patch_size:
             raise PidistillError(
-                f"patch_size is {patch_size}; expected a divisor of the images' size, "
+                f"patch_size is {patch_size}; expected a divisor of img_resolution, "
                 f"{img_resolution}"
             )
-        self.label_dim, self.label_dropout = label_dim, label_dropout
         self.patch_size = patch_size
-        img_resolution //= patch_size
-        in_channels, out_channels = in_channels * patch_size**2, out_channels * patch_size**2
-
-        noise_channels = model_channels * channel_mult_noise
-        embedding_channels = model_channels * channel_mult_emb
+        self.folded_in, self.folded_out = in_channels * patch_size**2, out_channels * patch_size**2
+        self.embedding_channels = model_channels * channel_mult_emb
+        width = model_channels * channel_mult_noise
         self.map_noise: nn.Module
         if embedding_type == "positional":
-            self.map_noise = PositionalEmbedding(noise_channels, endpoint=True)
+            self.map_noise = PositionalEmbedding(width, endpoint=True)
         else:
-            self.map_noise = FourierEmbedding(noise_channels)
+            self.map_noise = FourierEmbedding(width)
         if label_dim:
-            self.map_label = nn.Linear(label_dim, noise_channels)
+            self.map_label = nn.Linear(label_dim, width)
         if augment_dim:
-            self.map_augment = nn.Linear(augment_dim, noise_channels, bias=False)
-        self.map_layer0 = nn.Linear(noise_channels, embedding_channels)
-        self.map_layer1 = nn.Linear(embedding_channels, embedding_channels)
-
-        def block(
-            width_in: int, width_out: int, attend: bool = False, **resampling: Any
-        ) -> UNetBlock:
-            return UNetBlock(
-                width_in,
-                width_out,
-                embedding_channels,
-                num_heads=1 if attend else 0,
-                dropout=dropout,
-                skip_scale=math.sqrt(0.5),
-                eps=1e-6,
-                resample_filter=resample_filter,
-                project_resampled_skip=True,
-                adaptive_scale=False,
-                **resampling,
-            )
-
-        self.enc = nn.ModuleDict()
-        width, aux_width = model_channels, in_channels
-        skip_widths: list[int] = []
-        for level, multiplier in enumerate(channel_mult):
-            resolution = img_resolution >> level
-            name = f"{resolution}x{resolution}"
-            if level == 0:
-                self.enc[f"{name}_conv"] = Conv2d(in_channels, width, 3)
-            else:
-                self.enc[f"{name}_down"] = block(width, width, down=True)
-                if encoder_type == "skip":
-                    self.enc[f"{name}_aux_down"] = Conv2d(
-                        aux_width, aux_width, 0, down=True, resample_filter=resample_filter
-                    )
-                    self.enc[f"{name}_aux_skip"] = Conv2d(aux_width, width, 1)
-                if encoder_type == "residual":
-                    self.enc[f"{name}_aux_residual"] = Conv2d(
-                        aux_width,
-                        width,
-                        3,
-                        down=True,
-                        resample_filter=resample_filter,
-                        filter_last=True,
-                    )
-                    aux_width = width
-            skip_widths.append(width)
-            for i in range(num_blocks):
-                previous, width = width, model_channels * multiplier
-                self.enc[f"{name}_block{i}"] = block(
-                    previous, width, attend=resolution in attn_resolutions
-                )
-                skip_widths.append(width)
-
-        self.dec = nn.ModuleDict()
-        for level, multiplier in reversed(list(enumerate(channel_mult))):
-            resolution = img_resolution >> level
-            name = f"{resolution}x{resolution}"
-            if level == len(channel_mult) - 1:
-                self.dec[f"{name}_in0"] = block(width, width, attend=True)
-                self.dec[f"{name}_in1"] = block(width, width)
-            else:
-                self.dec[f"{name}_up"] = block(width, width, up=True)
-            for i in range(num_blocks + 1):
-                previous, width = width + skip_widths.pop(), model_channels * multiplier
-                self.dec[f"{name}_block{i}"] = block(
-                    previous, width, attend=i == num_blocks and resolution in attn_resolutions
-                )
-            if decoder_type == "skip" or level == 0:
-                if decoder_type == "skip" and level < len(channel_mult) - 1:
-                    self.dec[f"{name}_aux_up"] = Conv2d(
-                        out_channels, out_channels, 0, up=True, resample_filter=resample_filter
-                    )
-                self.dec[f"{name}_aux_norm"] = group_norm(width, eps=1e-6)
-                self.dec[f"{name}_aux_conv"] = Conv2d(width, out_channels, 3)
-
+            self.map_augment = nn.Linear(augment_dim, width, bias=False)
+        self.map_layer0 = nn.Linear(width, self.embedding_channels)
+        self.map_layer1 = nn.Linear(self.embedding_channels, self.embedding_channels)
+        self.build_levels(img_resolution // patch_size, self.folded_in, model_channels)
         init_weights(self)
         shrink(*(layer for key, layer in self.dec.items() if key.endswith("aux_conv")))
 
-    @classmethod
-    def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
-        """The arguments that follow from the samples."""
-        return image_arguments(sample_shape, num_classes)
+    def block(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        attend: bool = False,
+        up: bool = False,
+        down: bool = False,
+    ) -> UNetBlock:
+        return UNetBlock(
+            in_channels,
+            out_channels,
+            self.embedding_channels,
+            up=up,
+            down=down,
+            num_heads=1 if attend else 0,
+            dropout=self.config["dropout"],
+            skip_scale=math.sqrt(0.5),
+            eps=1e-6,
+            resample_filter=self.config["resample_filter"],
+            project_resampled_skip=True,
+            adaptive_scale=False,
+        )
+
+    def after_halving(self, level: int, width: int) -> dict[str, nn.Module]:
+        config = self.config
+        taps = config["resample_filter"]
+        if config["encoder_type"] == "skip":
+            channels = self.folded_in
+            return {
+                "aux_down": Conv2d(channels, channels, 0, down=True, resample_filter=taps),
+                "aux_skip": Conv2d(channels, width, 1),
+            }
+        if config["encoder_type"] == "residual":
+            above = config["model_channels"] * config["channel_mult"][level - 2]
+            channels = self.folded_in if level == 1 else above
+            layer = Conv2d(channels, width, 3, down=True, resample_filter=taps, filter_last=True)
+            return {"aux_residual": layer}
+        return {}
+
+    def after_level(self, level: int, width: int) -> dict[str, nn.Module]:
+        layers: dict[str, nn.Module] = {}
+        every_level = self.config["decoder_type"] == "skip"
+        if every_level and level < len(self.config["channel_mult"]) - 1:
+            channels, taps = self.folded_out, self.config["resample_filter"]
+            layers["aux_up"] = Conv2d(channels, channels, 0, up=True, resample_filter=taps)
+        if every_level or level == 0:
+            layers["aux_norm"] = group_norm(width, eps=1e-6)
+            layers["aux_conv"] = Conv2d(width, self.folded_out, 3)
+        return layers
 
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F(u, c_noise, label) (see `pidistill.networks`)."""
@@ -217,9 +169,9 @@ class SongUNet(nn.Module):
         """The embedding of noise level and label (b, channels), ready for the blocks."""
         cosines, sines = self.map_noise(c_noise).chunk(2, dim=1)
         embedding = torch.cat([sines, cosines], dim=1)
-        if self.label_dim:
-            rows = label_rows(label, self.label_dim, u, self.label_dropout, self.training)
-            embedding = embedding + self.map_label(rows * math.sqrt(self.label_dim))
+        if self.config["label_dim"]:
+            rows = self.label_rows(label, u) * math.sqrt(self.config["label_dim"])
+            embedding = embedding + self.map_label(rows)
         embedding = functional.silu(self.map_layer0(embedding))
         return functional.silu(self.map_layer1(embedding))
 
@@ -251,8 +203,7 @@ class SongUNet(nn.Module):
         x = h = skips[-1]
         out: Tensor | None = None
         for key, layer in self.dec.items():
-            kind = key.partition("_")[2]
-            match kind:
+            match key.partition("_")[2]:
                 case "aux_up":
                     out = layer(out)
                 case "aux_norm":

@@ -1,84 +1,100 @@
 """Teachers: one source a file, and the spec that chooses among them.
 
-A source is a module with
+A source is a module, or another object, with
 
 - `load(locator) -> Denoiser`: read the teacher that the text after `KIND:` names;
 - `recognises(path) -> bool`, optional: whether a bare path is of this kind, judged by its content.
 
-Loading never executes anything that a file says.
+Other packages add kinds as entry points of the group `pidistill.teachers`. Loading a teacher never
+executes anything that its file says. Importing this module imports no torch.
 """
 
-import importlib
-from types import ModuleType
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.paths import user_path
 
+if TYPE_CHECKING:
+    import torch
+
+    from pidistill.denoiser import Denoiser
+
+GROUP = "pidistill.teachers"
 SOURCES = {
-    "digits": "pidistill.teachers.digits",
-    "glyphs": "pidistill.teachers.glyphs",
+    "digits": "pidistill.teachers.native:digits",
+    "glyphs": "pidistill.teachers.native:glyphs",
     "mixture": "pidistill.teachers.mixture",
     "native": "pidistill.teachers.native",
     "edm": "pidistill.teachers.edm",
     "score-sde": "pidistill.teachers.score_sde",
     "diffusers": "pidistill.teachers.diffusers",
 }
+"""The sources of this package by their kind, written like entry points."""
 
 
-def load_teacher(spec: str, device: str | torch.device | None = None) -> Denoiser:
+def sources() -> dict[str, EntryPoint]:
+    """All sources by their kind: those of this package, then those of others."""
+    own = {kind: EntryPoint(kind, value, GROUP) for kind, value in SOURCES.items()}
+    others = {point.name: point for point in entry_points(group=GROUP) if point.name not in own}
+    return own | others
+
+
+def load_teacher(spec: str | Path, device: "str | torch.device | None" = None) -> "Denoiser":
     """Load the teacher that `spec` names, ready to evaluate and without gradients.
 
     Args:
         spec: `digits`, `glyphs`, `mixture:NAME`, `native:DIR`, `edm:FILE`, `score-sde:FILE`,
-            `diffusers:DIR`, or a bare path whose kind is recognised by its content.
+            `diffusers:DIR_or_REPO`, or a bare path whose kind is recognised by its content.
         device: Where to put it; None keeps it on the CPU.
 
     Raises:
-        PidistillError: The spec, the file or its content is not what it should be.
+        PidistillError: The spec, the file or its content is not what it should be, or a weight is
+            not finite.
     """
     kind, locator = split_spec(spec)
-    teacher: Denoiser = source_module(kind).load(locator)
+    teacher: Denoiser = sources()[kind].load().load(locator)
+    for name, weight in teacher.state_dict().items():
+        if not weight.isfinite().all():
+            raise PidistillError(f"teacher {str(spec)!r}: weight {name!r} is not finite")
     return teacher.to(device).eval().requires_grad_(False)
 
 
-def split_spec(spec: str) -> tuple[str, str]:
-    """Split a teacher spec into its kind (a key of `SOURCES`) and its locator."""
-    kind, _, locator = spec.partition(":")
-    if kind in SOURCES:
+def split_spec(spec: str | Path) -> tuple[str, str]:
+    """Split a teacher spec into its kind (a key of `sources()`) and its locator.
+
+    Raises `PidistillError` when it names neither a known kind nor a path of one.
+    """
+    known = sources()
+    kind, _, locator = str(spec).partition(":")
+    if kind in known:
         return kind, locator
     path = user_path(spec)
-    if path.exists():
-        for kind in SOURCES:
-            recognises = getattr(source_module(kind), "recognises", None)
-            if recognises is not None and recognises(path):
-                return kind, str(path)
+    found = next((k for k in known if _recognises(known[k], path)), None) if path.exists() else None
+    if found is None:
+        problem = "is not recognised as a teacher" if path.exists() else "does not exist"
         raise PidistillError(
-            f"{spec!r} is neither a run folder nor a teacher of a kind that shows; name a teacher "
-            f"as KIND:PATH with KIND one of {', '.join(SOURCES)}"
+            f"teacher {str(spec)!r} {problem}; expected KIND:NAME with KIND one of "
+            f"{', '.join(known)}, or the path of such a teacher"
         )
-    raise PidistillError(
-        f"teacher {spec!r} is neither an existing path nor KIND:NAME with KIND one of "
-        f"{', '.join(SOURCES)}"
-    )
+    return found, str(path)
+
+
+def _recognises(source: EntryPoint, path: Path) -> bool:
+    recognises = getattr(source.load(), "recognises", None)
+    return recognises is not None and recognises(path)
 
 
 def absolute_spec(spec: str) -> str:
-    """The spec with an absolute path where it names an existing one; otherwise as it is.
+    """The spec with its path made absolute, if it names an existing one; otherwise unchanged.
 
-    What a run folder says of its teacher then holds in every current folder.
+    What a run folder says about its teacher then holds in any working directory.
     """
     kind, _, locator = spec.partition(":")
-    prefix, name = (f"{kind}:", locator) if kind in SOURCES else ("", spec)
+    prefix, name = (f"{kind}:", locator) if kind in sources() else ("", spec)
     name, mark, options = name.partition("?")
     path = user_path(name)
     if not name or not path.exists():
         return spec
     return f"{prefix}{path.resolve()}{mark}{options}"
-
-
-def source_module(kind: str) -> ModuleType:
-    """The module of the teacher source `kind`."""
-    return importlib.import_module(SOURCES[kind])

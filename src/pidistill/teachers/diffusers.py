@@ -15,8 +15,7 @@ import torch
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
-from pidistill.networks.diffusers_unet import DiffusersUNet, plain_config, require
-from pidistill.networks.text_unet import TextUNet
+from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, plain_config, require
 from pidistill.teachers.formats.latent import LATENT_SIGMA_DATA, load_decoder, text_network
 from pidistill.teachers.formats.pipeline_folder import is_pipeline_folder, open_pipeline
 from pidistill.teachers.formats.schedulers import SCHEDULERS, precondition_of

@@ -1,7 +1,7 @@
-"""What a teacher computes and which images a data set holds, as hashes.
+"""What a teacher computes, as a hash.
 
-A spec such as `native:DIR` does not say which weights are in the folder; these do, and where
-something was read from does not count.
+A spec such as `native:DIR` does not say which weights are in the folder. The hash does, and does
+not depend on where they were read from.
 """
 
 import dataclasses
@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.files import sha256_of
-from pidistill.storage import tensors_sha256, weights_sha256
+from pidistill.storage import weights_sha256
 
 NOT_SETTINGS = ("source", "training")
 """Attributes of a denoiser that do not change what it computes."""
@@ -41,7 +40,7 @@ def teacher_fingerprint(teacher: Denoiser) -> str:
 
 
 def _setting(value: Any) -> Any:
-    """A setting of a denoiser as JSON values, a preconditioning with all that it is made of."""
+    """A setting of a denoiser as JSON values, a preconditioning with all of its fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [type(value).__qualname__, _plain(dataclasses.asdict(value))]
     return value if isinstance(value, bool | int | float | str | tuple | None) else None
@@ -50,8 +49,8 @@ def _setting(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     """A network's config as JSON values.
 
-    Keys that begin with `_` are left out: libraries keep paths and their version there. Of a value
-    that is no JSON the type counts.
+    Keys that begin with `_` are left out: libraries keep paths and their version there. Other
+    objects are represented by their type.
     """
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items() if str(key)[:1] != "_"}
@@ -60,9 +59,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.tolist()
     return value if isinstance(value, bool | int | float | str | None) else type(value).__qualname__
-
-
-def data_fingerprint(data: Dataset) -> str:
-    """A hash of images and labels."""
-    tensors = {"images": data.images}
-    return tensors_sha256(tensors if data.labels is None else {**tensors, "labels": data.labels})

@@ -1,8 +1,11 @@
 """Teachers in the project's own format: a folder with `network.json` and safetensors weights.
 
-`pidistill train-teacher` writes such folders.
+`pidistill train-teacher` writes such folders. Two come with the package: `digits` and `glyphs`,
+both class-conditional with an unconditional mode. `assets/NAME-teacher/config.toml` says how each was
+trained, `metrics.json` how good it is. Their weights are stored in half precision.
 """
 
+import importlib.resources
 from pathlib import Path
 
 from pidistill.denoiser import Denoiser
@@ -20,12 +23,33 @@ def load(locator: str) -> Denoiser:
         raise PidistillError("teacher 'native:' names no folder; expected native:DIR")
     model = load_model(user_path(locator))
     if not isinstance(model, Denoiser):
-        raise PidistillError(
-            f"{locator} holds a one-step student, not a denoiser; a teacher must be a denoiser"
-        )
+        raise PidistillError(f"{locator} holds a student; a teacher must be a denoiser")
     return model
 
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a model folder."""
     return is_model_folder(path)
+
+
+class Bundled:
+    """The source of a teacher that comes with the package."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def load(self, locator: str) -> Denoiser:
+        """Load it. Raises `PidistillError` when `locator` is not empty: there is only one."""
+        if locator:
+            raise PidistillError(
+                f"teacher '{self.name}:{locator}' is unknown; the spec is just '{self.name}'"
+            )
+        assets = importlib.resources.files("pidistill") / "assets"
+        with importlib.resources.as_file(assets / f"{self.name}-teacher") as folder:
+            return load(str(folder))
+
+
+digits = Bundled("digits")
+"""8x8 handwritten digits."""
+glyphs = Bundled("glyphs")
+"""32x32 colour glyphs."""

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
-from pidistill.networks.diffusers_unet import plain_config
-from pidistill.networks.text_unet import TextUNet
+from pidistill.networks.diffusers_unet import TextUNet, plain_config
 from pidistill.paths import user_path
 from pidistill.teachers.formats.pipeline_folder import PipelineFolder
 

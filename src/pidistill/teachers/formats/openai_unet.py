@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
 from pidistill.networks.dhariwal_unet import CHANNELS_PER_HEAD, DhariwalUNet
-from pidistill.networks.layers import UNetBlock, resampling_kernel
+from pidistill.networks.edm_unet import UNetBlock
+from pidistill.networks.layers import resampling_kernel
 from pidistill.teachers.formats.weights import meta_network, require_shapes
 
 NETWORK = "dhariwal_unet"

@@ -1,0 +1,232 @@
+"""What the two U-Nets of Karras et al. 2022 share: residual blocks, levels, initial weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from pidistill.errors import PidistillError
+from pidistill.networks.layers import Conv2d, attention, group_norm, one_hot_label
+
+
+class UNetBlock(nn.Module):
+    """Residual block of a U-Net: two convolutions, the embedding between them, then attention."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_channels: int,
+        *,
+        up: bool = False,
+        down: bool = False,
+        num_heads: int = 0,
+        dropout: float = 0.0,
+        skip_scale: float = 1.0,
+        eps: float = 1e-5,
+        resample_filter: Sequence[float] = (1, 1),
+        project_resampled_skip: bool = False,
+        adaptive_scale: bool = True,
+    ) -> None:
+        """Build the block.
+
+        Args:
+            in_channels: Channels of the input.
+            out_channels: Channels of the output.
+            embedding_channels: Width of the embedding.
+            up: Double the resolution.
+            down: Halve the resolution.
+            num_heads: Attention heads; 0 means no attention.
+            dropout: Dropout probability before the second convolution.
+            skip_scale: Factor after every residual addition.
+            eps: Epsilon of the group normalisations.
+            resample_filter: Taps of the resampling filter.
+            project_resampled_skip: Whether a skip that resamples has a 1x1 convolution even where
+                the width stays the same.
+            adaptive_scale: Whether the embedding scales and shifts; otherwise it is added.
+        """
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.skip_scale, self.adaptive_scale = skip_scale, adaptive_scale
+        self.norm0 = group_norm(in_channels, eps)
+        self.conv0 = Conv2d(
+            in_channels, out_channels, 3, up=up, down=down, resample_filter=resample_filter
+        )
+        self.affine = nn.Linear(embedding_channels, out_channels * (2 if adaptive_scale else 1))
+        self.norm1 = group_norm(out_channels, eps)
+        self.conv1 = Conv2d(out_channels, out_channels, 3)
+        self.skip: Conv2d | None = None
+        if in_channels != out_channels or up or down:
+            project = project_resampled_skip or in_channels != out_channels
+            self.skip = Conv2d(
+                in_channels,
+                out_channels,
+                1 if project else 0,
+                up=up,
+                down=down,
+                resample_filter=resample_filter,
+            )
+        if num_heads > 0:
+            self.norm2 = group_norm(out_channels, eps)
+            self.qkv = Conv2d(out_channels, 3 * out_channels, 1)
+            self.proj = Conv2d(out_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv0(functional.silu(self.norm0(x)))
+        modulation = self.affine(embedding)[:, :, None, None]
+        if self.adaptive_scale:
+            scale, shift = modulation.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm1(h), scale + 1)
+        else:
+            h = self.norm1(h + modulation)
+        h = functional.dropout(functional.silu(h), self.dropout, self.training)
+        out = self.add_skip(self.conv1(h), x if self.skip is None else self.skip(x))
+        return self.attend(out) if self.num_heads else out
+
+    def add_skip(self, h: Tensor, skip: Tensor) -> Tensor:
+        """`(h + skip) * skip_scale`, with one new tensor."""
+        out = skip + h
+        return out.mul_(self.skip_scale) if self.skip_scale != 1 else out
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Self-attention over pixels, added to `x`; `qkv` interleaves the three in its output."""
+        b, channels, height, width = x.shape
+        qkv = self.qkv(self.norm2(x))
+        qkv = qkv.reshape(b, self.num_heads, channels // self.num_heads, 3, height * width)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2).unbind()
+        attended = attention(q, k, v).mT.reshape(b, channels, height, width)
+        return self.add_skip(self.proj(attended), x)
+
+
+class EDMUNet(nn.Module):
+    """A U-Net whose weights have the names that EDM checkpoints give them.
+
+    `enc` and `dec` hold its layers by resolution, as in `enc.64x64_block0`. A subclass says what
+    its blocks are, and may add layers to a level.
+    """
+
+    config: dict[str, Any]
+    decoder_attends_once = False
+    """Whether only the last block of a level of the decoder has attention."""
+
+    @classmethod
+    def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+        """The arguments that follow from square images (channels, size, size).
+
+        Raises `PidistillError` when the samples are not square images.
+        """
+        if len(sample_shape) != 3 or sample_shape[1] != sample_shape[2]:
+            raise PidistillError(
+                f"samples have shape {tuple(sample_shape)}; a U-Net takes square images "
+                "(channels, size, size)"
+            )
+        channels, size, _ = sample_shape
+        return {
+            "img_resolution": size,
+            "in_channels": channels,
+            "out_channels": channels,
+            "label_dim": num_classes,
+        }
+
+    def block(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        attend: bool = False,
+        up: bool = False,
+        down: bool = False,
+    ) -> UNetBlock:
+        """A residual block, `up`, `down` or neither, with attention or without."""
+        raise NotImplementedError
+
+    def after_halving(self, level: int, width: int) -> dict[str, nn.Module]:
+        """Layers after the block that halves the resolution, by name."""
+        return {}
+
+    def after_level(self, level: int, width: int) -> dict[str, nn.Module]:
+        """Layers after the blocks of a level of the decoder, by name."""
+        return {}
+
+    def label_rows(self, label: Tensor | None, like: Tensor) -> Tensor:
+        """One-hot rows (b, label_dim); in training, labels are dropped at random."""
+        rows = one_hot_label(label, self.config["label_dim"], like)
+        dropout = self.config["label_dropout"]
+        if self.training and dropout > 0:
+            rows = rows * (torch.rand(len(rows), 1, device=rows.device) >= dropout)
+        return rows
+
+    def build_levels(self, resolution: int, in_channels: int, width: int) -> int:
+        """Make `enc` and `dec`, and return the width of the last block.
+
+        Args:
+            resolution: Height and width at the top level.
+            in_channels: Channels of the input.
+            width: Width of the first convolution.
+        """
+        num_blocks = self.config["num_blocks"]
+        resolutions = [resolution >> level for level in range(len(self.config["channel_mult"]))]
+        names = [f"{size}x{size}" for size in resolutions]
+        widths = [self.config["model_channels"] * m for m in self.config["channel_mult"]]
+        attends = [size in self.config["attn_resolutions"] for size in resolutions]
+        skip_widths: list[int] = []
+        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        for level, name in enumerate(names):
+            if level == 0:
+                self.enc[f"{name}_conv"] = Conv2d(in_channels, width, 3)
+            else:
+                self.enc[f"{name}_down"] = self.block(width, width, down=True)
+                for key, layer in self.after_halving(level, width).items():
+                    self.enc[f"{name}_{key}"] = layer
+            skip_widths.append(width)
+            for i in range(num_blocks):
+                block = self.block(width, widths[level], attend=attends[level])
+                self.enc[f"{name}_block{i}"] = block
+                width = widths[level]
+                skip_widths.append(width)
+        for level, name in reversed(list(enumerate(names))):
+            if level == len(names) - 1:
+                self.dec[f"{name}_in0"] = self.block(width, width, attend=True)
+                self.dec[f"{name}_in1"] = self.block(width, width)
+            else:
+                self.dec[f"{name}_up"] = self.block(width, width, up=True)
+            for i in range(num_blocks + 1):
+                attend = attends[level] and (i == num_blocks or not self.decoder_attends_once)
+                block = self.block(width + skip_widths.pop(), widths[level], attend=attend)
+                self.dec[f"{name}_block{i}"] = block
+                width = widths[level]
+            for key, layer in self.after_level(level, width).items():
+                self.dec[f"{name}_{key}"] = layer
+        return width
+
+
+def require_choice(argument: str, value: str, choices: Sequence[str]) -> None:
+    """Raise `PidistillError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise PidistillError(f"{argument} is {value!r}; expected one of {', '.join(choices)}")
+
+
+def init_weights(network: nn.Module) -> None:
+    """Start every residual branch of `network` near zero, so that deep networks train from scratch.
+
+    Linear layers get the uniform Xavier distribution, as the convolutions have it already.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if isinstance(module, UNetBlock):
+            last = [module.conv1, module.proj] if module.num_heads else [module.conv1]
+            shrink(*last)
+
+
+@torch.no_grad()
+def shrink(*layers: nn.Module, factor: float = 1e-5) -> None:
+    """Multiply the weights of `layers` by `factor`."""
+    for layer in layers:
+        assert isinstance(layer, Conv2d)
+        assert layer.weight is not None
+        layer.weight.mul_(factor)
