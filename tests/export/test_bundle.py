@@ -6,7 +6,7 @@ import pytest
 
 from pidistill.export import bundle as bundling
 from pidistill.export.bundle import bundle, with_checksum
-from pidistill.networks import NETWORKS
+from pidistill.networks import NETWORKS, class_path
 
 PARTS = ["pidistill.export.diffusers_code:OneStepPipeline", *map(class_path, NETWORKS.values())]
 

@@ -16,7 +16,7 @@ from pidistill.distance import l2
 from pidistill.guidance import GuidedDenoiser
 from pidistill.methods import pairs as pairs_module
 from pidistill.methods.knowledge import knowledge_loss
-from pidistill.methods.pairs import describe_pairs, load_pairs, make_pairs, open_pairs
+from pidistill.methods.pairs import PairFolder
 from pidistill.students.euler import EulerStudent
 from pidistill.teachers.mixture import MixtureDenoiser
 
@@ -33,18 +33,17 @@ def ring():
     return load_teacher("mixture:ring")
 
 
-def described(teacher, **changes):
-    return describe_pairs(
-        teacher, **{"spec": "a spec", "solver": "heun", "steps": 4, "seed": 0, **changes}
-    )
+def pairs_of(folder, teacher, num, **changes):
+    settings = {"spec": "a spec", "solver": "heun", "steps": 4, "seed": 0, "batch_size": 8}
+    return PairFolder(folder, teacher, num=num, **{**settings, **changes})
 
 
-def made(folder, teacher, num, batch_size=8, **changes):
+def made(folder, teacher, num, **changes):
     """Make pairs and load them; returns them and how many were there after every batch."""
-    manifest = described(teacher, **changes)
-    open_pairs(folder, manifest)
-    done = list(make_pairs(folder, teacher, manifest, num, batch_size=batch_size))
-    return load_pairs(folder, num), done
+    pairs = pairs_of(folder, teacher, num, **changes)
+    start, *done = pairs.make()
+    assert start == 0
+    return pairs.load(), done
 
 
 # The pairs
@@ -85,9 +84,7 @@ def stamps(folder):
 
 
 def test_shards_that_are_there_are_kept(tmp_path, ring):
-    manifest = described(ring)
-    open_pairs(tmp_path, manifest)
-    for done in make_pairs(tmp_path, ring, manifest, 40, batch_size=8):
+    for done in pairs_of(tmp_path, ring, 40).make():
         if done == 24:  # in the middle of the second shard, which is lost
             break
     first = stamps(tmp_path)
@@ -115,19 +112,18 @@ def test_more_pairs_are_added_and_fewer_are_taken(tmp_path, ring):
 
 def test_a_run_that_wants_fewer_leaves_the_pairs_of_another_one(tmp_path, ring):
     """Both make the same shard at the same time; the one that wants more is done first."""
-    manifest = described(ring)
-    open_pairs(tmp_path, manifest)
-    few = make_pairs(tmp_path, ring, manifest, 12, batch_size=8)
-    next(few)
-    list(make_pairs(tmp_path, ring, manifest, 16, batch_size=8))
-    list(few)
-    assert len(load_pairs(tmp_path, 16).x) == 16
+    few, more = pairs_of(tmp_path, ring, 12), pairs_of(tmp_path, ring, 16)
+    making = few.make()
+    assert [next(making), next(making)] == [0, 8]
+    list(more.make())
+    list(making)
+    assert len(more.load().x) == 16
 
 
 def test_a_shard_that_is_too_short_is_refused(tmp_path, ring):
     made(tmp_path, ring, 12)
     with pytest.raises(PidistillError, match="holds 12 pairs; expected 16"):
-        load_pairs(tmp_path, 16)
+        pairs_of(tmp_path, ring, 16).load()
 
 
 def test_every_seed_has_pairs_of_its_own_unless_it_shares_a_folder(tmp_path):

@@ -9,9 +9,8 @@ Training needs the pairs only, and no data. All that the teacher costs is spent 
 step; the pairs may be shared by several runs.
 """
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 import torch
@@ -26,15 +25,7 @@ from pidistill.methods.base import (
     Preparation,
     Run,
 )
-from pidistill.methods.pairs import (
-    Pairs,
-    describe_pairs,
-    load_pairs,
-    make_pairs,
-    open_pairs,
-    share_of_pairs,
-    solve_pairs,
-)
+from pidistill.methods.pairs import PairFolder, Pairs
 from pidistill.methods.settings import MethodSettings
 from pidistill.paths import user_path
 from pidistill.students.euler import EulerStudent
@@ -100,48 +91,36 @@ class Knowledge(Distillation):
         """See `Distillation.make_student`."""
         return EulerStudent.from_teacher(teacher, network=network)
 
-    def prepare(self, run: Run) -> Iterator[Preparation]:
-        """Make the pairs that are missing, and load them all."""
+    def _pair_folder(self, run: Run) -> PairFolder:
+        """Where the pairs are; those of a shared folder do not follow the seed of the run."""
         settings = self.settings
-        folder = run.folder / "pairs"
-        if settings.pairs is not None:
-            folder = user_path(settings.pairs)
-        manifest = self._describe_pairs(run)
-        open_pairs(folder, manifest, run.processes)
-        share = share_of_pairs(settings.num_pairs, run.processes)
-        progress = Preparation("solving for pairs", 0, share, "pairs")
-        yield progress
-        for done in make_pairs(
-            folder,
+        own = settings.pairs is None
+        return PairFolder(
+            run.folder / "pairs" if own else user_path(settings.pairs),
             self.teacher,
-            manifest,
-            settings.num_pairs,
+            run.teacher,
+            num=settings.num_pairs,
+            solver=settings.solver,
+            steps=settings.steps,
+            seed=settings.pairs_seed if settings.pairs_seed is not None else run.seed * own,
             batch_size=settings.pairs_batch_size,
             processes=run.processes,
-        ):
-            yield dataclasses.replace(progress, done=done)
-        self.pairs = load_pairs(folder, settings.num_pairs)
+        )
+
+    def prepare(self, run: Run) -> Iterator[Preparation]:
+        """Make the pairs that are missing, and load them all."""
+        pairs = self._pair_folder(run)
+        for done in pairs.make():
+            yield Preparation("solving for pairs", done, pairs.share, "pairs")
+        self.pairs = pairs.load()
 
     def rehearse(self, run: Run, num: int) -> int:
         """Make a few pairs, as many as a batch of their making holds, and keep them in memory."""
         settings = self.settings
         count = min(num, settings.num_pairs, settings.pairs_batch_size)
-        pairs = solve_pairs(self.teacher, self._describe_pairs(run), 0, count)
+        pairs = self._pair_folder(run).solve(0, count)
         self.pairs = Pairs(pairs["z"], pairs["x"], pairs.get("label"))
         return count * self.teacher_evaluations_before // settings.num_pairs
-
-    def _describe_pairs(self, run: Run) -> dict[str, Any]:
-        settings = self.settings
-        seed = settings.pairs_seed
-        if seed is None:
-            seed = run.seed if settings.pairs is None else 0
-        return describe_pairs(
-            self.teacher,
-            run.teacher,
-            solver=settings.solver,
-            steps=settings.steps,
-            seed=seed,
-        )
 
     def loss(self, batch: Batch) -> Losses:
         """The losses of pairs drawn at random; their labels come with them."""

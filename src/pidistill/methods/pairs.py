@@ -3,10 +3,10 @@
 A folder of pairs holds `manifest.json`, which says how they were made, and safetensors files
 `shard-00000.safetensors`, ... of `z`, `x` and, for a class-conditional teacher, `label`. Pair i
 depends on the seed and i only, and label i is `i % num_classes`. A shard is written at once or not
-at all, and what is there is kept, so that making pairs goes on where it was cut. Several processes
-make a shard each, and the shards are those that one process makes.
+at all, so that making pairs goes on where it was cut. Several processes make a shard each.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,146 +40,128 @@ class Pairs(NamedTuple):
     """Their labels (n,), int64, or None for an unconditional teacher."""
 
 
-def describe_pairs(
-    teacher: Denoiser, spec: str | None, *, solver: str, steps: int, seed: int
-) -> dict[str, Any]:
-    """How pairs are made, as JSON values.
+@dataclasses.dataclass(frozen=True)
+class PairFolder:
+    """The first `num` pairs of a teacher, in a folder."""
 
-    Folders of pairs are the same where these are, but for the teacher's spec.
+    folder: Path
+    teacher: Denoiser
+    spec: str | None
+    """The teacher's spec, for people: the teacher is known by what it computes."""
+    num: int
+    solver: str
+    """A key of `ode.SOLVERS`."""
+    steps: int
+    """Nodes of the rho-7 grid (see `ode.solve`)."""
+    seed: int
+    batch_size: int
+    """Pairs that are solved for at once."""
+    processes: Processes = ALONE
 
-    Args:
-        teacher: The teacher.
-        spec: Its spec, or None.
-        solver: Its solver, a key of `ode.SOLVERS`.
-        steps: Nodes of the rho-7 grid (see `ode.solve`).
-        seed: Seed of the noise.
-    """
-    return {
-        "teacher": spec,
-        "teacher_fingerprint": teacher_fingerprint(teacher),
-        "sigma_min": teacher.sigma_min,
-        "sigma_max": teacher.sigma_max,
-        "num_classes": teacher.num_classes,
-        "sample_shape": list(teacher.sample_shape),
-        "solver": solver,
-        "steps": steps,
-        "seed": seed,
-    }
+    @property
+    def _starts(self) -> range:
+        """The first pair of each of this process's shards."""
+        return range(self.processes.index * SHARD, self.num, self.processes.count * SHARD)
+
+    @property
+    def share(self) -> int:
+        """How many pairs this process makes, or finds there."""
+        return sum(min(SHARD, self.num - first) for first in self._starts)
+
+    def _shard(self, first: int) -> Path:
+        return self.folder / f"shard-{first // SHARD:05d}.safetensors"
+
+    def make(self) -> Iterator[int]:
+        """Make the pairs that are missing, yielding how many of the `share` are there.
+
+        All processes call it, and come back when all pairs are there.
+
+        Raises:
+            PidistillError: The folder holds a damaged file, or pairs that were made otherwise.
+        """
+        self._open()
+        earlier = 0
+        yield earlier
+        for first in self._starts:
+            needed = min(SHARD, self.num - first)
+            path = self._shard(first)
+            parts = [read_tensors(path)] if path.exists() else []
+            done = len(parts[0]["x"]) if parts else 0
+            if done >= needed:
+                yield earlier + needed
+            while done < needed:
+                count = min(self.batch_size, needed - done)
+                parts.append(self.solve(first + done, count))
+                done += count
+                if done == needed:
+                    whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+                    # Another run may have made a longer shard meanwhile.
+                    if not path.exists() or len(read_tensors(path)["x"]) < needed:
+                        write_tensors(path, whole)
+                yield earlier + done
+            earlier += needed
+        self.processes.wait()
+
+    def _open(self) -> None:
+        """Write the manifest, or check the one that is there; the other processes wait."""
+        manifest = {
+            "teacher": self.spec,
+            "teacher_fingerprint": teacher_fingerprint(self.teacher),
+            "sigma_min": self.teacher.sigma_min,
+            "sigma_max": self.teacher.sigma_max,
+            "num_classes": self.teacher.num_classes,
+            "sample_shape": list(self.teacher.sample_shape),
+            "solver": self.solver,
+            "steps": self.steps,
+            "seed": self.seed,
+        }
+        if self.processes.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / MANIFEST).exists():
+                write_json(self.folder / MANIFEST, manifest)
+        self.processes.wait()
+        _require_same(self.folder, read_json(self.folder / MANIFEST), manifest)
+
+    def solve(self, first: int, count: int) -> dict[str, Tensor]:
+        """The pairs `first .. first + count - 1`, by name, on the CPU.
+
+        Their noise has a stream of its own: no sample of any seed is a pair that was trained on.
+        """
+        eps = Draws(self.seed, first, count).normal("pair z", self.teacher.sample_shape)
+        z = (self.teacher.sigma_max * eps).float()
+        label = labels_for(self.teacher, count, first=first)
+        device = device_of(self.teacher)
+        on_device = None if label is None else label.to(device)
+        x = solve(
+            self.teacher, z.to(device), steps=self.steps, solver=self.solver, label=on_device
+        ).x.cpu()
+        return {"z": z, "x": x} if label is None else {"z": z, "x": x, "label": label}
+
+    def load(self) -> Pairs:
+        """Load the pairs, once they are made.
+
+        Raises `PidistillError` when a shard is missing, damaged or too short.
+        """
+        shards = [read_tensors(self._shard(first)) for first in range(0, self.num, SHARD)]
+        whole = {key: torch.cat([shard[key] for shard in shards])[: self.num] for key in shards[0]}
+        if len(whole["x"]) < self.num:
+            raise PidistillError(
+                f"{self.folder} holds {len(whole['x'])} pairs; expected {self.num}; remove the "
+                "shard that is too short"
+            )
+        return Pairs(whole["z"], whole["x"], whole.get("label"))
 
 
-def open_pairs(folder: Path, manifest: dict[str, Any], processes: Processes = ALONE) -> None:
-    """Begin a folder of pairs, or go on with one; the main process does, and the others wait.
-
-    Raises `PidistillError` when it holds pairs that were made otherwise than `manifest` says.
-    """
-    if processes.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / MANIFEST).exists():
-            write_json(folder / MANIFEST, manifest)
-    processes.wait()
-    old = read_json(folder / MANIFEST)
-    if old.get("teacher_fingerprint") != manifest["teacher_fingerprint"]:
+def _require_same(folder: Path, found: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Raise `PidistillError` unless the pairs found are those that the manifest describes."""
+    if found.get("teacher_fingerprint") != manifest["teacher_fingerprint"]:
         raise PidistillError(
             f"the pairs in {folder} were made with a teacher of other weights or settings "
-            f"({old.get('teacher')}) than {manifest['teacher']}; choose another folder of pairs"
+            f"({found.get('teacher')}) than {manifest['teacher']}; choose another folder of pairs"
         )
-    for key, value in manifest.items():
-        if key != "teacher" and old.get(key) != value:
+    for key in manifest.keys() - {"teacher"}:
+        if found.get(key) != manifest[key]:
             raise PidistillError(
-                f"the pairs in {folder} were made with {key} {old.get(key)!r}, but this run asks "
-                f"for {value!r}; choose another folder of pairs"
+                f"the pairs in {folder} were made with {key} {found.get(key)!r}, but this run asks "
+                f"for {manifest[key]!r}; choose another folder of pairs"
             )
-
-
-def make_pairs(
-    folder: Path,
-    teacher: Denoiser,
-    manifest: dict[str, Any],
-    num: int,
-    *,
-    batch_size: int,
-    processes: Processes = ALONE,
-) -> Iterator[int]:
-    """Make the first `num` pairs in `folder`, but for those that are there.
-
-    Args:
-        folder: Where they are kept, from `open_pairs`.
-        teacher: The teacher, on its device.
-        manifest: What `describe_pairs` says of them.
-        num: How many pairs there have to be.
-        batch_size: Pairs that are solved for at once.
-        processes: Those that share the shards; all of them call this, and come back when all of the
-            pairs are there.
-
-    Yields:
-        How many pairs of its share (`share_of_pairs`) are there, after every batch.
-
-    Raises:
-        PidistillError: The folder holds a damaged file.
-    """
-    earlier = 0
-    for first in range(processes.index * SHARD, num, processes.count * SHARD):
-        needed = min(SHARD, num - first)
-        path = folder / f"shard-{first // SHARD:05d}.safetensors"
-        parts = [read_tensors(path)] if path.exists() else []
-        done = len(parts[0]["x"]) if parts else 0
-        if done >= needed:
-            earlier += needed
-            yield earlier
-            continue
-        while done < needed:
-            count = min(batch_size, needed - done)
-            parts.append(solve_pairs(teacher, manifest, first + done, count))
-            done += count
-            if done == needed:
-                whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-                if not path.exists() or len(read_tensors(path)["x"]) < needed:  # of another run
-                    write_tensors(path, whole)
-            yield earlier + done
-        earlier += needed
-    processes.wait()
-
-
-def share_of_pairs(num: int, processes: Processes) -> int:
-    """How many of `num` pairs this process makes, or finds there."""
-    return sum(
-        min(SHARD, num - first)
-        for first in range(processes.index * SHARD, num, processes.count * SHARD)
-    )
-
-
-def solve_pairs(
-    teacher: Denoiser, manifest: dict[str, Any], first: int, count: int
-) -> dict[str, Tensor]:
-    """The pairs `first .. first + count - 1`, by name, on the CPU; arguments as `make_pairs`.
-
-    Their noise has a stream of its own: no sample of any seed is a pair that was trained on.
-    """
-    eps = Draws(manifest["seed"], first, count).normal("pair z", teacher.sample_shape)
-    z = (teacher.sigma_max * eps).float()
-    label = labels_for(teacher, count, first=first)
-    device = device_of(teacher)
-    x = solve(
-        teacher,
-        z.to(device),
-        steps=manifest["steps"],
-        solver=manifest["solver"],
-        label=None if label is None else label.to(device),
-    ).x.cpu()
-    return {"z": z, "x": x} if label is None else {"z": z, "x": x, "label": label}
-
-
-def load_pairs(folder: Path, num: int) -> Pairs:
-    """Load the first `num` pairs of `folder`, which `make_pairs` made.
-
-    Raises `PidistillError` when a shard is missing, damaged or too short.
-    """
-    shards = [
-        read_tensors(folder / f"shard-{index:05d}.safetensors") for index in range(-(-num // SHARD))
-    ]
-    whole = {key: torch.cat([shard[key] for shard in shards])[:num] for key in shards[0]}
-    if len(whole["x"]) < num:
-        raise PidistillError(
-            f"{folder} holds {len(whole['x'])} pairs; expected {num}; run it again to make the rest"
-        )
-    return Pairs(whole["z"], whole["x"], whole.get("label"))
