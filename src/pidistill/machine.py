@@ -1,8 +1,10 @@
-"""What machine a number was measured on: every result carries this."""
+"""What machine a number was measured on, which every result says, and how much memory it took."""
 
 import os
 import platform
+import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -48,3 +50,15 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def peak_memory() -> int:
+    """The most bytes held so far: on the accelerator, or by this process where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where ru_maxrss starts at the memory of the parent process
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return 1024 * int(lines["VmHWM"].split()[0])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

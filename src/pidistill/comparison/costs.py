@@ -7,17 +7,15 @@ all of that several times over.
 
 import concurrent.futures
 import multiprocessing
-import resource
 import statistics
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 
 from pidistill.errors import PidistillError
+from pidistill.machine import peak_memory
 from pidistill.training.config import RunConfig
 from pidistill.training.estimate import estimate
 
@@ -80,10 +78,10 @@ def median_costs(
 
 def _cost_in_this_process(config: RunConfig) -> Cost:
     _load_libraries()
-    before = 0 if torch.cuda.is_available() else _peak_memory()
+    before = 0 if torch.cuda.is_available() else peak_memory()
     facts = estimate(config)
     return Cost(
-        facts["seconds_per_step"], facts["preparation_seconds"], max(0, _peak_memory() - before)
+        facts["seconds_per_step"], facts["preparation_seconds"], max(0, peak_memory() - before)
     )
 
 
@@ -94,15 +92,3 @@ def _load_libraries() -> None:
     optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(1, 1, device=accelerator.device)).sum().backward()
     optimizer.step()
-
-
-def _peak_memory() -> int:
-    """The most bytes held so far: on the accelerator, or by this process where there is none."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where ru_maxrss starts at the memory of the parent process
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return 1024 * int(lines["VmHWM"].split()[0])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

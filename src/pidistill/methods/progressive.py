@@ -11,6 +11,7 @@ After each round the student becomes the teacher, and N is halved, down to one, 
 steps that the last student shall take.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -27,7 +28,6 @@ from pidistill.methods.base import (
     Losses,
 )
 from pidistill.methods.settings import MethodSettings
-from pidistill.model_folder import build_model, describe
 from pidistill.schedule import sigma_at
 from pidistill.sharding import load_whole, whole_tensors
 from pidistill.storage import load_weights
@@ -152,7 +152,7 @@ class Progressive(Distillation):
         self.distance = distance_for(settings.distance, teacher.sample_shape)
         self.weight = WEIGHTS[settings.weight]
         self.first_step = 0
-        self.promoted = False
+        self.promoted = copy.deepcopy(student)  # what becomes the teacher after a round
         self.teacher_evaluations = 2 * teacher.evaluations_per_call
 
     @classmethod
@@ -203,17 +203,13 @@ class Progressive(Distillation):
 
     def _promote(self) -> None:
         """Make a copy of the student the teacher; a student that FSDP divided is gathered."""
-        copied = build_model(describe(self.student), "the student")
-        assert isinstance(copied, EulerStudent)
-        copied.to(next(self.student.parameters()))
-        load_whole(copied, whole_tensors(self.student.state_dict(), keep=True))
-        self.teacher = copied.as_denoiser().eval().requires_grad_(False)
+        load_whole(self.promoted, whole_tensors(self.student.state_dict(), keep=True))
+        self.teacher = self.promoted.as_denoiser().eval().requires_grad_(False)
         self.teacher_evaluations = 2
-        self.promoted = True
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The weights of a teacher that was a student."""
-        return dict(self.teacher.state_dict()) if self.promoted else {}
+        return dict(self.promoted.state_dict()) if self.first_step else {}
 
     def state_values(self) -> dict[str, Any]:
         """Where the rounds are."""
@@ -224,4 +220,4 @@ class Progressive(Distillation):
         self.student.num_steps, self.first_step = values["num_steps"], values["first_step"]
         if tensors:
             self._promote()
-            load_weights(self.teacher, tensors, "the checkpoint's teacher")
+            load_weights(self.promoted, tensors, "the checkpoint's teacher")
