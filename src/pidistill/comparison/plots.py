@@ -22,6 +22,14 @@ TEACHER_LINE: dict[str, Any] = {
     "linewidth": 1.2,
     "label": "teacher",
 }
+ABOVE: dict[str, Any] = {
+    "loc": "lower right",
+    "bbox_to_anchor": (1.0, 1.0),
+    "borderaxespad": 0.2,
+    "fontsize": 8,
+    "frameon": False,
+}
+"""A legend above the axes, beside the title, where it hides nothing."""
 MARKERS = "os^Dv<>Ph*X"
 
 
@@ -54,7 +62,7 @@ def dot_plot(rows: list[Row], teacher: dict[str, Any]) -> Figure:
             axes.plot([spread.mean], [place], "|", color=STUDENT, markersize=15, markeredgewidth=2)
         if metric in teacher:
             axes.axvline(teacher[metric], **TEACHER_LINE)
-            axes.legend(fontsize=8, frameon=False)
+            axes.legend(**ABOVE)
         _log_axis(axes.xaxis)
         axes.set_yticks(range(len(rows)), [_name_with_nfe(row) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -75,7 +83,7 @@ def line_plot(rows: list[Row], sweep: Sweep, teacher: dict[str, Any]) -> Figure:
         axes.errorbar(x, means, yerr=ranges, fmt="o-", color=STUDENT, capsize=3, markersize=4)
         if metric in teacher:
             axes.axhline(teacher[metric], **TEACHER_LINE)
-            axes.legend(fontsize=8, frameon=False)
+            axes.legend(**ABOVE)
         if min(x) > 0 and max(x) / min(x) > 8:
             axes.set_xscale("log")
         axes.set_xticks(x, [f"{value:g}" for value in x])
