@@ -235,7 +235,7 @@ def test_at_the_end_of_a_round_the_student_becomes_the_teacher(tmp_path):
             kept = method.teacher.network.output.weight
             assert torch.equal(kept, at_end[round_end])
         at_end[report.step] = method.student.network.output.weight.detach().clone()
-        counts = {float(s["step"]) for s in trainer.optimizer.state.values()}
+        counts = {float(s["step"]) for s in trainer.state.parts["student"].optimizer.state.values()}
         assert counts == {report.step - (0 if report.step <= 3 else 3 if report.step <= 6 else 6)}
     assert steps == {1: 4, 2: 4, 3: 4, 4: 2, 5: 2, 6: 2, 7: 1, 8: 1, 9: 1, 10: 1}
     assert [line["student_steps"] for line in log_lines(tmp_path)] == [4, 4, 2, 1, 1]
@@ -246,10 +246,12 @@ def test_averages_and_learning_rate_start_afresh_in_every_round(tmp_path):
     trainer = make_trainer(config, tmp_path)
     rates = []
     for report in trainer.run():
-        rates.append(trainer.optimizer.param_groups[0]["lr"] / config.learning_rate)
+        rates.append(
+            trainer.state.parts["student"].optimizer.param_groups[0]["lr"] / config.learning_rate
+        )
         if report.step in (1, 4, 7):  # the first update keeps a tenth
             weight = trainer.method.student.network.output.bias
-            average = trainer.ema.weights(0)["network.output.bias"]
+            average = trainer.state.parts["student"].averages.weights(0)["network.output.bias"]
             start = 0 if report.step == 1 else trainer.method.teacher.network.output.bias
             torch.testing.assert_close(average, 0.1 * start + 0.9 * weight, rtol=1e-4, atol=1e-7)
     assert rates == pytest.approx([1, 2 / 3, 1 / 3] * 3)
