@@ -21,7 +21,6 @@ from pidistill.networks.mlp import MLP
 from pidistill.noise import Draws
 from pidistill.precondition import EDMPrecondition
 from pidistill.residual import RESIDUALS
-from pidistill.schedule import karras_sigmas
 from pidistill.students.trajectory import TrajectoryStudent
 
 checked = jaxtyped(typechecker=beartype)
@@ -96,15 +95,6 @@ def test_a_wrong_shape_would_be_noticed():
         wrong(torch.zeros(2, 3))
 
 
-def test_grids():
-    @checked
-    def nodes(num: int) -> Grid:
-        return karras_sigmas(num, 0.002, 80.0)
-
-    for num in (2, 3, 250):
-        nodes(num)
-
-
 def test_draws(shape, batch):
     @checked
     def normal(draws: Draws) -> DrawnSamples:
@@ -137,16 +127,6 @@ def test_models(teacher, student, z, sigma, label):
     for model in (teacher, student):
         call(model, z, sigma, label)
         call(model, z, sigma, None)
-
-
-def test_preconditions_and_over_sample(z, sigma):
-    @checked
-    def scale(x: Samples32, sigma: Levels) -> Samples32:
-        for factor in EDMPrecondition().scales(sigma):
-            x = over_sample(factor, x) * x
-        return x
-
-    scale(z, sigma)
 
 
 def test_solutions(teacher, student, z, label, batch):
