@@ -24,40 +24,20 @@ from pidistill.teachers.mixture import MixtureDenoiser, gaussian_trajectory
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config
 
-
-class OnNodes(torch.nn.Module):
-    """A raw network that knows the noise levels of a grid only, and is free at each of them."""
-
-    def __init__(self, nodes):
-        super().__init__()
-        self.register_buffer("c_noise", nodes.log() / 4)
-
-    def node(self, c_noise):
-        return (c_noise[:, None] - self.c_noise).abs().argmin(1)
+from affine_network import AffineOnLevels
 
 
-class AffineOnNodes(OnNodes):
-    """F = u @ slope[i] + offset[i] at node i: all that F can be where the data are Gaussian."""
-
-    def __init__(self, nodes):
-        super().__init__(nodes)
-        self.slope = torch.nn.Parameter(torch.zeros(len(nodes), 2, 2, dtype=torch.float64))
-        self.offset = torch.nn.Parameter(torch.zeros(len(nodes), 2, dtype=torch.float64))
-
-    def forward(self, u, c_noise, label=None):
-        node = self.node(c_noise)
-        return torch.einsum("bi,bij->bj", u, self.slope[node]) + self.offset[node]
-
-
-class ValuesOnNodes(OnNodes):
-    """F = values[i] at node i for a given batch (b, ...), whatever the input."""
+class ValuesOnNodes(torch.nn.Module):
+    """F = values[i] at node i of a grid for a given batch (b, ...), whatever the input."""
 
     def __init__(self, nodes, values):
-        super().__init__(nodes)
+        super().__init__()
+        self.register_buffer("c_noise", nodes.log() / 4)
         self.values = torch.nn.Parameter(values)
 
     def forward(self, u, c_noise, label=None):
-        return self.values[self.node(c_noise), torch.arange(len(u)) % self.values.shape[1]]
+        node = (c_noise[:, None] - self.c_noise).abs().argmin(1)
+        return self.values[node, torch.arange(len(u)) % self.values.shape[1]]
 
 
 def losses_on_nodes(student, teacher, nodes, z, label=None):
@@ -107,7 +87,9 @@ def trained_to_the_end(gaussian, num_nodes):
     a linear system whose columns are the gradients at the unit vectors.
     """
     nodes = karras_sigmas(num_nodes, gaussian.sigma_min, gaussian.sigma_max)
-    student = TrajectoryStudent.from_teacher(gaussian, network=AffineOnNodes(nodes))
+    student = TrajectoryStudent.from_teacher(
+        gaussian, network=AffineOnLevels((nodes.log() / 4).tolist(), 2)
+    )
     parameters = list(student.network.parameters())
     z = initial_noise(gaussian, 6, seed=0).double()
     each, zs = nodes.repeat_interleave(len(z)), z.repeat(num_nodes, 1)
@@ -147,6 +129,9 @@ def test_a_trained_student_lands_on_the_exact_endpoints_the_better_the_finer_its
     assert errors[-1] < 0.05 * gaussian.sigma_data
 
 
+PUBLISHED = {"name": "pid", "derivative": "one-sided", "draw": "nodes"}
+
+
 @pytest.mark.slow
 def test_a_network_trained_on_the_ring_lands_on_the_exact_endpoints(tmp_path):
     """Its error against a finely solved path falls with N, down to what training leaves."""
@@ -156,22 +141,14 @@ def test_a_network_trained_on_the_ring_lands_on_the_exact_endpoints(tmp_path):
     exact = solve(teacher, z, steps=200, label=label).x
     errors = []
     for num_nodes in (4, 10, 40):
-        config = parse_config(
-            [
-                {
-                    "teacher": "mixture:ring",
-                    "max_train_steps": 2000,
-                    "batch_size": 256,
-                    "network": {"name": "mlp", "config": {"width": 64, "num_blocks": 2}},
-                    "method": {
-                        "name": "pid",
-                        "derivative": "one-sided",
-                        "draw": "nodes",
-                        "num_nodes": num_nodes,
-                    },
-                }
-            ]
-        )
+        values = {
+            "teacher": "mixture:ring",
+            "max_train_steps": 2000,
+            "batch_size": 256,
+            "network": {"name": "mlp", "config": {"width": 64, "num_blocks": 2}},
+            "method": {**PUBLISHED, "num_nodes": num_nodes},
+        }
+        config = parse_config([values])
         trainer = build_trainer(config, tmp_path / str(num_nodes))
         for _ in trainer.run():
             pass
