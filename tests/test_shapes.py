@@ -15,14 +15,12 @@ from pidistill.denoiser import PreconditionedDenoiser, over_sample
 from pidistill.derivative import Central, ForwardMode, OneSided
 from pidistill.distance import DISTANCES
 from pidistill.evaluation.frechet import statistics
-from pidistill.evaluation.trajectory import per_sample_rms
 from pidistill.methods.pid import pid_loss
 from pidistill.networks.mlp import MLP
 from pidistill.noise import Draws
 from pidistill.precondition import EDMPrecondition
 from pidistill.residual import RESIDUALS
-from pidistill.schedule import karras_sigmas
-from pidistill.students.trajectory import TrajectoryStudent
+from pidistill.students import TrajectoryStudent
 
 checked = jaxtyped(typechecker=beartype)
 
@@ -35,7 +33,6 @@ Labels = Int64[Tensor, "b"]
 Levels = Float64[Tensor, "b"]
 ManyLevels = Float64[Tensor, "m b"]
 ManySamples32 = Float32[Tensor, "m b *shape"]
-Grid = Float64[Tensor, "{num}"]
 Features32 = Float32[Tensor, "n d"]
 Mean = Float64[Tensor, "d"]
 Covariance = Float64[Tensor, "d d"]
@@ -45,25 +42,14 @@ DrawnIntegers = Int64[Tensor, "{draws.num}"]
 AnyFloats = Float[Tensor, "*shape"]
 EightBits = UInt8[Tensor, "*shape"]
 
-SHAPES = [(2,), (5,), (3, 4, 4), (1, 8, 6)]
 SCHEMES = [OneSided(0.002, 80.0, 20), Central(80.0), ForwardMode()]
 
 
-@pytest.fixture(params=SHAPES, ids=str)
-def shape(request):
-    return request.param
-
-
-@pytest.fixture(params=[1, 4])
-def batch(request):
-    return request.param
-
-
-@pytest.fixture
-def teacher(shape):
-    network = MLP(shape, num_classes=3, width=8, num_blocks=1)
+@pytest.fixture(params=[(2,), (5,), (3, 4, 4), (1, 8, 6)], ids=str)
+def teacher(request):
+    network = MLP(request.param, num_classes=3, width=8, num_blocks=1)
     return PreconditionedDenoiser(
-        network, EDMPrecondition(), sample_shape=shape, num_classes=3, source="a test"
+        network, EDMPrecondition(), sample_shape=request.param, num_classes=3, source="a test"
     )
 
 
@@ -72,19 +58,12 @@ def student(teacher):
     return TrajectoryStudent.from_teacher(teacher)
 
 
-@pytest.fixture
-def z(teacher, batch):
-    return initial_noise(teacher, batch, seed=0)
-
-
-@pytest.fixture
-def sigma(batch):
-    return torch.linspace(1, 2, batch, dtype=torch.float64)
-
-
-@pytest.fixture
-def label(batch):
-    return torch.arange(batch) % 3
+@pytest.fixture(params=[1, 4])
+def arguments(request, teacher):
+    """A batch of starting noise, noise levels and labels."""
+    num = request.param
+    sigma = torch.linspace(1, 2, num, dtype=torch.float64)
+    return initial_noise(teacher, num, seed=0), sigma, torch.arange(num) % 3
 
 
 def test_a_wrong_shape_would_be_noticed():
@@ -96,134 +75,87 @@ def test_a_wrong_shape_would_be_noticed():
         wrong(torch.zeros(2, 3))
 
 
-def test_grids():
-    @checked
-    def nodes(num: int) -> Grid:
-        return karras_sigmas(num, 0.002, 80.0)
-
-    for num in (2, 3, 250):
-        nodes(num)
-
-
-def test_draws(shape, batch):
+@pytest.mark.parametrize("shape", [(), (2,), (3, 4, 4)])
+def test_draws(shape):
     @checked
     def normal(draws: Draws) -> DrawnSamples:
         return draws.normal("a", shape)
 
     @checked
-    def uniform(draws: Draws) -> DrawnNumbers:
-        return draws.uniform("a")
+    def numbers(draws: Draws) -> tuple[DrawnNumbers, DrawnIntegers]:
+        return draws.uniform("a"), draws.integers("a", 7)
 
-    @checked
-    def integers(draws: Draws) -> DrawnIntegers:
-        return draws.integers("a", 7)
-
-    draws = Draws(0, 3, batch)
-    assert normal(draws).shape[1:] == shape
-    uniform(draws)
-    integers(draws)
+    for num in (1, 4):
+        assert normal(Draws(0, 3, num)).shape[1:] == shape
+        numbers(Draws(0, 3, num))
 
 
-def test_models(teacher, student, z, sigma, label):
+def test_models(teacher, student, arguments):
     @checked
     def call(
-        model: torch.nn.Module,
-        x: Samples32,
-        sigma: Levels,
-        label: Labels | None,
+        model: torch.nn.Module, x: Samples32, sigma: Levels, label: Labels | None
     ) -> Samples32:
         return model(x, sigma, label)
 
-    for model in (teacher, student):
-        call(model, z, sigma, label)
-        call(model, z, sigma, None)
-
-
-def test_preconditions_and_over_sample(z, sigma):
     @checked
-    def scale(x: Samples32, sigma: Levels) -> Samples32:
-        for factor in EDMPrecondition().scales(sigma):
-            x = over_sample(factor, x) * x
-        return x
-
-    scale(z, sigma)
-
-
-def test_solutions(teacher, student, z, label, batch):
-    @checked
-    def samples(z: Samples, label: Labels) -> Samples:
+    def solved(z: Samples, label: Labels) -> Samples:
         return solve(teacher, z, steps=3, label=label).x
 
     @checked
-    def generate(num: int, z: Samples) -> NumSamples32:
+    def generated(num: int, z: Samples) -> NumSamples32:
         return student.generate(num, seed=0).x
 
+    z, sigma, label = arguments
+    for model in (teacher, student):
+        call(model, z, sigma, label)
+        call(model, z, sigma, None)
     for dtype in (torch.float32, torch.float64):
-        assert samples(z.to(dtype), label).dtype == dtype
-    generate(batch + 3, z)
+        assert solved(z.to(dtype), label).dtype == dtype
+    generated(len(z) + 3, z)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("form", RESIDUALS)
 @pytest.mark.parametrize("distance", ["l2", "l1", "pseudo-huber"])
-def test_losses(teacher, student, z, sigma, label, scheme, form, distance):
+def test_losses(teacher, student, arguments, scheme, form, distance):
+    parts = {"residual": RESIDUALS[form], "distance": DISTANCES[distance]}
+
     @checked
     def loss(z: Samples32, sigma: Levels, label: Labels) -> tuple[Values32, Values64]:
-        return pid_loss(
-            student,
-            teacher,
-            z,
-            sigma,
-            label,
-            derivative=scheme,
-            residual=RESIDUALS[form],
-            distance=DISTANCES[distance],
-        )
+        return pid_loss(student, teacher, z, sigma, label, derivative=scheme, **parts)
 
-    loss(z, sigma, label)
+    loss(*arguments)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_points(scheme, z, sigma):
+def test_points(scheme, student, arguments):
     @checked
     def point(z: Samples32, sigma: Levels) -> tuple[Values64, Samples32, Samples32]:
-        return tuple(scheme(lambda nodes: raw(z, nodes), lambda sigma: sigma / 80.0, sigma))
+        return tuple(scheme(lambda nodes: raw(z, nodes), student.share, sigma))
 
     @checked
     def raw(z: Samples32, nodes: ManyLevels) -> ManySamples32:
         return torch.stack([over_sample(sigma, z) * z for sigma in nodes])
 
-    point(z, sigma)
-
-
-def test_trajectories_and_distances(student, z, sigma):
     @checked
     def blend(z: Samples32, sigma: Levels) -> Samples32:
         return student.blend(z, sigma, z)
 
-    @checked
-    def rms(x: Samples32) -> Values64:
-        return per_sample_rms(x, 2 * x)
-
+    z, sigma, _ = arguments
+    point(z, sigma)
     blend(z, sigma)
-    rms(z)
 
 
-def test_statistics():
+def test_statistics_and_pictures():
     @checked
-    def fit(
-        features: Features32,
-    ) -> tuple[Mean, Covariance]:
+    def fit(features: Features32) -> tuple[Mean, Covariance]:
         return tuple(statistics(features))
 
-    for size in (1, 3):
-        fit(torch.randn(10, size))
-
-
-def test_pictures():
     @checked
     def levels(x: AnyFloats) -> EightBits:
         return images.to_uint8(x)
 
+    for size in (1, 3):
+        fit(torch.randn(10, size))
     for dtype in (torch.float16, torch.float32, torch.float64):
         levels(torch.zeros(2, 3, 4, dtype=dtype))

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from pidistill import PidistillError, initial_noise, load_teacher, solve
@@ -26,40 +24,20 @@ from pidistill.teachers.mixture import MixtureDenoiser, gaussian_trajectory
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config
 
-
-class OnNodes(torch.nn.Module):
-    """A raw network that knows the noise levels of a grid only, and is free at each of them."""
-
-    def __init__(self, nodes):
-        super().__init__()
-        self.register_buffer("c_noise", nodes.log() / 4)
-
-    def node(self, c_noise):
-        return (c_noise[:, None] - self.c_noise).abs().argmin(1)
+from affine_network import AffineOnLevels
 
 
-class AffineOnNodes(OnNodes):
-    """F = u @ slope[i] + offset[i] at node i: all that F can be where the data are Gaussian."""
-
-    def __init__(self, nodes):
-        super().__init__(nodes)
-        self.slope = torch.nn.Parameter(torch.zeros(len(nodes), 2, 2, dtype=torch.float64))
-        self.offset = torch.nn.Parameter(torch.zeros(len(nodes), 2, dtype=torch.float64))
-
-    def forward(self, u, c_noise, label=None):
-        node = self.node(c_noise)
-        return torch.einsum("bi,bij->bj", u, self.slope[node]) + self.offset[node]
-
-
-class ValuesOnNodes(OnNodes):
-    """F = values[i] at node i for a given batch (b, ...), whatever the input."""
+class ValuesOnNodes(torch.nn.Module):
+    """F = values[i] at node i of a grid for a given batch (b, ...), whatever the input."""
 
     def __init__(self, nodes, values):
-        super().__init__(nodes)
+        super().__init__()
+        self.register_buffer("c_noise", nodes.log() / 4)
         self.values = torch.nn.Parameter(values)
 
     def forward(self, u, c_noise, label=None):
-        return self.values[self.node(c_noise), torch.arange(len(u)) % self.values.shape[1]]
+        node = (c_noise[:, None] - self.c_noise).abs().argmin(1)
+        return self.values[node, torch.arange(len(u)) % self.values.shape[1]]
 
 
 def losses_on_nodes(student, teacher, nodes, z, label=None):
@@ -109,7 +87,9 @@ def trained_to_the_end(gaussian, num_nodes):
     a linear system whose columns are the gradients at the unit vectors.
     """
     nodes = karras_sigmas(num_nodes, gaussian.sigma_min, gaussian.sigma_max)
-    student = TrajectoryStudent.from_teacher(gaussian, network=AffineOnNodes(nodes))
+    student = TrajectoryStudent.from_teacher(
+        gaussian, network=AffineOnLevels((nodes.log() / 4).tolist(), 2)
+    )
     parameters = list(student.network.parameters())
     z = initial_noise(gaussian, 6, seed=0).double()
     each, zs = nodes.repeat_interleave(len(z)), z.repeat(num_nodes, 1)
@@ -149,6 +129,9 @@ def test_a_trained_student_lands_on_the_exact_endpoints_the_better_the_finer_its
     assert errors[-1] < 0.05 * gaussian.sigma_data
 
 
+PUBLISHED = {"name": "pid", "derivative": "one-sided", "draw": "nodes"}
+
+
 @pytest.mark.slow
 def test_a_network_trained_on_the_ring_lands_on_the_exact_endpoints(tmp_path):
     """Its error against a finely solved path falls with N, down to what training leaves."""
@@ -158,22 +141,14 @@ def test_a_network_trained_on_the_ring_lands_on_the_exact_endpoints(tmp_path):
     exact = solve(teacher, z, steps=200, label=label).x
     errors = []
     for num_nodes in (4, 10, 40):
-        config = parse_config(
-            [
-                {
-                    "teacher": "mixture:ring",
-                    "max_train_steps": 2000,
-                    "batch_size": 256,
-                    "network": {"name": "mlp", "config": {"width": 64, "num_blocks": 2}},
-                    "method": {
-                        "name": "pid",
-                        "derivative": "one-sided",
-                        "draw": "nodes",
-                        "num_nodes": num_nodes,
-                    },
-                }
-            ]
-        )
+        values = {
+            "teacher": "mixture:ring",
+            "max_train_steps": 2000,
+            "batch_size": 256,
+            "network": {"name": "mlp", "config": {"width": 64, "num_blocks": 2}},
+            "method": {**PUBLISHED, "num_nodes": num_nodes},
+        }
+        config = parse_config([values])
         trainer = build_trainer(config, tmp_path / str(num_nodes))
         for _ in trainer.run():
             pass
@@ -264,52 +239,20 @@ def test_the_difference_is_never_taken_in_half_precision(gaussian, derivative):
     assert torch.equal(mixed, plain)
 
 
-def test_normalising_divides_by_the_root_of_the_detached_loss(mlp_teacher):
-    plain = method(mlp_teacher, normalise=0.0).loss(batch())
-    losses = method(mlp_teacher, normalise=0.01).loss(batch())
-    torch.testing.assert_close(losses.loss, plain.loss / (plain.loss + 0.01).sqrt())
-    for each in (plain, losses):
-        torch.testing.assert_close(each.scalars["residual"], plain.loss.mean().detach())
-        assert not each.scalars["residual"].requires_grad
-
-
-def test_normalising_scales_the_gradient_of_a_sample(mlp_teacher):
-    gradients = []
+def test_normalising_divides_loss_and_gradient_by_the_root_of_the_detached_loss(mlp_teacher):
+    losses, gradients = [], []
     for normalise in (0.0, 0.01):
         pid = method(mlp_teacher, normalise=normalise)
-        losses = pid.loss(batch(num=1))
-        losses.loss.sum().backward()
+        losses.append(pid.loss(batch(num=1)))
+        losses[-1].loss.sum().backward()
         gradients.append(pid.student.network.output.weight.grad)
-    size = (losses.scalars["residual"].item() + 0.01) ** 0.5
+    plain, normalised = losses
+    size = (plain.loss.detach() + 0.01).sqrt()
+    torch.testing.assert_close(normalised.loss * size, plain.loss)
     torch.testing.assert_close(gradients[1] * size, gradients[0])
-
-
-def test_published_noise_levels_are_nodes_all_equally_likely(mlp_teacher):
-    uniform = Draws(0, 0, 20_000).uniform("a")
-    nodes = karras_sigmas(10, mlp_teacher.sigma_min, mlp_teacher.sigma_max)
-    drawn = DRAWS["nodes"](uniform, mlp_teacher, 10)
-    counts = (drawn[:, None] == nodes).sum(0)
-    assert counts.sum() == 20_000
-    assert ((counts - 2000).abs() < 5 * 2000**0.5).all()
-
-
-@pytest.mark.parametrize(("draw", "spread"), [("rho", lambda s: s ** (1 / 7)), ("log", torch.log)])
-def test_continuous_noise_levels_are_uniform_in_their_scale(mlp_teacher, draw, spread):
-    uniform = Draws(0, 0, 20_000).uniform("a")
-    drawn = DRAWS[draw](uniform, mlp_teacher, 250)
-    ends = torch.tensor([mlp_teacher.sigma_min, mlp_teacher.sigma_max], dtype=torch.float64)
-    low, high = spread(ends)
-    position = ((spread(drawn) - low) / (high - low)).sort().values
-    assert position[0] >= -1e-12
-    assert position[-1] <= 1 + 1e-12
-    assert (position - (torch.arange(20_000) + 0.5) / 20_000).abs().max() < 2.7 / 20_000**0.5
-
-
-@given(st.floats(0, 1, exclude_max=True), st.sampled_from(sorted(DRAWS)))
-def test_every_noise_level_is_in_the_teachers_range(uniform, draw):
-    teacher = load_teacher("mixture:gaussian")
-    sigma = DRAWS[draw](torch.tensor([uniform], dtype=torch.float64), teacher, 250)
-    assert teacher.sigma_min <= sigma.item() <= teacher.sigma_max
+    for each in losses:
+        torch.testing.assert_close(each.scalars["residual"], plain.loss.mean().detach())
+        assert not each.scalars["residual"].requires_grad
 
 
 class Scaled(torch.nn.Module):
@@ -381,8 +324,3 @@ def test_left_out_anchored_follows_what_the_teacher_predicts(mlp_teacher, name, 
         method_class(name).Settings(), teacher=teacher, data=None, network=None
     )
     assert built.student.anchored == anchored
-
-
-def test_a_preview_is_samples_of_the_student(mlp_teacher):
-    pid = method(mlp_teacher)
-    assert torch.equal(pid.preview(5), pid.student.generate(5, seed=0).x)

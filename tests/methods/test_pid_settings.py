@@ -8,19 +8,16 @@ from typing import Literal
 
 import pytest
 import torch
-from scipy.stats import kstest, truncnorm
 
 from pidistill import PidistillError, load_student, load_teacher
 from pidistill.files import read_json
 from pidistill.methods.base import Batch
-from pidistill.methods.noise_levels import DRAWS
 from pidistill.methods.pid import PID, PIDSettings, boundary_penalty
 from pidistill.networks import fresh_network
 from pidistill.noise import Draws
 from pidistill.residual import RESIDUALS
 from pidistill.settings import parse_toml_value
 from pidistill.students import TRAJECTORIES, SoftBoundaryStudent
-from pidistill.students.base import labels_for
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config
 
@@ -81,19 +78,14 @@ def test_every_setting_trains_and_its_student_is_loaded(tmp_path, mlp_teacher, k
     z = 80 * Draws(1, 0, 3).normal("z", (1, 4, 4)).float()
     assert torch.equal(student.sample(z).x, trainer.method.student.sample(z).x)
 
-
-@pytest.mark.parametrize(("key", "value"), EVERY_SETTING)
-def test_the_loss_of_a_batch_goes_down(mlp_teacher, key, value):
-    torch.manual_seed(0)
-    pid = method(mlp_teacher, **{key: value, "num_nodes": 20})
+    pid = trainer.method
     optimizer = torch.optim.Adam(pid.student.parameters(), lr=2e-3)
     losses = []
-    for _ in range(25):
-        loss = pid.loss(batch()).loss.mean()
+    for _ in range(25):  # of one batch, so that a lower loss is no matter of luck
+        losses.append(pid.loss(batch()).loss.mean())
         optimizer.zero_grad()
-        loss.backward()
+        losses[-1].backward()
         optimizer.step()
-        losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -119,18 +111,6 @@ def test_parametrisations_go_with_every_derivative_and_residual(
     assert all(p.grad.isfinite().all() for p in pid.student.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("source", SPECS)
-def test_every_teacher_takes_every_parametrisation(tmp_path, mlp_teacher, source):
-    spec = SPECS[source](tmp_path, mlp_teacher)
-    for parametrisation in ("edm", "soft"):
-        table = {"name": "pid", "parametrisation": parametrisation}
-        config = parse_config([SMALL, {"teacher": spec, "method": table, "batch_size": 2}])
-        pid = build_trainer(config, tmp_path / "run").method
-        with torch.no_grad():
-            losses = pid.loss(Batch(Draws(0, 0, 2), labels_for(pid.student, 2), None))
-        assert losses.loss.isfinite().all()
-
-
 # --- settings of version 0.1
 
 DEFAULTS_OF_01 = {"name": "pid", "weight": "uniform", "gradient": "both"}
@@ -154,16 +134,6 @@ def test_settings_that_went_are_refused_by_name_at_any_other_value(key, value):
     table = {**DEFAULTS_OF_01, key: value}
     with pytest.raises(PidistillError, match=f"{key}.*{value}|{value}.*{key}"):
         parse_config([{"teacher": "digits", "method": table}])
-
-
-# --- noise levels
-
-
-def test_log_normal_noise_levels_are_edms_cut_to_the_range(mlp_teacher):
-    sigma = DRAWS["log-normal"](Draws(0, 0, 20_000).uniform("a"), mlp_teacher, 250)
-    low, high = ((math.log(end) + 1.2) / 1.2 for end in (0.002, 80.0))
-    expected = truncnorm(low, high, loc=-1.2, scale=1.2)
-    assert kstest(sigma.log().numpy(), expected.cdf).pvalue > 0.01
 
 
 @pytest.mark.parametrize("num_nodes", [4, 10, 18, 50, 250, 1000])
@@ -251,13 +221,11 @@ def test_the_penalty_is_added_with_its_weight_and_logged(mlp_teacher, weight):
 
 def test_a_pinned_student_pays_no_penalty_and_no_evaluation(mlp_teacher):
     pid = method(mlp_teacher, boundary_weight=100.0)
-    assert torch.equal(pid.loss(batch()).loss, method(mlp_teacher).loss(batch()).loss)
-    assert "boundary" not in pid.loss(batch()).scalars
-
-
-def test_the_penalty_is_an_evaluation_more(mlp_teacher):
-    assert method(mlp_teacher, parametrisation="soft").student_evaluations == 3
-    assert method(mlp_teacher, parametrisation="edm").student_evaluations == 2
+    losses = pid.loss(batch())
+    assert torch.equal(losses.loss, method(mlp_teacher).loss(batch()).loss)
+    assert "boundary" not in losses.scalars
+    soft = method(mlp_teacher, parametrisation="soft")
+    assert (pid.student_evaluations, soft.student_evaluations) == (2, 3)
 
 
 def test_the_penalty_makes_the_soft_condition_hold(tmp_path):

@@ -107,7 +107,7 @@ class PIDSettings(MethodSettings):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _of_version_0_1(cls, table: Any) -> Any:
-        """Drop settings that went, which 0.1 wrote at their defaults; refuse any other value."""
+        """Drop removed settings, which 0.1 wrote at their defaults; refuse any other value."""
         if not isinstance(table, dict):
             return table
         table = dict(table)
@@ -125,13 +125,13 @@ REMOVED = {
     "weight": ("uniform", "choose another draw of noise levels (draw)"),
     "gradient": ("both", "the method boot is the one that holds its target still"),
 }
-"""Settings of version 0.1 that went: their defaults, and what to use instead."""
+"""Settings of version 0.1 that were removed: their defaults, and what to use instead."""
 
 LOG_ODDS = {
     "derivative": "choose central, which is the same difference in ln(sigma)",
     "parametrisation": "choose linear, which gave the same results, or edm",
 }
-"""Settings whose value `log-odds` went, and what to use instead."""
+"""Settings whose value `log-odds` was removed, and what to use instead."""
 
 DERIVATIVES: dict[str, Callable[[PIDSettings, Denoiser], DerivativeScheme]] = {
     "one-sided": lambda settings, teacher: OneSided(
