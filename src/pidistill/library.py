@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pidistill.errors import PidistillError
 from pidistill.paths import user_path
 from pidistill.presets import read_preset
-from pidistill.processes import was_restarted
+from pidistill.processes import is_main_process, was_restarted
 from pidistill.progress import Advance
 from pidistill.progress import progress as show_progress
 from pidistill.settings import read_toml
@@ -94,8 +94,9 @@ def distill(
         network=network if isinstance(network, nn.Module) else None,
         data=None if isinstance(data, str) else data,
     )
+    show = show_progress if progress and is_main_process() else _hide_progress
     with stoppable(_print_to_stderr, ("SIGINT",)) as should_stop:
-        drive(trainer, should_stop, show_progress if progress else _hide_progress)
+        drive(trainer, should_stop, show)
     if trainer.step < config.max_train_steps:
         raise KeyboardInterrupt
     return _averaged_student(trainer)

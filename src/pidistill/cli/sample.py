@@ -43,8 +43,8 @@ DECODED_AT_ONCE = 8
     "file",
     type=click.Path(path_type=Path),
     required=True,
-    metavar="FILE",
-    help=".png for a grid, .npz for the array 'samples'.",
+    metavar="FILE_or_DIR",
+    help=".png for a grid, .npz for the array 'samples', or a folder for numbered PNGs.",
 )
 @batch_size_option
 @ema_option
@@ -98,21 +98,22 @@ def sample(
         require_writable(file)
     # A batch that is cut elsewhere has other rounding errors.
     unit = batch_size if decoder is None else lcm(batch_size, DECODED_AT_ONCE)
-    part = processes.span(num, unit)
+    span = processes.span(num, unit)
     own: list[tuple[torch.Tensor, int]] = []
-    with out.progress("sampling", len(part), "samples") as advance:
-        if part:
+    with out.progress("sampling", len(span), "samples") as advance:
+        if span:
             x, nfe = draw(
-                len(part),
+                len(span),
                 seed=seed,
                 label=label,
-                first=part.start,
+                first=span.start,
                 batch_size=batch_size,
                 on_batch=advance,
             )
             x = x.cpu()
             if decoder is not None:
-                x = torch.cat([decoder.cpu()(latents) for latents in x.split(DECODED_AT_ONCE)])
+                with torch.no_grad():
+                    x = torch.cat([decoder.cpu()(part) for part in x.split(DECODED_AT_ONCE)])
             own = [(x, nfe)]
     everything = [drawn for drawns in processes.gather(own) for drawn in drawns]
     if not processes.is_main:
