@@ -265,6 +265,8 @@ class TestBadPickles:
             ({"num_blocks": 10**9}, "1000000000 as num_blocks"),
             ({"model_channels": "16"}, "'16' as model_channels"),
             ({"model_channels": 7}, "cannot be built|has shape|lacks"),
+            ({"model_channels": 4096}, "has shape"),
+            ({"model_channels": 10**6}, "1000000 as model_channels"),
             ({"channel_mult": []}, "unexpected weight"),
             ({"channel_mult": [1] * 100}, "channel_mult"),
             ({"channel_mult": [1, math.nan]}, "nan as channel_mult"),

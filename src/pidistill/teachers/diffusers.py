@@ -1,9 +1,9 @@
 r"""Teachers from pipelines of the diffusers library.
 
 `diffusers:DIR_or_REPO[?OPTION=VALUE&...]` names the folder of a pipeline, or a repository on the
-Hugging Face hub. Read are UNet2DModel pipelines of images (DDPM, DDIM and their kin, consistency
-models, flow matching) or latents, and Stable Diffusion with a list of prompts as labels (see
-`latent`). The network stays what it is; its conventions become a preconditioning.
+Hugging Face hub. It may be a UNet2DModel pipeline of images or latents (DDPM, DDIM and similar,
+consistency models, flow matching), or Stable Diffusion with a list of prompts as labels (see
+`formats/latent.py`). The network is unchanged; its conventions become a preconditioning.
 """
 
 import math

@@ -44,7 +44,7 @@ ARGUMENTS = {  # of the constructors of the preconditionings, in order
 }
 
 # Far above any published network. The network is built before its weights prove its size.
-LARGEST = {"num_blocks": 32}
+LARGEST = {"num_blocks": 32, "model_channels": 8192}
 LONGEST = {"channel_mult": 8}
 MAX_MODULES = 20_000
 MAX_DEPTH = 16

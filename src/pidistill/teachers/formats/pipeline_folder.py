@@ -67,7 +67,7 @@ class PipelineFolder:
 
         Args:
             component: Its name in the pipeline.
-            choices: The classes that will do.
+            choices: The classes that are accepted.
             library: Where the class is from.
 
         Raises:
