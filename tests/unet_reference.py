@@ -102,6 +102,50 @@ def one_hot(label, dim, b):
     return rows
 
 
+def unet(w, config, u, emb, settings):
+    """The levels: the last features, and the sum of the outputs that levels have by themselves."""
+    taps = settings["taps"]
+    sizes = [config["img_resolution"] // 2**i for i in range(len(config["channel_mult"]))]
+    x = aux = u
+    skips = []
+    for r in sizes:
+        p = f"enc.{r}x{r}"
+        if r == sizes[0]:
+            x = conv(w, f"{p}_conv", x)
+        else:
+            x = block(w, f"{p}_down", x, emb, down_=True, **settings)
+        if f"{p}_aux_skip.weight" in w:
+            aux = down(aux, taps)
+            x = x + conv(w, f"{p}_aux_skip", aux)
+        if f"{p}_aux_residual.weight" in w:
+            # On a wide canvas, where no padding matters.
+            p_f = (len(taps) - 1) // 2
+            wide = F.pad(aux, (8, 8, 8, 8))
+            h = F.conv2d(wide, w[f"{p}_aux_residual.weight"], padding=1)
+            h = correlate(h, filter2d(taps), (p_f, p_f, p_f, p_f))[:, :, 8::2, 8::2]
+            h = h[:, :, :r, :r] + w[f"{p}_aux_residual.bias"][:, None, None]
+            x = aux = (x + h) / math.sqrt(2)
+        skips.append(x)
+        for i in range(config["num_blocks"]):
+            x = block(w, f"{p}_block{i}", x, emb, **settings)
+            skips.append(x)
+    out = None
+    for r in reversed(sizes):
+        p = f"dec.{r}x{r}"
+        if r == sizes[-1]:
+            x = block(w, f"{p}_in0", x, emb, **settings)
+            x = block(w, f"{p}_in1", x, emb, **settings)
+        else:
+            x = block(w, f"{p}_up", x, emb, up_=True, **settings)
+        for i in range(config["num_blocks"] + 1):
+            x = block(w, f"{p}_block{i}", torch.cat([x, skips.pop()], 1), emb, **settings)
+        if f"{p}_aux_conv.weight" in w:
+            h = conv(w, f"{p}_aux_conv", silu(norm(w, f"{p}_aux_norm", x, 1e-6)))
+            out = h if out is None else h + up(out, taps)
+    assert not skips
+    return x, out
+
+
 def song_unet(w, config, u, c_noise, label=None):
     width = config["model_channels"] * config["channel_mult_noise"]
     if config["embedding_type"] == "positional":
@@ -114,50 +158,14 @@ def song_unet(w, config, u, c_noise, label=None):
         rows = one_hot(label, config["label_dim"], len(u))
         emb = emb + linear(w, "map_label", rows * math.sqrt(config["label_dim"]))
     emb = silu(linear(w, "map_layer1", silu(linear(w, "map_layer0", emb))))
-    taps = config["resample_filter"]
     settings = {
-        "taps": taps, "eps": 1e-6, "scale": math.sqrt(0.5), "adaptive": False, "heads": lambda c: 1,
-    }  # fmt: skip
-    sizes = [config["img_resolution"] // 2**i for i in range(len(config["channel_mult"]))]
-    x = aux = u
-    skips = []
-    for level, r in enumerate(sizes):
-        p = f"enc.{r}x{r}"
-        if level == 0:
-            x = conv(w, f"{p}_conv", x)
-        else:
-            x = block(w, f"{p}_down", x, emb, down_=True, **settings)
-            if config["encoder_type"] == "skip":
-                aux = down(aux, taps)
-                x = x + conv(w, f"{p}_aux_skip", aux)
-            if config["encoder_type"] == "residual":
-                # On a wide canvas, where no padding matters.
-                p_f = (len(taps) - 1) // 2
-                wide = F.pad(aux, (8, 8, 8, 8))
-                h = F.conv2d(wide, w[f"{p}_aux_residual.weight"], padding=1)
-                h = correlate(h, filter2d(taps), (p_f, p_f, p_f, p_f))[:, :, 8::2, 8::2]
-                h = h[:, :, :r, :r] + w[f"{p}_aux_residual.bias"][:, None, None]
-                x = aux = (x + h) / math.sqrt(2)
-        skips.append(x)
-        for i in range(config["num_blocks"]):
-            x = block(w, f"{p}_block{i}", x, emb, **settings)
-            skips.append(x)
-    out = 0
-    for level, r in reversed(list(enumerate(sizes))):
-        p = f"dec.{r}x{r}"
-        if r == sizes[-1]:
-            x = block(w, f"{p}_in0", x, emb, **settings)
-            x = block(w, f"{p}_in1", x, emb, **settings)
-        else:
-            x = block(w, f"{p}_up", x, emb, up_=True, **settings)
-        for i in range(config["num_blocks"] + 1):
-            x = block(w, f"{p}_block{i}", torch.cat([x, skips.pop()], 1), emb, **settings)
-        if config["decoder_type"] == "skip" or level == 0:
-            if config["decoder_type"] == "skip" and r != sizes[-1]:
-                out = up(out, taps)
-            out = out + conv(w, f"{p}_aux_conv", silu(norm(w, f"{p}_aux_norm", x, 1e-6)))
-    assert not skips
-    return out
+        "taps": config["resample_filter"],
+        "eps": 1e-6,
+        "scale": math.sqrt(0.5),
+        "adaptive": False,
+        "heads": lambda c: 1,
+    }
+    return unet(w, config, u, emb, settings)[1]
 
 
 def dhariwal_unet(w, config, u, c_noise, label=None):
@@ -165,31 +173,12 @@ def dhariwal_unet(w, config, u, c_noise, label=None):
     emb = linear(w, "map_layer1", silu(linear(w, "map_layer0", emb)))
     if config["label_dim"]:
         emb = emb + linear(w, "map_label", one_hot(label, config["label_dim"], len(u)))
-    emb = silu(emb)
     settings = {
-        "taps": [1, 1], "eps": 1e-5, "scale": 1, "adaptive": True, "heads": lambda c: c // 64,
-    }  # fmt: skip
-    sizes = [config["img_resolution"] // 2**i for i in range(len(config["channel_mult"]))]
-    x = u
-    skips = []
-    for r in sizes:
-        p = f"enc.{r}x{r}"
-        x = (
-            conv(w, f"{p}_conv", x)
-            if r == sizes[0]
-            else block(w, f"{p}_down", x, emb, down_=True, **settings)
-        )
-        skips.append(x)
-        for i in range(config["num_blocks"]):
-            x = block(w, f"{p}_block{i}", x, emb, **settings)
-            skips.append(x)
-    for r in reversed(sizes):
-        p = f"dec.{r}x{r}"
-        if r == sizes[-1]:
-            x = block(w, f"{p}_in0", x, emb, **settings)
-            x = block(w, f"{p}_in1", x, emb, **settings)
-        else:
-            x = block(w, f"{p}_up", x, emb, up_=True, **settings)
-        for i in range(config["num_blocks"] + 1):
-            x = block(w, f"{p}_block{i}", torch.cat([x, skips.pop()], 1), emb, **settings)
+        "taps": [1, 1],
+        "eps": 1e-5,
+        "scale": 1,
+        "adaptive": True,
+        "heads": lambda c: c // 64,
+    }
+    x, _ = unet(w, config, u, silu(emb), settings)
     return conv(w, "out_conv", silu(norm(w, "out_norm", x, 1e-5)))

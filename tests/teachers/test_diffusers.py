@@ -294,7 +294,7 @@ def test_a_repository_that_cannot_be_fetched(monkeypatch):
         raise OSError("404 Client Error\nmore lines")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(PidistillError, match=r"cannot be fetched .*: 404 Client Error$"):
+    with pytest.raises(PidistillError, match=r"cannot be fetched .*404 Client Error"):
         load_teacher("diffusers:someone/nothing")
 
 
@@ -323,7 +323,6 @@ def test_pickles_are_read_where_allowed(tmp_path, monkeypatch):
     x, _ = draw(1)
     expected = load(str(tmp_path))(x, torch.ones(1))
     pickled(tmp_path)
-    assert torch.equal(load(str(tmp_path), allow_pickle=True)(x, torch.ones(1)), expected)
     monkeypatch.setenv(pipeline_folder.ALLOW_PICKLE, "1")
     assert torch.equal(load(str(tmp_path))(x, torch.ones(1)), expected)
 
@@ -339,26 +338,26 @@ def test_an_allowed_pickle_still_executes_nothing(tmp_path, monkeypatch):
     witness = tmp_path / "executed"
     monkeypatch.setenv("WITNESS", str(witness))
     torch.save({"conv_in.weight": Malicious()}, tmp_path / "unet" / "diffusion_pytorch_model.bin")
+    monkeypatch.setenv(pipeline_folder.ALLOW_PICKLE, "1")
     with pytest.raises(PidistillError, match="the unet cannot be loaded"):
-        load(str(tmp_path), allow_pickle=True)
+        load(str(tmp_path))
     assert not witness.exists()
 
 
-def test_a_missing_weight_is_an_error(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda weights: weights.pop("conv_in.weight"), r"conv_in\.weight"),
+        (lambda weights: weights.update(extra=torch.zeros(1)), "extra"),
+    ],
+)
+def test_a_missing_or_unexpected_weight_is_an_error(tmp_path, change, named):
     save(tmp_path, ddim())
     file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
-    del weights["conv_in.weight"]
+    change(weights)
     save_file(weights, file)
-    with pytest.raises(PidistillError, match=r"1 missing keys, the first is conv_in\.weight"):
-        load_teacher(f"diffusers:{tmp_path}")
-
-
-def test_an_unexpected_weight_is_an_error(tmp_path):
-    save(tmp_path, ddim())
-    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
-    save_file({**load_file(file), "extra": torch.zeros(1)}, file)
-    with pytest.raises(PidistillError, match="1 unexpected keys, the first is extra"):
+    with pytest.raises(PidistillError, match=named):
         load_teacher(f"diffusers:{tmp_path}")
 
 
@@ -374,7 +373,7 @@ def test_a_damaged_file_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("?guidance=2", "name it by the option null_class"),
+        ("?guidance=2", "null_class"),
         ("?null_class=7&guidance=2", "null_class is 7, but .* has 5 rows"),
         ("?prompts=p.txt", "not conditioned on text"),
         ("?guidence=2", "unknown option 'guidence'"),

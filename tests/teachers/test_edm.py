@@ -1,6 +1,5 @@
 """EDM teachers: every architecture and preconditioning, and what is said about a bad file."""
 
-import dataclasses
 import json
 import math
 
@@ -158,7 +157,7 @@ def test_attributes_come_before_arguments(tmp_path):
 def test_arguments_may_be_positional(tmp_path):
     network = randomized(SongUNet(**SONG))
     content = checkpoint(network)
-    model = content["ema"].state["_modules"]["model"].state
+    model = model_of(content)
     model["_init_args"] = (16, 3, 3)
     for name in ("img_resolution", "in_channels", "out_channels"):
         del model["_init_kwargs"][name]
@@ -174,7 +173,7 @@ def test_a_network_without_arguments_takes_those_of_its_preconditioning(precond,
     out_channels = 6 if precond == "iDDPMPrecond" else 3
     network = randomized(SongUNet(**{**SONG, "out_channels": out_channels}))
     content = checkpoint(network, precond)
-    del content["ema"].state["_modules"]["model"].state["_init_kwargs"]
+    del model_of(content)["_init_kwargs"]
     (tmp_path / "a.pkl").write_bytes(dumps(content))
     teacher = edm.load(str(tmp_path / "a.pkl"))
     assert teacher.network.config["out_channels"] == out_channels
@@ -192,8 +191,39 @@ def test_a_file_is_recognised_by_its_content(tmp_path):
     path = write(tmp_path / "a", randomized(SongUNet(**SONG)))
     assert load_teacher(path).sample_shape == (3, 16, 16)
     (tmp_path / "b").write_bytes(b"\x80\x04N.")
-    with pytest.raises(PidistillError, match="neither a run folder nor a teacher"):
+    with pytest.raises(PidistillError, match="not recognised as a teacher"):
         load_teacher(str(tmp_path / "b"))
+
+
+def model_of(content):
+    return content["ema"].state["_modules"]["model"].state
+
+
+def drop_a_layer(content):
+    del model_of(content)["_modules"]["map_layer0"]
+
+
+def add_a_weight(content):
+    model_of(content)["_parameters"] = {"extra": torch.nn.Parameter(torch.zeros(2))}
+
+
+def misshape_a_weight(content):
+    model_of(content)["_modules"]["map_layer0"].state["_parameters"]["bias"] = torch.zeros(3)
+
+
+def rename_the_preconditioning(content):
+    content["ema"].class_name = "Precond2"
+
+
+def rename_the_network(content):
+    content["ema"].state["_modules"]["model"].class_name = "UNetModel"
+
+
+def nest_modules(content):
+    chain = Persistent("Block", {"_modules": {}, "_parameters": {}})
+    for _ in range(20):
+        chain = Persistent("Block", {"_modules": {"a": chain, "b": chain}})
+    model_of(content)["_modules"]["deep"] = chain
 
 
 class TestBadPickles:
@@ -209,88 +239,69 @@ class TestBadPickles:
             edm.load(str(path))
         assert "\n" not in str(caught.value)
 
-    def test_a_missing_weight_is_named(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (drop_a_layer, r"'map_layer0\.\w+' and 1 more"),
+            (add_a_weight, "'extra'"),
+            (misshape_a_weight, r"'map_layer0.bias' has shape \(3,\)"),
+            (rename_the_preconditioning, "EDMPrecond"),
+            (rename_the_network, "a PickledModule as its model"),
+            (nest_modules, "without end"),
+        ],
+    )
+    def test_what_is_not_as_edm_writes_it_is_named(self, change, match, tmp_path):
         content = self.content()
-        del content["ema"].state["_modules"]["model"].state["_modules"]["map_layer0"]
-        self.fails(tmp_path, content, "lacks the weight 'map_layer0.weight' and 1 more")
+        change(content)
+        self.fails(tmp_path, content, match)
 
-    def test_an_unexpected_weight_is_named(self, tmp_path):
-        content = self.content()
-        model = content["ema"].state["_modules"]["model"].state
-        model["_parameters"] = {"extra": torch.nn.Parameter(torch.zeros(2))}
-        self.fails(tmp_path, content, "holds the unexpected weight 'extra'")
-
-    def test_a_misshapen_weight_is_named(self, tmp_path):
-        content = self.content()
-        model = content["ema"].state["_modules"]["model"].state
-        model["_modules"]["map_layer0"].state["_parameters"]["bias"] = torch.zeros(3)
-        self.fails(tmp_path, content, r"'map_layer0.bias' has shape \(3,\); expected \(64,\)")
+    @pytest.mark.parametrize("content", [{"G_ema": 1}, [1, 2]])
+    def test_other_content_is_refused(self, content, tmp_path):
+        self.fails(tmp_path, content, "holds no network of EDM")
 
     @pytest.mark.parametrize(
         ("arguments", "match"),
         [
-            ({"num_blocks": 10**9}, "num_blocks is 1000000000; expected 1 .. 32"),
-            ({"model_channels": "16"}, "model_channels is '16'"),
+            ({"num_blocks": 10**9}, "1000000000 as num_blocks"),
+            ({"model_channels": "16"}, "'16' as model_channels"),
             ({"model_channels": 7}, "cannot be built|has shape|lacks"),
+            ({"model_channels": 4096}, "has shape"),
+            ({"model_channels": 10**6}, "1000000 as model_channels"),
             ({"channel_mult": []}, "unexpected weight"),
-            ({"channel_mult": [1] * 100}, "channel_mult is a list"),
-            ({"channel_mult": [1, math.nan]}, "channel_mult is nan"),
+            ({"channel_mult": [1] * 100}, "channel_mult"),
+            ({"channel_mult": [1, math.nan]}, "nan as channel_mult"),
             ({"encoder_type": "other"}, "encoder_type is 'other'"),
-            ({"encoder_type": [[]]}, "encoder_type is a list"),
-            ({"surprise\n": 1}, r"unknown argument 'surprise\?'"),
-            ({"dropout": 2.0}, "dropout is 2.0"),
-            ({"img_resolution": None}, "img_resolution is a NoneType"),
+            ({"encoder_type": [[]]}, "a list as argument encoder_type"),
+            ({"surprise\n": 1}, r"'surprise\?'"),
+            ({"img_resolution": None}, "a NoneType as img_resolution"),
         ],
     )
     def test_a_wrong_argument_is_named(self, arguments, match, tmp_path):
         content = self.content()
-        content["ema"].state["_modules"]["model"].state["_init_kwargs"] |= arguments
+        model_of(content)["_init_kwargs"] |= arguments
         self.fails(tmp_path, content, match)
 
     @pytest.mark.parametrize(
         ("precond", "attributes", "match"),
         [
-            ("EDMPrecond", {"sigma_data": math.nan}, "sigma_data is nan"),
-            ("EDMPrecond", {"sigma_max": 0.0}, "noise levels go from 0.002 to 0"),
-            ("iDDPMPrecond", {"M": 10**9}, "M is 1000000000"),
-            ("VPPrecond", {"beta_d": "x"}, "beta_d is 'x'"),
+            ("EDMPrecond", {"sigma_data": math.nan}, "nan as sigma_data"),
+            ("EDMPrecond", {"sigma_max": 0.0}, "noise levels from 0.002 to 0"),
+            ("iDDPMPrecond", {"M": 10**9}, "1000000000 as M"),
+            ("VPPrecond", {"beta_d": "x"}, "'x' as beta_d"),
         ],
     )
     def test_a_wrong_setting_is_named(self, precond, attributes, match, tmp_path):
         content = checkpoint(randomized(SongUNet(**SONG)), precond, attributes=attributes)
         self.fails(tmp_path, content, match)
 
-    def test_other_classes_are_refused(self, tmp_path):
-        content = self.content()
-        content["ema"].class_name = "Precond2"
-        self.fails(
-            tmp_path, content, "expected a pickle of a dict whose 'ema' is one of EDMPrecond"
-        )
-        content = self.content()
-        content["ema"].state["_modules"]["model"].class_name = "UNetModel"
-        self.fails(tmp_path, content, "its model is a PickledModule")
-        self.fails(tmp_path, {"G_ema": 1}, "holds no network of EDM")
-        self.fails(tmp_path, [1, 2], "holds no network of EDM")
-
-    def test_modules_that_hold_themselves_end(self, tmp_path):
-        content = self.content()
-        model = content["ema"].state["_modules"]["model"]
-        inner = Persistent("Block", {"_modules": {}, "_parameters": {}})
-        chain = inner
-        for _ in range(20):
-            chain = Persistent("Block", {"_modules": {"a": chain, "b": chain}})
-        model.state["_modules"]["deep"] = chain
-        self.fails(tmp_path, content, "its modules hold one another without end")
-
     def test_weights_that_share_their_bytes_cannot_multiply(self, tmp_path):
         content = self.content()
-        model = content["ema"].state["_modules"]["model"].state
         one = torch.zeros(10_000)
-        model["_parameters"] = {f"w{i}": one for i in range(2000)}
+        model_of(content)["_parameters"] = {f"w{i}": one for i in range(2000)}
         self.fails(tmp_path, content, "claims more weights than it has room for")
 
     def test_a_missing_file_is_named(self, tmp_path):
-        with pytest.raises(PidistillError, match=r"none.pkl' is not a file; expected edm:FILE"):
+        with pytest.raises(PidistillError, match=r"none.pkl' is not a file"):
             load_teacher(f"edm:{tmp_path / 'none.pkl'}")
 
 
@@ -336,7 +347,7 @@ class TestStateDicts:
             ({"precondition": {"name": "other", "config": {}}}, "unknown preconditioning 'other'"),
             ({"precondition": {"name": "edm", "config": {"x": 1}}}, "does not describe a teacher"),
             ({"precondition": {"name": "edm", "config": {"sigma_max": 0}}}, "sigma_max is 0"),
-            ({"network": {"name": "other", "config": {}}}, "unknown network 'other'"),
+            ({"network": {"name": "other", "config": {}}}, "the network 'other'"),
             ({"network": {"name": "song_unet", "config": {"x": 1}}}, "does not take these"),
         ],
     )
@@ -350,13 +361,6 @@ class TestStateDicts:
     def test_weights_without_a_description_say_what_is_missing(self, tmp_path):
         torch.save(randomized(SongUNet(**SONG)).state_dict(), tmp_path / "a.pt")
         with pytest.raises(PidistillError, match=r"no JSON file beside it; expected a\.json"):
-            edm.load(str(tmp_path / "a.pt"))
-
-    def test_guided_diffusion_names_are_refused_for_another_network(self, tmp_path):
-        network = randomized(SongUNet(**SONG))
-        torch.save({"input_blocks.0.0.weight": torch.zeros(1)}, tmp_path / "a.pt")
-        (tmp_path / "a.json").write_text(json.dumps(self.describe(network)))
-        with pytest.raises(PidistillError, match="guided-diffusion UNetModel"):
             edm.load(str(tmp_path / "a.pt"))
 
     @pytest.mark.parametrize("content", [{"a": print}, [1], {}, {"a": 1}])
@@ -375,10 +379,3 @@ class TestStateDicts:
         (tmp_path / "a.json").write_text(json.dumps(self.describe(network)))
         with pytest.raises(PidistillError, match="cannot be read with weights_only=True"):
             edm.load(str(path))
-
-
-def test_a_teacher_survives_the_native_format(tmp_path):
-    """A run saves its teacher's preconditioning by name and arguments."""
-    teacher = edm.load(write(tmp_path / "a.pkl", randomized(SongUNet(**SONG)), "iDDPMPrecond"))
-    arguments = json.loads(json.dumps(dataclasses.asdict(teacher.precondition)))
-    assert type(teacher.precondition)(**arguments) == teacher.precondition

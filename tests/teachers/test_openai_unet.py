@@ -219,9 +219,9 @@ KEY = "output_blocks.2.2.in_layers.2.weight"
         ({KEY: None}, {}, f"lacks the weight '{KEY}'"),
         ({"input_blocks.0.0.weight": None}, {}, r"lacks the weight 'input_blocks.0.0.weight'"),
         ({"middle_block.1.encoder_kv.bias": 3}, {}, "unexpected weight 'middle_block.1.encoder_kv"),
-        ({"middle_block.1.qkv.bias": 3}, {}, r"'middle_block.1.qkv.bias' has shape \(3,\)"),
+        ({"middle_block.1.qkv.bias": 3}, {}, r"in0.qkv.bias' has shape \(3,\)"),
         ({}, {"config": {"label_dim": 0}}, "unexpected weight 'label_emb.weight'"),
-        ({}, {"config": {"label_dim": 5}}, r"'label_emb.weight' has shape \(4, 512\); expected"),
+        ({}, {"config": {"label_dim": 5}}, r"'map_label.weight' has shape \(512, 4\)"),
         ({}, {"config": {"model_channels": 64}}, "norm0 has 16 groups of its 64 channels"),
         (
             {},

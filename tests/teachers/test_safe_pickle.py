@@ -57,7 +57,7 @@ def read(tmp_path):
 def refuses(read, tmp_path):
     """Checks that bytes are refused in one line that says why, without being executed."""
 
-    def check(data, match):
+    def check(data, match="executed"):
         with pytest.raises(PidistillError, match=match) as caught:
             read(data)
         message = str(caught.value)
@@ -115,9 +115,10 @@ class TestExecution:
         assert content["dataset_kwargs"] == {"path": "x.zip", "use_labels": False}
 
     @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-    def test_every_protocol_of_python_is_refused_by_name(self, protocol, refuses, tmp_path):
+    def test_every_protocol_of_python_is_refused(self, protocol, refuses, tmp_path):
         evil = pickle.dumps({"ema": [Evil(tmp_path / "trace")]}, protocol)
-        refuses(evil, r"refers to (posix|nt)\.mkdir \(at byte \d+\).*nothing in it was executed")
+        by_name = r"refers to (posix|nt)\.mkdir" if protocol >= 1 else "uses the opcode"
+        refuses(evil, f"{by_name}.*nothing in it was executed")
 
     @pytest.mark.parametrize("place", ["top", "settings", "module", "weight", "beside"])
     def test_it_is_refused_wherever_it_hides(self, place, refuses, tmp_path):
@@ -169,39 +170,44 @@ class TestExecution:
         refuses(b"\x80\x02" + by_line, re.escape(f"refers to {module}.{name}"))
 
     @pytest.mark.parametrize(
-        ("opcodes", "match"),
+        "opcodes",
         [
-            (b"(S'touch \\l trace'\nios\nsystem\n.", r"uses the opcode INST of os\.system"),
-            (b"(cos\nsystem\nS'touch trace'\no.", r"refers to os\.system"),
-            (b"(ccollections\nOrderedDict\no.", "uses the opcode OBJ"),
-            (b"ccollections\nOrderedDict\n)}\x92.", "uses the opcode NEWOBJ_EX"),
-            (b"ccollections\nOrderedDict\n)\x81}b.", "sets the state of a dict"),
-            (b"\x82\x01.", "uses the opcode EXT1"),
-            (b"\x83\x01\x00.", "uses the opcode EXT2"),
-            (b"\x84\x01\x00\x00\x00.", "uses the opcode EXT4"),
-            (b"Pname\n.", "uses the opcode PERSID"),
-            (b"NQ.", "uses the opcode BINPERSID"),
-            (b"\x97.", "uses the opcode NEXT_BUFFER"),
-            (b"\xff.", "uses the opcode 0xff"),
-            (b"}]NsN.", "uses a list as a key"),
-            (b"N)R.", "calls a NoneType"),
-            (b"ccollections\nOrderedDict\nNR.", "calls collections.OrderedDict"),
-            (b"ccollections\nOrderedDict\nN\x85R.", "makes a dictionary from arguments"),
-            (b"K\x01K\x02\x93.", "refers to a global by a int and a int"),
-            (b"}}b.", "sets the state of a dict"),
-            (b"(\x90.", "from an empty stack"),
-            (b"\x8f(K\x01\x90.", "a set of something other than strings"),
-            (b"h\x05.", "recalls value 5, which it never kept"),
-            (b"t.", "a mark that is not there"),
-            (b".", "from an empty stack"),
-            (b"N", "is cut short"),
-            (b"", "is cut short"),
-            (b"NNa.", "appends to a NoneType"),
-            (b"I1x\n.", "is damaged: invalid literal"),
+            b"(S'touch \\l trace'\nios\nsystem\n.",  # INST
+            b"(cos\nsystem\nS'touch trace'\no.",  # OBJ
+            b"(ccollections\nOrderedDict\no.",
+            b"ccollections\nOrderedDict\n)}\x92.",  # NEWOBJ_EX
+            b"ccollections\nOrderedDict\n)\x81}b.",  # BUILD of a dictionary
+            b"ccollections\nOrderedDict\n}b.",  # of a function
+            b"ccollections\nOrderedDict\nN}\x8c\x08__code__Ns\x86b.",  # with slots
+            b"ctorch.nn.modules.container\nModuleDict\nN}\x86b.",
+            b"ctorch.nn.modules.container\nModuleDict\n)RN}\x86b.",
+            b"}}b.",
+            b"\x82\x01.",  # EXT1, EXT2, EXT4
+            b"\x83\x01\x00.",
+            b"\x84\x01\x00\x00\x00.",
+            b"Pname\n.",  # PERSID
+            b"NQR.",  # BINPERSID
+            b"\x97.",  # NEXT_BUFFER
+            b"\xff.",
+            b"}]NsN.",  # keys that are not strings
+            b"}K\x01NsN.",
+            b"\x8f(K\x01\x90.",
+            b"N)R.",  # calls of no function, or with no tuple
+            b"ccollections\nOrderedDict\nNR.",
+            b"ccollections\nOrderedDict\nN\x85R.",
+            b"ccollections\nOrderedDict\n)R)R.",
+            b"K\x01K\x02\x93.",
+            b"(\x90.",  # values, marks and memos that are not there
+            b"h\x05.",
+            b"t.",
+            b".",
+            b"N",
+            b"",
+            b"NNa.",
         ],
     )
-    def test_opcodes_out_of_place(self, opcodes, match, refuses):
-        refuses(opcodes, match)
+    def test_opcodes_out_of_place(self, opcodes, refuses):
+        refuses(PROTO + opcodes)
 
     @pytest.mark.parametrize(
         ("dtype", "data", "match"),
@@ -219,49 +225,44 @@ class TestExecution:
     def test_numpy_scalars_are_read(self, read):
         for value in (np.float64(0.7071), np.float32(0.5), np.int64(-3), np.bool_(True)):
             assert read(pickle.dumps(value)) == value
-        with pytest.raises(PidistillError, match="not little-endian"):
+        with pytest.raises(PidistillError, match="little-endian"):
             read(pickle.dumps(np.dtype(">f8")))
+
+
+def saved_storage(numel):
+    typed = torch.storage.TypedStorage(
+        wrap_storage=torch.zeros(numel).untyped_storage(), dtype=torch.float32, _internal=True
+    )
+    return saved(typed, _use_new_zipfile_serialization=False)
 
 
 class TestNestedFiles:
     def test_storages_are_read(self, read):
-        storage = torch.arange(6.0).untyped_storage()
-        typed = torch.storage.TypedStorage(
-            wrap_storage=storage, dtype=torch.float32, _internal=True
-        )
-        data = saved(typed, _use_new_zipfile_serialization=False)
-        record = read(PROTO + load_from_bytes(data) + b".")
+        record = read(PROTO + load_from_bytes(saved_storage(6)) + b".")
         assert (record.dtype, record.numel) == (torch.float32, 6)
 
     @pytest.mark.parametrize("zipped", [True, False])
     def test_execution_inside_is_refused(self, zipped, refuses, tmp_path):
-        data = saved(Evil(tmp_path / "trace"), _use_new_zipfile_serialization=zipped)
-        match = "." if zipped else r"refers to (posix|nt)\.mkdir"
-        refuses(PROTO + load_from_bytes(data) + b".", match)
-        inner = saved({"a": [Evil(tmp_path / "trace")]}, _use_new_zipfile_serialization=zipped)
-        refuses(PROTO + load_from_bytes(inner) + b".", match)
+        for value in (Evil(tmp_path / "trace"), {"a": [Evil(tmp_path / "trace")]}):
+            data = saved(value, _use_new_zipfile_serialization=zipped)
+            refuses(PROTO + load_from_bytes(data) + b".")
 
     def test_a_file_inside_a_file_inside_is_refused(self, refuses, tmp_path):
         evil = PROTO + load_from_bytes(saved(Evil(tmp_path / "trace"))) + b"."
         refuses(PROTO + load_from_bytes(evil) + b".", r"refers to torch\.storage\._load_from_bytes")
 
     def test_tensors_and_other_values_inside_are_refused(self, refuses):
-        options = {"_use_new_zipfile_serialization": False}
-        tensor = saved(torch.zeros(2), **options)
-        refuses(PROTO + load_from_bytes(tensor) + b".", r"refers to torch\._utils\._rebuild_tensor")
-        refuses(PROTO + load_from_bytes(saved(1, **options)) + b".", "is not as torch writes it")
-        refuses(PROTO + load_from_bytes(b"") + b".", "is cut short")
+        for value in (torch.zeros(2), 1):
+            data = saved(value, _use_new_zipfile_serialization=False)
+            refuses(PROTO + load_from_bytes(data) + b".")
+        refuses(PROTO + load_from_bytes(b"") + b".")
 
     def test_a_claimed_size_is_not_believed(self, refuses):
-        storage = torch.zeros(3).untyped_storage()
-        typed = torch.storage.TypedStorage(
-            wrap_storage=storage, dtype=torch.float32, _internal=True
-        )
-        data = saved(typed, _use_new_zipfile_serialization=False)
+        data = saved_storage(3)
         count, huge = struct.pack("<q", 3), struct.pack("<q", 2**60)
         assert data.endswith(count + bytes(12))
         for bad in (data[:-1], data + b"\0", data.replace(count, huge), data[:-20] + huge):
-            refuses(PROTO + load_from_bytes(bad) + b".", "is not as torch writes it|is damaged")
+            refuses(PROTO + load_from_bytes(bad) + b".")
 
     @pytest.mark.parametrize(
         "view",
@@ -296,37 +297,35 @@ class TestBombs:
     """Each is a few megabytes at most, and may cost neither time nor memory."""
 
     @pytest.mark.parametrize(
-        ("data", "match"),
+        "data",
         [
-            pytest.param(b"N" * 4_000_000, "has more than 500000 opcodes", id="opcodes"),
-            pytest.param(b"\x8f\x94" * 2_000_000, "opcodes", id="sets_and_memo"),
-            pytest.param(b")" + b"\x85" * 4_000_000, "opcodes", id="tuples"),
-            pytest.param(b"]" * 3_000_000 + b"a" * 3_000_000, "opcodes", id="lists"),
-            pytest.param(b"(" * 2_000_000, "opens more than 1000 marks", id="marks"),
-            pytest.param(
-                text("collections") + text("OrderedDict") + b"\x93\x94" + b"h\x00)R" * 400_000,
-                "makes more than 50000 calls",
-                id="calls",
-            ),
-            pytest.param(b"\x8e" + b"\xff" * 8, "is damaged", id="huge_bytes"),
-            pytest.param(b"\x8e" + struct.pack("<Q", 2**62), "is damaged", id="long_bytes"),
-            pytest.param(b"\x8d" + struct.pack("<Q", 2**40), "is damaged", id="long_text"),
-            pytest.param(b"B" + struct.pack("<I", 2**32 - 1), "is damaged", id="bytes"),
-            pytest.param(b"\x8b" + struct.pack("<i", 2**31 - 1), "opcode LONG4", id="long_integer"),
-            pytest.param(b"\x96" + b"\xff" * 8, "opcode BYTEARRAY8", id="bytearray"),
-            pytest.param(b"I" + b"9" * 4_000_000 + b"\n.", "is damaged", id="digits"),
-            pytest.param(b"c" + b"a" * 4_000_000, "is damaged", id="name"),
+            pytest.param(b"N" * 4_000_000, id="opcodes"),
+            pytest.param(b"\x8f\x94" * 2_000_000, id="sets_and_memo"),
+            pytest.param(b")" + b"\x85" * 4_000_000, id="tuples"),
+            pytest.param(b"]" * 3_000_000 + b"a" * 3_000_000, id="lists"),
+            pytest.param(b"(" * 2_000_000, id="marks"),
+            pytest.param(b"ccollections\nOrderedDict\n\x94" + b"h\x00)R" * 400_000, id="calls"),
+            pytest.param(b"\x8e" + b"\xff" * 8, id="huge_bytes"),
+            pytest.param(b"\x8e" + struct.pack("<Q", 2**62), id="long_bytes"),
+            pytest.param(b"\x8d" + struct.pack("<Q", 2**40), id="long_text"),
+            pytest.param(b"B" + struct.pack("<I", 2**32 - 1), id="bytes"),
+            pytest.param(b"\x8b" + struct.pack("<i", 2**31 - 1), id="long_integer"),
+            pytest.param(b"\x96" + b"\xff" * 8, id="bytearray"),
+            pytest.param(b"I" + b"9" * 4_000_000 + b"\n.", id="digits"),
+            pytest.param(b"c" + b"a" * 4_000_000, id="name"),
+            # a tuple of 2^60 leaves, which to hash would take for ever
+            pytest.param(b"})\x94" + b"h\x00h\x00\x86q\x00" * 60 + b"Ns.", id="key"),
         ],
     )
-    def test_are_refused_at_once(self, data, match, refuses):
+    def test_are_refused_at_once_in_little_memory(self, data, refuses):
         started = time.process_time()
-        refuses(PROTO + data, match)
+        refuses(PROTO + data)
         assert time.process_time() - started < 5
 
     @pytest.mark.parametrize(
         "data",
         [
-            pytest.param(b"\x8f\x94" * 300_000, id="sets_and_memo"),
+            pytest.param(b"\x8f\x94" * 249_000, id="sets_and_memo"),
             pytest.param(b"\x8d" + struct.pack("<Q", 10**7 + 4) + b"a" * 10**7, id="wide_text"),
         ],
     )
@@ -350,7 +349,7 @@ class TestBombs:
         ],
     )
     def test_depth_costs_nothing(self, data, read):
-        """Whatever is nested, or holds itself, is built and let go without recursion."""
+        """Whatever is nested, or holds itself, is built and released without recursion."""
         read(PROTO + data)
 
     def test_deep_modules_end_in_one_line(self, tmp_path):
@@ -360,7 +359,7 @@ class TestBombs:
             chain = Persistent("Block", {"_modules": {"a": chain, "b": chain}})
         content["ema"].state["_modules"]["model"].state["_modules"]["deep"] = chain
         (tmp_path / "deep.pkl").write_bytes(dumps(content))
-        with pytest.raises(PidistillError, match="hold one another without end"):
+        with pytest.raises(PidistillError, match="without end"):
             edm.load(str(tmp_path / "deep.pkl"))
 
 
@@ -417,5 +416,5 @@ class TestDamage:
         byte_flips(genuine, tmp_path / "flipped.pkl", 2000, seed=1)
 
     def test_a_file_that_cannot_be_read_is_named(self, tmp_path):
-        with pytest.raises(PidistillError, match="cannot be read: No such file"):
+        with pytest.raises(PidistillError, match=r"none\.pkl.* cannot be read"):
             read_pickle(tmp_path / "none.pkl")

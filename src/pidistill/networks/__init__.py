@@ -10,8 +10,8 @@ and returns a tensor of the shape of `u` (or twice its channels where a variance
 
 The networks of `NETWORKS` are built by name: their constructors take plain JSON values and keep
 them in `self.config`, and their class method `arguments_for(sample_shape, num_classes)` returns the
-arguments that follow from the samples. Any other module will do as well; whoever loads a student
-that has one passes it as `network`.
+arguments that follow from the samples. Any other module works too; whoever loads a student that
+has one passes it as `network`.
 """
 
 import copy

@@ -1,5 +1,6 @@
 """DhariwalUNet: ADM (Dhariwal & Nichol 2021) as reimplemented by Karras et al. 2022."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -31,41 +32,27 @@ class DhariwalUNet(EDMUNet):
         label_dropout: float = 0.0,
     ) -> None:
         """Build the network. The arguments are those of `SongUNet`."""
-        config = plain_arguments(locals())
-        super().__init__()
-        self.config = config
-        self.embedding_channels = model_channels * channel_mult_emb
+        super().__init__(plain_arguments(locals()))
+        width = model_channels * channel_mult_emb
         self.map_noise = PositionalEmbedding(model_channels, endpoint=False)
         if augment_dim:
             self.map_augment = nn.Linear(augment_dim, model_channels, bias=False)
-        self.map_layer0 = nn.Linear(model_channels, self.embedding_channels)
-        self.map_layer1 = nn.Linear(self.embedding_channels, self.embedding_channels)
+        self.map_layer0 = nn.Linear(model_channels, width)
+        self.map_layer1 = nn.Linear(width, width)
         if label_dim:
-            self.map_label = nn.Linear(label_dim, self.embedding_channels, bias=False)
-        width = self.build_levels(img_resolution, in_channels, model_channels * channel_mult[0])
+            self.map_label = nn.Linear(label_dim, width, bias=False)
+        block = functools.partial(UNetBlock, embedding_channels=width, dropout=dropout)
+        width = self.build_levels(
+            img_resolution,
+            in_channels,
+            model_channels * channel_mult[0],
+            block,
+            num_heads=lambda width: width // CHANNELS_PER_HEAD,
+        )
         self.out_norm = group_norm(width, eps=1e-5)
         self.out_conv = Conv2d(width, out_channels, 3)
         init_weights(self)
         shrink(self.out_conv)
-
-    def block(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        attend: bool = False,
-        up: bool = False,
-        down: bool = False,
-    ) -> UNetBlock:
-        return UNetBlock(
-            in_channels,
-            out_channels,
-            self.embedding_channels,
-            up=up,
-            down=down,
-            num_heads=out_channels // CHANNELS_PER_HEAD if attend else 0,
-            dropout=self.config["dropout"],
-        )
 
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F(u, c_noise, label) (see `pidistill.networks`)."""

@@ -1,6 +1,6 @@
 """What the two U-Nets of Karras et al. 2022 share: residual blocks, levels, initial weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ class UNetBlock(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        embedding_channels: int,
         *,
+        embedding_channels: int,
         up: bool = False,
         down: bool = False,
         num_heads: int = 0,
@@ -32,20 +32,10 @@ class UNetBlock(nn.Module):
     ) -> None:
         """Build the block.
 
-        Args:
-            in_channels: Channels of the input.
-            out_channels: Channels of the output.
-            embedding_channels: Width of the embedding.
-            up: Double the resolution.
-            down: Halve the resolution.
-            num_heads: Attention heads; 0 means no attention.
-            dropout: Dropout probability before the second convolution.
-            skip_scale: Factor after every residual addition.
-            eps: Epsilon of the group normalisations.
-            resample_filter: Taps of the resampling filter.
-            project_resampled_skip: Whether a skip that resamples has a 1x1 convolution even where
-                the width stays the same.
-            adaptive_scale: Whether the embedding scales and shifts; otherwise it is added.
+        `resample_filter` are the taps with which `up` and `down` resample. A skip that resamples
+        has a 1x1 convolution where the width changes, or with `project_resampled_skip` always. The
+        embedding scales and shifts with `adaptive_scale`, and is added otherwise. `skip_scale` is a
+        factor after every residual addition.
         """
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
@@ -103,13 +93,16 @@ class UNetBlock(nn.Module):
 class EDMUNet(nn.Module):
     """A U-Net whose weights have the names that EDM checkpoints give them.
 
-    `enc` and `dec` hold its layers by resolution, as in `enc.64x64_block0`. A subclass says what
-    its blocks are, and may add layers to a level.
+    `enc` and `dec` hold its layers by resolution, as in `enc.64x64_block0`. A subclass may add
+    layers to a level.
     """
 
-    config: dict[str, Any]
     decoder_attends_once = False
     """Whether only the last block of a level of the decoder has attention."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
 
     @classmethod
     def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
@@ -130,18 +123,6 @@ class EDMUNet(nn.Module):
             "label_dim": num_classes,
         }
 
-    def block(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        attend: bool = False,
-        up: bool = False,
-        down: bool = False,
-    ) -> UNetBlock:
-        """A residual block, `up`, `down` or neither, with attention or without."""
-        raise NotImplementedError
-
     def after_halving(self, level: int, width: int) -> dict[str, nn.Module]:
         """Layers after the block that halves the resolution, by name."""
         return {}
@@ -158,14 +139,27 @@ class EDMUNet(nn.Module):
             rows = rows * (torch.rand(len(rows), 1, device=rows.device) >= dropout)
         return rows
 
-    def build_levels(self, resolution: int, in_channels: int, width: int) -> int:
+    def build_levels(
+        self,
+        resolution: int,
+        in_channels: int,
+        width: int,
+        block: Callable[..., UNetBlock],
+        num_heads: Callable[[int], int],
+    ) -> int:
         """Make `enc` and `dec`, and return the width of the last block.
 
         Args:
             resolution: Height and width at the top level.
             in_channels: Channels of the input.
             width: Width of the first convolution.
+            block: `UNetBlock` with the arguments that all blocks share.
+            num_heads: Attention heads by the width of a block.
         """
+
+        def blocks(width_in: int, width_out: int, attend: bool) -> UNetBlock:
+            return block(width_in, width_out, num_heads=num_heads(width_out) if attend else 0)
+
         num_blocks = self.config["num_blocks"]
         resolutions = [resolution >> level for level in range(len(self.config["channel_mult"]))]
         names = [f"{size}x{size}" for size in resolutions]
@@ -177,25 +171,24 @@ class EDMUNet(nn.Module):
             if level == 0:
                 self.enc[f"{name}_conv"] = Conv2d(in_channels, width, 3)
             else:
-                self.enc[f"{name}_down"] = self.block(width, width, down=True)
+                self.enc[f"{name}_down"] = block(width, width, down=True)
                 for key, layer in self.after_halving(level, width).items():
                     self.enc[f"{name}_{key}"] = layer
             skip_widths.append(width)
             for i in range(num_blocks):
-                block = self.block(width, widths[level], attend=attends[level])
-                self.enc[f"{name}_block{i}"] = block
+                self.enc[f"{name}_block{i}"] = blocks(width, widths[level], attends[level])
                 width = widths[level]
                 skip_widths.append(width)
         for level, name in reversed(list(enumerate(names))):
             if level == len(names) - 1:
-                self.dec[f"{name}_in0"] = self.block(width, width, attend=True)
-                self.dec[f"{name}_in1"] = self.block(width, width)
+                self.dec[f"{name}_in0"] = blocks(width, width, attend=True)
+                self.dec[f"{name}_in1"] = block(width, width)
             else:
-                self.dec[f"{name}_up"] = self.block(width, width, up=True)
+                self.dec[f"{name}_up"] = block(width, width, up=True)
             for i in range(num_blocks + 1):
                 attend = attends[level] and (i == num_blocks or not self.decoder_attends_once)
-                block = self.block(width + skip_widths.pop(), widths[level], attend=attend)
-                self.dec[f"{name}_block{i}"] = block
+                width_in = width + skip_widths.pop()
+                self.dec[f"{name}_block{i}"] = blocks(width_in, widths[level], attend)
                 width = widths[level]
             for key, layer in self.after_level(level, width).items():
                 self.dec[f"{name}_{key}"] = layer

@@ -36,17 +36,10 @@ class Conv2d(nn.Module):
         resample_filter: Sequence[float] = (1, 1),
         filter_last: bool = False,
     ) -> None:
-        """Build the layer.
+        """Build the layer, which resamples before it convolves.
 
-        Args:
-            in_channels: Channels of the input.
-            out_channels: Channels of the output; the same where there is no kernel.
-            kernel: Odd size of the convolution, or 0 for none.
-            up: Double the resolution before convolving.
-            down: Halve the resolution before convolving.
-            resample_filter: Taps of the resampling filter.
-            filter_last: Halve the resolution after convolving instead ("fused" in EDM); all of
-                the padding then comes first.
+        With `filter_last` it halves the resolution after the convolution ("fused" in EDM), and all
+        of the padding comes first.
         """
         super().__init__()
         self.up, self.down, self.filter_last = up, down, filter_last

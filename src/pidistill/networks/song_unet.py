@@ -1,5 +1,6 @@
 """SongUNet: DDPM++ and NCSN++ (Song et al. 2021) as reimplemented by Karras et al. 2022."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -77,9 +78,7 @@ class SongUNet(EDMUNet):
         resample_filter: Sequence[float] = (1, 1),
         patch_size: int = 1,
     ) -> None:
-        config = plain_arguments(locals())
-        super().__init__()
-        self.config = config
+        super().__init__(plain_arguments(locals()))
         require_choice("embedding_type", embedding_type, ("positional", "fourier"))
         require_choice("encoder_type", encoder_type, ("standard", "skip", "residual"))
         require_choice("decoder_type", decoder_type, ("standard", "skip"))
@@ -90,46 +89,32 @@ class SongUNet(EDMUNet):
             )
         self.patch_size = patch_size
         self.folded_in, self.folded_out = in_channels * patch_size**2, out_channels * patch_size**2
-        self.embedding_channels = model_channels * channel_mult_emb
-        width = model_channels * channel_mult_noise
+        width, noise_width = model_channels * channel_mult_emb, model_channels * channel_mult_noise
         self.map_noise: nn.Module
         if embedding_type == "positional":
-            self.map_noise = PositionalEmbedding(width, endpoint=True)
+            self.map_noise = PositionalEmbedding(noise_width, endpoint=True)
         else:
-            self.map_noise = FourierEmbedding(width)
+            self.map_noise = FourierEmbedding(noise_width)
         if label_dim:
-            self.map_label = nn.Linear(label_dim, width)
+            self.map_label = nn.Linear(label_dim, noise_width)
         if augment_dim:
-            self.map_augment = nn.Linear(augment_dim, width, bias=False)
-        self.map_layer0 = nn.Linear(width, self.embedding_channels)
-        self.map_layer1 = nn.Linear(self.embedding_channels, self.embedding_channels)
-        self.build_levels(img_resolution // patch_size, self.folded_in, model_channels)
-        init_weights(self)
-        shrink(*(layer for key, layer in self.dec.items() if key.endswith("aux_conv")))
-
-    def block(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        attend: bool = False,
-        up: bool = False,
-        down: bool = False,
-    ) -> UNetBlock:
-        return UNetBlock(
-            in_channels,
-            out_channels,
-            self.embedding_channels,
-            up=up,
-            down=down,
-            num_heads=1 if attend else 0,
-            dropout=self.config["dropout"],
+            self.map_augment = nn.Linear(augment_dim, noise_width, bias=False)
+        self.map_layer0 = nn.Linear(noise_width, width)
+        self.map_layer1 = nn.Linear(width, width)
+        block = functools.partial(
+            UNetBlock,
+            embedding_channels=width,
+            dropout=dropout,
             skip_scale=math.sqrt(0.5),
             eps=1e-6,
-            resample_filter=self.config["resample_filter"],
+            resample_filter=resample_filter,
             project_resampled_skip=True,
             adaptive_scale=False,
         )
+        resolution = img_resolution // patch_size
+        self.build_levels(resolution, self.folded_in, model_channels, block, lambda width: 1)
+        init_weights(self)
+        shrink(*(layer for key, layer in self.dec.items() if key.endswith("aux_conv")))
 
     def after_halving(self, level: int, width: int) -> dict[str, nn.Module]:
         config = self.config

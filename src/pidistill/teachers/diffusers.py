@@ -1,9 +1,9 @@
 r"""Teachers from pipelines of the diffusers library.
 
 `diffusers:DIR_or_REPO[?OPTION=VALUE&...]` names the folder of a pipeline, or a repository on the
-Hugging Face hub. Read are UNet2DModel pipelines of images (DDPM, DDIM and their kin, consistency
-models, flow matching) or latents, and Stable Diffusion with a list of prompts as labels (see
-`latent`). The network stays what it is; its conventions become a preconditioning.
+Hugging Face hub. It may be a UNet2DModel pipeline of images or latents (DDPM, DDIM and similar,
+consistency models, flow matching), or Stable Diffusion with a list of prompts as labels (see
+`formats/latent.py`). The network is unchanged; its conventions become a preconditioning.
 """
 
 import math
@@ -38,7 +38,7 @@ def recognises(path: Path) -> bool:
     return is_pipeline_folder(path)
 
 
-def load(locator: str, *, allow_pickle: bool = False) -> Denoiser:
+def load(locator: str) -> Denoiser:
     """Load the teacher in a pipeline.
 
     Args:
@@ -46,15 +46,13 @@ def load(locator: str, *, allow_pickle: bool = False) -> Denoiser:
             `sigma_min` and `sigma_max` (noise levels to use, within the scheduler's), `prompts` (a
             file, one prompt a line), `guidance` (the scale), `null_class` (the row of the class
             embedding that means "no label"), `revision` (of a repository).
-        allow_pickle: Read weights that are not in safetensors, by torch's weights-only reader; the
-            environment variable PIDISTILL_ALLOW_PICKLE=1 does the same.
 
     Raises:
-        PidistillError: The library is missing, or the pipeline is not one that can be read.
+        PidistillError: The library is missing, or the pipeline cannot be read.
     """
     name, options = parse_locator(locator)
     require("diffusers")
-    pipeline = open_pipeline(name, revision=options.get("revision"), allow_pickle=allow_pickle)
+    pipeline = open_pipeline(name, revision=options.get("revision"))
     scheduler, scheduler_class = pipeline.load("scheduler", choices=SCHEDULERS)
     decoder = load_decoder(pipeline)
     precondition = precondition_of(
@@ -130,8 +128,8 @@ def class_network(name: str, unet: Any, options: dict[str, Any]) -> tuple[Diffus
         )
     if "guidance" in options and null_class is None:
         raise PidistillError(
-            f"guidance is {options['guidance']}, but nothing says which row of {name}'s class "
-            "embedding means 'no label'; name it by the option null_class, if there is one"
+            f"guidance is {options['guidance']}, but guidance needs a row of {name}'s class "
+            "embedding that means 'no label'; name it by the option null_class"
         )
     with torch.device("meta"):
         network = DiffusersUNet(null_class=null_class, **plain_config(unet.config))

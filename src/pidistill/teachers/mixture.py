@@ -162,7 +162,7 @@ MIXTURES: dict[str, Callable[[], MixtureDenoiser]] = {
 def load(locator: str) -> Denoiser:
     """Build the mixture registered as `locator`.
 
-    Raises `PidistillError` when there is none of that name.
+    Raises `PidistillError` when no mixture has that name.
     """
     if locator not in MIXTURES:
         raise PidistillError(

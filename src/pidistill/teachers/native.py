@@ -1,8 +1,8 @@
 """Teachers in the project's own format: a folder with `network.json` and safetensors weights.
 
 `pidistill train-teacher` writes such folders. Two come with the package: `digits` and `glyphs`,
-both class-conditional with an unconditional mode. `assets/NAME-teacher/config.toml` says how each was
-trained, `metrics.json` how good it is. Their weights are stored in half precision.
+both class-conditional with an unconditional mode. `assets/NAME-teacher/config.toml` says how each
+was trained, `metrics.json` how good it is. Their weights are stored in half precision.
 """
 
 import importlib.resources

@@ -7,21 +7,21 @@ list, in the order of the trainable ones), `optimizer` and `step`. It is read wi
 same function.
 
 The architecture is read off the weights: widths, blocks, attention, embedding, progressive input
-and output. What leaves no trace in them can be said in a JSON file beside the checkpoint,
+and output. What leaves no trace in them can be stated in a JSON file beside the checkpoint,
 `FILE.json` or `config.json`:
 
     {"sde": "vpsde", "image_size": 32, "fir": false, "beta_min": 0.1, "beta_max": 20.0}
 
-- `sde`: `vpsde` or `vesde`, trained in continuous time. Left out, a positional embedding means
+- `sde`: `vpsde` or `vesde`, trained in continuous time. By default, a positional embedding means
   `vpsde` and a Fourier embedding `vesde`, as in the published checkpoints. The sub-VP SDE, whose
   weights look like those of the VP SDE, is not supported.
-- `image_size`: left out, the level with attention is taken to be 16x16, as in the published ones.
-- `fir`: whether resampling uses the filter [1, 3, 3, 1]. Left out, it does in networks with
+- `image_size`: by default, the level with attention is taken to be 16x16, as in the published ones.
+- `fir`: whether resampling uses the filter [1, 3, 3, 1]. By default it does in networks with
   progressive input or output (NCSN++) and does not in others (DDPM++).
 - `beta_min` and `beta_max` of the VP SDE, by default 0.1 and 20; `sigma_min` and `sigma_max` of
   the VE SDE, for images in [0, 1], by default those of the buffer `sigmas`, or else 0.01 and 50.
 
-A warning says what was assumed.
+What was assumed is said in a warning.
 """
 
 import warnings
@@ -54,9 +54,7 @@ def load(locator: str) -> PreconditionedDenoiser:
     """
     path = user_path(locator)
     if not path.is_file():
-        raise PidistillError(
-            f"{locator!r} is not a file; expected score-sde:FILE, already downloaded"
-        )
+        raise PidistillError(f"{locator!r} is not a file; expected score-sde:FILE")
     options = read_json_beside(path)
     unknown = [key for key in options if key not in OPTIONS]
     if unknown:
@@ -81,8 +79,8 @@ def load(locator: str) -> PreconditionedDenoiser:
     network = network_with_weights("song_unet", config, state, str(path))
     if assumed:
         warnings.warn(
-            f"{path.name} does not say everything, and {', '.join(assumed)} was assumed; "
-            f"{path.with_suffix('.json').name} can say it",
+            f"{path.name} does not say everything, so {', '.join(assumed)} was assumed; state it "
+            f"in {path.with_suffix('.json').name} beside it",
             stacklevel=2,
         )
     size = config["img_resolution"]

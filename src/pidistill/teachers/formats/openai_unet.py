@@ -7,8 +7,8 @@ number of axes in the attention, the order of queries, keys and values, and that
 labels is a table of rows.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from pidistill.errors import PidistillError
 from pidistill.networks.dhariwal_unet import CHANNELS_PER_HEAD, DhariwalUNet
 from pidistill.networks.edm_unet import UNetBlock
 from pidistill.networks.layers import resampling_kernel
-from pidistill.teachers.formats.weights import meta_network, require_shapes
+from pidistill.teachers.formats.weights import empty_network
 
 NETWORK = "dhariwal_unet"
 GROUPS = 32
@@ -45,18 +45,6 @@ IN_BLOCK = {
     "skip": "skip_connection",
 }
 IN_ATTENTION = {"norm2": "norm", "qkv": "qkv", "proj": "proj_out"}
-ATTENTION_WEIGHTS = (".qkv.weight", ".proj_out.weight")
-
-
-class Place(NamedTuple):
-    """Where a weight of ours is in the file."""
-
-    key: str
-    """Its name there."""
-    shape: tuple[int, ...]
-    """Its shape there."""
-    convert: Callable[[Tensor], Tensor]
-    """What makes it ours."""
 
 
 def is_openai_unet(weights: dict[str, Tensor]) -> bool:
@@ -76,34 +64,38 @@ def renamed_weights(
         source: What to call the file in errors.
 
     Raises:
-        PidistillError: The network cannot be built or computes something else than a `UNetModel`,
-            or a weight is missing, unexpected or misshapen.
+        PidistillError: The network cannot be built or does not compute what a `UNetModel` does,
+            or a weight is missing or unexpected.
     """
     if not isinstance(qkv_order, str) or qkv_order not in QKV_ORDERS:
         raise PidistillError(
             f"{source}: qkv_order is {qkv_order!r}; expected one of {', '.join(QKV_ORDERS)}"
         )
-    network = meta_network(NETWORK, config, source)
+    network = empty_network(NETWORK, config, source)
     assert isinstance(network, DhariwalUNet)
     require_same_function(network, source)
-    ours = network.state_dict()
-    constant = {key: resampling_kernel((1, 1)) for key in ours if key.endswith(".resample_filter")}
     prefixes = dict(prefixes_of(network))
-    places = {
-        key: place_of(key, tuple(weight.shape), prefixes, network, qkv_order)
-        for key, weight in ours.items()
-        if key not in constant
-    }
-    weights = {  # attention is Conv1d in guided-diffusion, Conv2d in consistency-models
-        key: w[..., None] if w.ndim == 3 and key.endswith(ATTENTION_WEIGHTS) else w
-        for key, w in weights.items()
-    }
-    require_shapes(
-        {place.key: place.shape for place in places.values()},
-        {key: tuple(weight.shape) for key, weight in weights.items()},
-        source,
-    )
-    return constant | {key: place.convert(weights[place.key]) for key, place in places.items()}
+    renamed: dict[str, Tensor] = {}
+    left = dict(weights)
+    for key in network.state_dict():
+        if key.endswith(".resample_filter"):
+            renamed[key] = resampling_kernel((1, 1))
+            continue
+        name = name_of(key, prefixes)
+        if name not in left:
+            raise PidistillError(f"{source} lacks the weight {name!r}")
+        weight = left.pop(name)
+        block, _, part = key.removesuffix(".weight").removesuffix(".bias").rpartition(".")
+        if key == "map_label.weight":
+            weight = weight.T
+        if part in ("qkv", "proj") and weight.ndim == 3:
+            weight = weight[..., None]  # Conv1d in guided-diffusion, Conv2d in consistency-models
+        if part == "qkv":
+            weight = heads_first(weight, network.get_submodule(block).num_heads, qkv_order)
+        renamed[key] = weight
+    if left:
+        raise PidistillError(f"{source} holds the unexpected weight {next(iter(left))!r}")
+    return renamed
 
 
 def require_same_function(network: DhariwalUNet, source: str) -> None:
@@ -145,41 +137,29 @@ def prefixes_of(network: DhariwalUNet) -> Iterator[tuple[str, str]]:
             number, length = number + 1, 2 if block.num_heads else 1
 
 
-def place_of(
-    key: str,
-    shape: tuple[int, ...],
-    prefixes: dict[str, str],
-    network: DhariwalUNet,
-    qkv_order: str,
-) -> Place:
-    """Where the weight `key` of ours, which has this `shape`, is in the file."""
-    layer, kind = key.rsplit(".", 1)
+def name_of(key: str, prefixes: dict[str, str]) -> str:
+    """The name in a `UNetModel` of the weight `key` of ours."""
+    layer, _, kind = key.rpartition(".")
     if layer == "map_label":
-        return Place("label_emb.weight", shape[::-1], lambda w: w.T.contiguous())
+        return "label_emb.weight"
     if layer in TOP_LEVEL:
-        return Place(f"{TOP_LEVEL[layer]}.{kind}", shape, as_it_is)
+        return f"{TOP_LEVEL[layer]}.{kind}"
     if layer in prefixes:  # the first convolution
-        return Place(f"{prefixes[layer]}.{kind}", shape, as_it_is)
-    block, part = layer.rsplit(".", 1)
-    prefix = prefixes[block]
+        return f"{prefixes[layer]}.{kind}"
+    block, _, part = layer.rpartition(".")
     if part in IN_BLOCK:
-        return Place(f"{prefix}.{IN_BLOCK[part]}.{kind}", shape, as_it_is)
-    parent, index = prefix.rsplit(".", 1)
-    there = f"{parent}.{int(index) + 1}.{IN_ATTENTION[part]}.{kind}"
-    if part != "qkv":
-        return Place(there, shape, as_it_is)
-    heads = network.get_submodule(block).num_heads
-    assert isinstance(heads, int)
-    return Place(there, shape, lambda w: heads_first(w, heads, qkv_order))
+        return f"{prefixes[block]}.{IN_BLOCK[part]}.{kind}"
+    parent, _, index = prefixes[block].rpartition(".")
+    return f"{parent}.{int(index) + 1}.{IN_ATTENTION[part]}.{kind}"
 
 
-def as_it_is(weight: Tensor) -> Tensor:
-    """`weight`."""
-    return weight
+def heads_first(weight: Tensor, heads: Any, order: str) -> Tensor:
+    """`weight` (3 c, ...) in this `order`, with its first axis as (head, channel, three).
 
-
-def heads_first(weight: Tensor, heads: int, order: str) -> Tensor:
-    """`weight` (3 c, ...) in this `order`, with its first axis as (head, channel, three)."""
+    One of another size, which cannot be so split, stays unchanged.
+    """
+    if weight.shape[0] % (3 * heads):
+        return weight
     sizes = (3, heads, -1) if order == "three-major" else (heads, 3, -1)
     split = weight.unflatten(0, sizes)
     rest = range(3, split.ndim)

@@ -1,8 +1,8 @@
 """Folders that the diffusers library saves pipelines in, on the disk or on the Hugging Face hub.
 
 A class that a folder names is only ever looked up in a list that the caller gives; weights are read
-from safetensors. Pickles are read only where a person has allowed it, and then by torch's
-weights-only reader.
+from safetensors. Pickles are read only where the environment variable PIDISTILL_ALLOW_PICKLE is 1,
+and then by torch's weights-only reader.
 """
 
 import dataclasses
@@ -11,10 +11,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from pidistill.errors import PidistillError
 from pidistill.files import read_json
 from pidistill.networks.diffusers_unet import require
 from pidistill.paths import user_path
+from pidistill.teachers.formats.weights import one_line
 
 INDEX = "model_index.json"
 ALLOW_PICKLE = "PIDISTILL_ALLOW_PICKLE"
@@ -30,7 +34,6 @@ class PipelineFolder:
     path: Path
     name: str
     """What the user called it."""
-    allow_pickle: bool = False
 
     def class_of(self, component: str, *, choices: tuple[str, ...]) -> str:
         """The name of the class of a component, one of `choices`.
@@ -62,11 +65,16 @@ class PipelineFolder:
     ) -> tuple[Any, str]:
         """Load a component that has no weights, such as a scheduler, and say its class.
 
-        Raises `PidistillError` when it is missing, damaged or of a class outside of `choices`.
+        Args:
+            component: Its name in the pipeline.
+            choices: The classes that are accepted.
+            library: Where the class is from.
+
+        Raises:
+            PidistillError: It is missing, damaged or of another class.
         """
         name = self.class_of(component, choices=choices)
-        cls = getattr(require(library), name)
-        return self._from_pretrained(component, cls), name
+        return self._from_pretrained(component, library, name), name
 
     def load_network(
         self,
@@ -74,25 +82,19 @@ class PipelineFolder:
         *,
         choices: tuple[str, ...],
         library: str = "diffusers",
-        **options: Any,
-    ) -> tuple[Any, str]:
+        dtype: torch.dtype | None = None,
+    ) -> tuple[nn.Module, str]:
         """Load a component with all its weights, and say its class.
 
-        Args:
-            component: Its name in the pipeline.
-            choices: The classes that will do.
-            library: Where the class is from.
-            options: Passed on to `from_pretrained`.
-
-        Raises:
-            PidistillError: It is missing, damaged, of another class, lacks weights, or would need
-                pickles.
+        Args and errors as in `load`; the weights must all be there, and not need pickles. `dtype`
+        is that of the weights, None for the library's choice.
         """
         name = self.class_of(component, choices=choices)
-        cls = getattr(require(library), name)
-        safe = self._has_safetensors(component, name)
+        options: dict[str, Any] = {"use_safetensors": self._has_safetensors(component, name)}
+        if dtype is not None:
+            options["dtype"] = dtype
         network, report = self._from_pretrained(
-            component, cls, use_safetensors=safe, output_loading_info=True, **options
+            component, library, name, output_loading_info=True, **options
         )
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             keys = sorted(str(key) for key in report[problem])
@@ -101,19 +103,19 @@ class PipelineFolder:
                     f"{self.name}: the weights of the {component} do not fit its config.json: "
                     f"{len(keys)} {problem.replace('_', ' ')}, the first is {keys[0]}"
                 )
-        # Weights mapped from the file lie where its header left them, and the last bits of a sum
-        # depend on how its terms are aligned: in memory of their own they do not.
+        # Weights mapped from the file are aligned as its header leaves them, and the last bits of a
+        # sum depend on that; in memory of their own they do not.
         for tensor in (*network.parameters(), *network.buffers()):
             tensor.data = tensor.data.clone()
         return network, name
 
-    def _from_pretrained(self, component: str, cls: Any, **options: Any) -> Any:
+    def _from_pretrained(self, component: str, library: str, name: str, **options: Any) -> Any:
+        cls = getattr(require(library), name)
         try:
             return cls.from_pretrained(self.folder_of(component), local_files_only=True, **options)
         except Exception as error:  # anything can come out of a damaged folder
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise PidistillError(
-                f"{self.name}: the {component} cannot be loaded: {reason[0]}"
+                f"{self.name}: the {component} cannot be loaded: {one_line(error)}"
             ) from error
 
     def _has_safetensors(self, component: str, class_name: str) -> bool:
@@ -124,7 +126,7 @@ class PipelineFolder:
         pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
         if not pickles:
             raise PidistillError(f"{self.name}: the {component} has no weights in {folder}")
-        if not (self.allow_pickle or os.environ.get(ALLOW_PICKLE) == "1"):
+        if not pickles_allowed():
             raise PidistillError(
                 f"{self.name}: the weights of the {component} are a pickle, {pickles[0]}; convert "
                 f"it once with {class_name}.from_pretrained({str(folder)!r}, use_safetensors=False)"
@@ -134,21 +136,24 @@ class PipelineFolder:
         return False
 
 
+def pickles_allowed() -> bool:
+    """Whether the user allows pickles, read by torch's weights-only reader."""
+    return os.environ.get(ALLOW_PICKLE) == "1"
+
+
 def is_pipeline_folder(path: Path) -> bool:
     """Whether `path` is the folder of a pipeline."""
     return (path / INDEX).is_file()
 
 
-def open_pipeline(
-    locator: str, *, revision: str | None = None, allow_pickle: bool = False
-) -> PipelineFolder:
+def open_pipeline(locator: str, *, revision: str | None = None) -> PipelineFolder:
     """Find a pipeline: a folder, or else the name of a repository on the hub, which is fetched.
 
     Raises `PidistillError` when it is neither.
     """
     path = user_path(locator)
     if is_pipeline_folder(path):
-        return PipelineFolder(path, locator, allow_pickle)
+        return PipelineFolder(path, locator)
     if path.is_dir():
         raise PidistillError(
             f"{locator} holds no {INDEX}; expected the folder of a whole diffusers pipeline, as "
@@ -164,19 +169,17 @@ def open_pipeline(
             f"{locator!r} is neither an existing folder nor the OWNER/NAME of a repository on the "
             "Hugging Face hub"
         )
-    pickles = PICKLES if allow_pickle or os.environ.get(ALLOW_PICKLE) == "1" else ()
-    return PipelineFolder(_fetch(locator, revision, FILES + pickles), locator, allow_pickle)
+    return PipelineFolder(_fetch(locator, revision), locator)
 
 
-def _fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
+def _fetch(repository: str, revision: str | None) -> Path:
     """Fetch the components of a pipeline that a teacher can be made of, without variants."""
     from huggingface_hub import snapshot_download
 
-    root = (INDEX, "config.json", "scheduler_config.json", "diffusion_pytorch_model.*")
-    wanted = [*root, *(f"{component}/{pattern}" for component in COMPONENTS for pattern in files)]
-    if files == FILES:
-        wanted.remove("diffusion_pytorch_model.*")
-        wanted.append("diffusion_pytorch_model.safetensors")
+    files = FILES + PICKLES if pickles_allowed() else FILES
+    in_root = "*" if pickles_allowed() else "safetensors"
+    wanted = [INDEX, "config.json", "scheduler_config.json", f"diffusion_pytorch_model.{in_root}"]
+    wanted += [f"{component}/{pattern}" for component in COMPONENTS for pattern in files]
     try:
         path = snapshot_download(
             repository,
@@ -185,10 +188,9 @@ def _fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> Pat
             ignore_patterns=["*.fp16.*", "*.non_ema.*"],
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise PidistillError(
-            f"{repository} is not a folder here, and cannot be fetched from the Hugging Face hub: "
-            f"{reason[0]}"
+            f"{repository} is not an existing folder, and cannot be fetched from the Hugging Face "
+            f"hub: {one_line(error)}"
         ) from error
     if not is_pipeline_folder(Path(path)):
         raise PidistillError(f"{repository} on the Hugging Face hub is not a diffusers pipeline")

@@ -54,48 +54,48 @@ def precondition_of(
             place in EDM coordinates.
 
     Raises:
-        PidistillError: The scheduler has a setting without counterpart, or the noise levels are
-            outside of its range.
+        PidistillError: A setting of the scheduler is not supported, or the noise levels are outside
+            its range.
     """
     config = scheduler.config
-
-    def chosen(low: float, high: float) -> dict[str, float]:
-        first = low if sigma_min is None else sigma_min
-        last = high if sigma_max is None else sigma_max
-        if not low <= first < last <= high:
-            raise PidistillError(
-                f"sigma_min is {first:g} and sigma_max is {last:g}; the scheduler allows "
-                f"{low:g} <= sigma_min < sigma_max <= {high:g}"
-            )
-        return {"sigma_min": first, "sigma_max": last}
-
     if name in VP_SCHEDULERS:
         refuse(config, "timestep_type", "continuous")
         refuse(config, "use_flow_sigmas", True)
         table = scheduler.alphas_cumprod.double()
         table = table[table > 0]
-        levels = discrete_sigmas(table)
         # Before 0.9 the library wrote `predict_epsilon` instead of `prediction_type`.
         old_sample = config.get("predict_epsilon") is False
         return DiscreteVPPrecondition(
             table.tolist(),
             prediction_type="sample" if old_sample else config.prediction_type,
             sigma_data=sigma_data,
-            **chosen(levels[0].item(), levels[-1].item()),
+            **narrowed(discrete_sigmas(table).tolist(), sigma_min, sigma_max),
         )
     if name in FLOW_SCHEDULERS:
         refuse(config, "invert_sigmas", True)
         s = scheduler.sigmas.double()
         s = s[(s > 0) & (s < 1)]
-        levels = s / (1 - s)
         return FlowPrecondition(
             sigma_data=sigma_data,
             num_timesteps=config.num_train_timesteps,
-            **chosen(levels.min().item(), levels.max().item()),
+            **narrowed((s / (1 - s)).tolist(), sigma_min, sigma_max),
         )
     refuse(config, "prediction_type", "v_prediction")
     edm = TimestepEDMPrecondition if name in CONSISTENCY_SCHEDULERS else EDMPrecondition
-    return edm(sigma_data=config.sigma_data, **chosen(config.sigma_min, config.sigma_max))
+    levels = [config.sigma_min, config.sigma_max]
+    return edm(sigma_data=config.sigma_data, **narrowed(levels, sigma_min, sigma_max))
+
+
+def narrowed(levels: list[float], low: float | None, high: float | None) -> dict[str, float]:
+    """The range from `low` to `high`, which has to lie in that of a scheduler's noise levels."""
+    first, last = min(levels), max(levels)
+    low, high = first if low is None else low, last if high is None else high
+    if not first <= low < high <= last:
+        raise PidistillError(
+            f"sigma_min is {low:g} and sigma_max is {high:g}; the scheduler allows "
+            f"{first:g} <= sigma_min < sigma_max <= {last:g}"
+        )
+    return {"sigma_min": low, "sigma_max": high}
 
 
 def refuse(config: Any, name: str, value: Any) -> None:

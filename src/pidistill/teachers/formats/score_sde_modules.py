@@ -11,9 +11,17 @@ from torch import Tensor
 
 from pidistill.errors import PidistillError
 from pidistill.networks.layers import resampling_kernel
-from pidistill.networks.song_unet import SongUNet
+from pidistill.teachers.formats.weights import empty_network
 
 USUAL_ATTENTION = 16
+PARTS = {
+    ("W",): "fourier",
+    ("Conv",): "combine",
+    ("Conv2d_0",): "pyramid",
+    ("GroupNorm_0", "NIN_0", "NIN_1", "NIN_2", "NIN_3"): "attention",
+    ("Conv_0", "Conv_1", "Dense_0", "GroupNorm_0", "GroupNorm_1"): "block",
+}
+"""Kinds of entries by the names of their layers."""
 RENAMED = {
     "block": {
         "GroupNorm_0": "norm0",
@@ -59,15 +67,7 @@ def kind_of_part(weights: dict[str, Tensor], index: int, source: str) -> str:
     names = {key.partition(".")[0] for key in weights}
     if names == {"weight", "bias"}:
         return {1: "norm", 2: "linear", 4: "conv"}.get(weights["weight"].ndim, "unknown")
-    by_names = {
-        ("W",): "fourier",
-        ("Conv",): "combine",
-        ("Conv2d_0",): "pyramid",
-        ("GroupNorm_0", "NIN_0", "NIN_1", "NIN_2", "NIN_3"): "attention",
-        ("Conv_0", "Conv_1", "Dense_0", "GroupNorm_0", "GroupNorm_1"): "block",
-        ("Conv_0", "Conv_1", "Conv_2", "Dense_0", "GroupNorm_0", "GroupNorm_1"): "block",
-    }
-    kind = by_names.get(tuple(sorted(names)))
+    kind = PARTS.get(tuple(sorted(names - {"Conv_2"})))
     if kind is None:
         raise PidistillError(
             f"{source}: module {index} has the parts {', '.join(sorted(names))}, which is not "
@@ -81,7 +81,7 @@ def network_config(
 ) -> tuple[dict[str, Any], list[str]]:
     """The arguments of `SongUNet` that the weights and `options` imply, and what was assumed."""
     kinds = [part.kind for part in parts]
-    fourier = kinds[:1] == ["fourier"]
+    fourier = kinds[0] == "fourier"
     first = parts[fourier : fourier + 3]
     blocks = [part for part in parts if part.kind == "block"]
     plain = [part for part in blocks if not part.resamples]
@@ -90,37 +90,44 @@ def network_config(
     if [part.kind for part in first] != ["linear", "linear", "conv"] or num_blocks < 1 or rest:
         raise PidistillError(f"{source}: its modules are not those of a DDPM++ or an NCSN++")
     width, channels = first[2].weights["weight"].shape[:2]
-    encoder = {part.number: i // num_blocks for i, part in enumerate(plain[: levels * num_blocks])}
-    attended = {
-        encoder[before.number]
-        for before, part in itertools.pairwise(parts)
-        if part.kind == "attention" and before.number in encoder
-    }
     embedding_width, noise_width = first[0].weights["weight"].shape
-    encoder_type = {"pyramid": "residual", "combine": "skip"}
-    found = [encoder_type[kind] for kind in kinds if kind in encoder_type]
+    encoder = plain[: levels * num_blocks]
+    encoder_types = {"pyramid": "residual", "combine": "skip"}
     config = {
         "in_channels": channels,
         "out_channels": channels,
         "model_channels": width,
         "channel_mult": [
-            part.weights["Conv_0.weight"].shape[0] // width
-            for part in plain[: levels * num_blocks : num_blocks]
+            part.weights["Conv_0.weight"].shape[0] // width for part in encoder[::num_blocks]
         ],
         "channel_mult_emb": embedding_width // width,
         "channel_mult_noise": noise_width // width,
         "num_blocks": num_blocks,
         "dropout": 0.0,
         "embedding_type": "fourier" if fourier else "positional",
-        "encoder_type": found[0] if found else "standard",
+        "encoder_type": next((encoder_types[k] for k in kinds if k in encoder_types), "standard"),
         "decoder_type": "skip" if kinds.count("norm") > 1 else "standard",
     }
+    level_of = {part.number: i // num_blocks for i, part in enumerate(encoder)}
+    pairs = itertools.pairwise(parts)
+    attended = {
+        level_of[before.number]
+        for before, part in pairs
+        if part.kind == "attention" and before.number in level_of
+    }
+    seen, assumed = resolution(config, attended, options, source)
+    return {**config, **seen}, assumed
+
+
+def resolution(
+    config: dict[str, Any], attended: set[int], options: dict[str, Any], source: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The arguments that leave no trace in the weights, and which of them were assumed."""
     assumed = []
-    progressive = {config["encoder_type"], config["decoder_type"]} != {"standard"}
+    progressive = (config["encoder_type"], config["decoder_type"]) != ("standard", "standard")
+    fir, size = options.get("fir", progressive), options.get("image_size")
     if "fir" not in options:
-        assumed.append(f"resampling {'with' if progressive else 'without'} the filter [1, 3, 3, 1]")
-    fir = options.get("fir", progressive)
-    size = options.get("image_size")
+        assumed.append(f"resampling {'with' if fir else 'without'} the filter [1, 3, 3, 1]")
     if size is None:
         if len(attended) != 1:
             raise PidistillError(
@@ -129,40 +136,37 @@ def network_config(
             )
         size = USUAL_ATTENTION << min(attended)
         assumed.append(f"images of {size}x{size}")
-    if type(size) is not int or type(fir) is not bool or size < 1 or size % (1 << (levels - 1)):
+    step = 1 << (len(config["channel_mult"]) - 1)
+    if type(size) is not int or type(fir) is not bool or size < 1 or size % step:
         raise PidistillError(
             f"image_size is {size!r} and fir is {fir!r} for {source}; expected a multiple of "
-            f"{1 << (levels - 1)}, and true or false"
+            f"{step}, and true or false"
         )
-    config["img_resolution"] = size
-    config["attn_resolutions"] = [size >> level for level in sorted(attended)]
-    config["resample_filter"] = [1, 3, 3, 1] if fir else [1, 1]
-    return config, assumed
+    return {
+        "img_resolution": size,
+        "attn_resolutions": [size >> level for level in sorted(attended)],
+        "resample_filter": [1, 3, 3, 1] if fir else [1, 1],
+    }, assumed
 
 
 def renamed(parts: list[Part], config: dict[str, Any], source: str) -> dict[str, Tensor]:
     """The state dict of `SongUNet(**config)` with the weights of `parts`."""
     wanted = list(targets(config))
-    for part, (kind, prefix) in zip(parts, wanted, strict=False):
+    if len(parts) != len(wanted):
+        raise PidistillError(
+            f"{source} has {len(parts)} modules with weights; expected {len(wanted)}"
+        )
+    state: dict[str, Tensor] = {}
+    for part, (kind, prefix) in zip(parts, wanted, strict=True):
         if part.kind != kind:
             raise PidistillError(
                 f"{source}: module {part.number} is a {part.kind}; expected the {kind} of {prefix} "
                 "in a DDPM++ or an NCSN++"
             )
-    if len(parts) != len(wanted):
-        raise PidistillError(
-            f"{source} has {len(parts)} modules with weights; expected {len(wanted)}"
-        )
-    state = {
-        f"{prefix}.{key}": weight
-        for part, (_, prefix) in zip(parts, wanted, strict=True)
-        for key, weight in converted(part).items()
-    }
-    with torch.device("meta"):
-        network = SongUNet(**config)
+        state |= {f"{prefix}.{key}": weight for key, weight in converted(part).items()}
     kernel = resampling_kernel(config["resample_filter"])
-    buffers = [key for key in network.state_dict() if key.endswith("resample_filter")]
-    return state | {key: kernel.clone() for key in buffers}
+    names = empty_network("song_unet", config, source).state_dict()
+    return state | {key: kernel for key in names if key.endswith("resample_filter")}
 
 
 def targets(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -211,14 +215,9 @@ def converted(part: Part) -> dict[str, Tensor]:
         case "pyramid" | "combine":
             return {key.partition(".")[2]: weight for key, weight in weights.items()}
         case "block" | "attention":
+            split = {tuple(key.split(".", 1)): weight for key, weight in weights.items()}
             names = RENAMED[part.kind]
-            state = {
-                f"{names[module]}.{name}": weight
-                for module, _, name, weight in (
-                    (*key.partition("."), weight) for key, weight in weights.items()
-                )
-                if module in names
-            }
+            state = {f"{names[m]}.{name}": w for (m, name), w in split.items() if m in names}
             return state | (attention_layers(weights) if part.kind == "attention" else {})
         case _:
             return weights

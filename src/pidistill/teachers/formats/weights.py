@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pidistill.errors import PidistillError
 from pidistill.files import read_json
 from pidistill.networks import build_network
-from pidistill.storage import read_tensors
+from pidistill.storage import load_weights, read_tensors
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 PREFIXES = ("module.", "model.", "ema.")
@@ -21,58 +21,32 @@ def network_with_weights(
 ) -> nn.Module:
     """Build a registered network that holds `weights`, in float32.
 
-    Nothing is allocated for weights that are not there, whatever `config` asks for.
-
     Args:
         name: Name of the network in `pidistill.networks.NETWORKS`.
         config: Its constructor arguments.
-        weights: Its whole state dict; the network takes over the tensors.
+        weights: Its whole state dict.
         source: What to call the file in errors.
 
     Raises:
-        PidistillError: The network cannot be built, or a weight is missing, unexpected, misshapen
-            or not a number.
+        PidistillError: The network cannot be built, or a weight is missing, unexpected or
+            misshapen.
     """
-    network = meta_network(name, config, source)
-    require_weights(network, {key: tuple(w.shape) for key, w in weights.items()}, source)
-    network.load_state_dict({key: w.float() for key, w in weights.items()}, assign=True)
+    network = empty_network(name, config, source)
+    load_weights(network, weights, source)
     return network
 
 
-def meta_network(name: str, config: dict[str, Any], source: str) -> nn.Module:
-    """Build a registered network on the device "meta", without memory for its weights.
+def empty_network(name: str, config: dict[str, Any], source: str) -> nn.Module:
+    """Build a registered network whose weights are not set, and take up no memory until they are.
 
     Raises `PidistillError` when it cannot be built.
     """
     try:
         with torch.device("meta"):
-            return build_network(name, config)
-    except (ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+            network = build_network(name, config)
+        return network.to_empty(device="cpu")
+    except (PidistillError, RuntimeError) as error:
         raise PidistillError(f"{source}: its network cannot be built: {one_line(error)}") from error
-
-
-def require_weights(network: nn.Module, shapes: dict[str, tuple[int, ...]], source: str) -> None:
-    """Raise `PidistillError` unless `network` has exactly the weights of these `shapes`."""
-    wanted = {key: tuple(weight.shape) for key, weight in network.state_dict().items()}
-    require_shapes(wanted, shapes, source)
-
-
-def require_shapes(
-    wanted: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]], source: str
-) -> None:
-    """Raise `PidistillError` unless the weights of these `shapes` are the `wanted` ones."""
-    for problem, keys in (
-        ("lacks the weight", [key for key in wanted if key not in shapes]),
-        ("holds the unexpected weight", [key for key in shapes if key not in wanted]),
-    ):
-        if keys:
-            rest = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise PidistillError(f"{source} {problem} {keys[0]!r}{rest}; is it of another network?")
-    for key, shape in shapes.items():
-        if shape != wanted[key]:
-            raise PidistillError(
-                f"{source}: weight {key!r} has shape {shape}; expected {wanted[key]}"
-            )
 
 
 def read_torch(path: Path) -> Any:
@@ -90,8 +64,8 @@ def read_torch(path: Path) -> Any:
             if unpacked > path.stat().st_size:
                 raise PidistillError(f"{path} claims to unpack to {unpacked} bytes; refused")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except FileNotFoundError:
-        raise PidistillError(f"{path} does not exist") from None
+    except FileNotFoundError as error:
+        raise PidistillError(f"{path} does not exist") from error
     except PidistillError:
         raise
     except Exception as error:  # of many kinds: whatever the bytes of a foreign file cause
@@ -107,14 +81,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     weights = read_tensors(path) if path.suffix == ".safetensors" else read_torch(path)
     if not isinstance(weights, dict) or not weights:
-        raise PidistillError(f"{path} holds {type(weights).__name__}; expected a state dict")
+        raise PidistillError(f"{path} holds a {type(weights).__name__}; expected a state dict")
     for key, value in weights.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise PidistillError(
-                f"{path}: {key!r} is of type {type(value).__name__}; expected a state dict, whose "
+                f"{path} holds a {type(value).__name__} as {key!r}; expected a state dict, whose "
                 "values are all tensors"
             )
-    weights = {key: value.clone() for key, value in weights.items()}
     while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in weights)), ""):
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     return weights
