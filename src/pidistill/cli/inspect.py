@@ -16,7 +16,7 @@ from pidistill.paths import user_path
 def inspect(model: str, as_json: bool) -> None:
     """Say what a teacher (by its spec) or a run folder is; nothing in a file is executed."""
     out = Out(as_json)
-    from pidistill.cli.models import open_model
+    from pidistill.evaluation.sampling import open_model
 
     opened = open_model(model)
     facts: dict[str, Any] = {

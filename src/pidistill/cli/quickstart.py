@@ -1,7 +1,9 @@
 """`pidistill quickstart`: from nothing to a one-step student in three minutes on a laptop."""
 
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -46,20 +48,19 @@ def quickstart(
         raise click.ClickException(f"--out {folder} is not empty; choose another folder")
     began = time.monotonic()
     folder = folder or _free_folder()
-    from pidistill.cli.metrics_table import COLUMNS, metrics_rows, number, print_context
+    from pidistill.cli.metrics_table import COLUMNS, metrics_rows, print_context
     from pidistill.cli.run import resolve_config, train
-    from pidistill.data import load_data
-    from pidistill.evaluation import evaluate as measures
-    from pidistill.evaluation.report import write_report
+    from pidistill.evaluation import evaluate
     from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
+    from pidistill.evaluation.student_report import write_report
     from pidistill.evaluation.trajectory import per_sample_rms, rms
     from pidistill.files import write_json
     from pidistill.machine import machine
     from pidistill.model_folder import load_student
+    from pidistill.report.numbers import figures
     from pidistill.students.trajectory import TrajectoryStudent
     from pidistill.teachers import load_teacher
     from pidistill.training.assemble import build_trainer
-    from pidistill.training.run_folder import what_is_measured
     from pidistill.training.trainer import StepReport
 
     config = resolve_config(
@@ -96,31 +97,28 @@ def quickstart(
     out.say(f"2/3  measuring with {num} samples")
     student = load_student(folder, device=device)
     assert isinstance(student, TrajectoryStudent)
-    reference = measures.reference_statistics(load_data("digits").images)
-    assert reference is not None
-    with out.progress("sampling", 3 * num, "samples") as advance:
-        fine = teacher_samples(teacher, num, seed=seed, on_batch=advance)
-        coarse = teacher_samples(teacher, num, seed=seed, steps=18, on_batch=advance)
-        metrics = measures.evaluate(
-            student,
-            teacher=teacher,
-            reference=reference,
-            num=num,
-            seed=seed,
-            solved=fine,
-            on_batch=advance,
-        )
-    metrics.update(what_is_measured(folder, None), reference="digits")
+    with tempfile.TemporaryDirectory() as store:  # both are compared with the same solution
+        common: dict[str, Any] = {
+            "num": num,
+            "num_error": num,
+            "seed": seed,
+            "teacher": teacher,
+            "device": device,
+            "store": store,
+            "progress": out.progress,
+        }
+        metrics = evaluate(folder, "digits", metrics=["fid", "error", "speed"], **common)
+        coarse = evaluate(teacher, "digits", metrics=["fid", "error"], steps=18, **common)
     write_json(folder / "metrics.json", metrics)
     rows = metrics_rows(metrics)
     rows.insert(
         0,
         [
             "teacher, 18 nodes of Heun",
-            str(coarse.nfe),
-            number(metrics["teacher_ms_per_sample"] * coarse.nfe / metrics["teacher_nfe"]),
-            number(reference.distance(coarse.x)),
-            number(rms(per_sample_rms(coarse.x, fine.x))),
+            figures(coarse["nfe"]),
+            figures(metrics["teacher_ms_per_sample"] * coarse["nfe"] / metrics["teacher_nfe"]),
+            figures(coarse["frechet_distance"]),
+            figures(coarse["rms_error"]),
         ],
     )
 
@@ -141,7 +139,7 @@ def quickstart(
             f"The error is the RMS distance, in pixels from -1 to 1, to the teacher's sample of "
             f"the same noise. The Frechet distance is taken in the features of a small digits "
             f"classifier over {num} samples; half of the digits against the other half: "
-            f"{metrics['reference_split_frechet_distance']:.3g}."
+            f"{figures(metrics['reference_split_frechet_distance'])}."
         ),
         error_curve=error_curve,
         provenance={

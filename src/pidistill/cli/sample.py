@@ -17,9 +17,6 @@ from pidistill.cli.console import (
     steps_option,
 )
 
-DECODED_AT_ONCE = 8
-"""Latents turned into images at a time."""
-
 
 @click.command()
 @click.argument("model", metavar="DIR")
@@ -67,10 +64,14 @@ def sample(
     import torch
     from torch import nn
 
-    from pidistill.cli.models import open_model
     from pidistill.errors import PidistillError
-    from pidistill.evaluation.features import in_batches
-    from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
+    from pidistill.evaluation.sampling import (
+        DECODED_AT_ONCE,
+        TEACHER_STEPS,
+        decoded,
+        open_model,
+        teacher_samples,
+    )
     from pidistill.ode import Solution
     from pidistill.processes import join_processes
     from pidistill.sample_files import require_drawable, require_writable, write_samples
@@ -109,10 +110,7 @@ def sample(
                 batch_size=batch_size,
                 on_batch=advance,
             )
-            x = drawn.x.cpu()
-            if decoder is not None:
-                x = in_batches(decoder.cpu(), x, DECODED_AT_ONCE)
-            own = [Solution(x, drawn.nfe)]
+            own = [Solution(decoded(drawn.x, decoder).cpu(), drawn.nfe)]
     everything = [solution for solutions in processes.gather(own) for solution in solutions]
     if not processes.is_main:
         return
