@@ -1,6 +1,7 @@
-"""Files of samples: `.png` grids to look at, `.npz` arrays to measure."""
+"""Files of samples: `.png` grids and folders to look at, `.npz` arrays to measure."""
 
 import contextlib
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,52 +15,62 @@ from pidistill import images
 from pidistill.errors import PidistillError
 from pidistill.files import replacing
 
-SUFFIXES = (".png", ".npz")
+SUFFIXES = (".png", ".npz", "")
 MIN_SAMPLES = 4
 FARTHEST = 16
 """Beyond this, pixels were meant to be in another range than [-1, 1], such as 0 .. 255."""
 
 
-def require_writable(file: Path) -> None:
-    """Raise `PidistillError` unless samples can be written to `file`: asked before the work."""
-    if file.suffix.lower() not in SUFFIXES:
-        raise PidistillError(
-            f"--out {file} ends in {file.suffix or 'nothing'!r}; expected .png or .npz"
-        )
-    if file.is_dir():
-        raise PidistillError(f"--out {file} is a folder; expected a file")
+def require_writable(path: str | Path) -> None:
+    """Raise `PidistillError` unless samples can be written to `path` (see `write_samples`).
+
+    Asked before the work; a missing folder is made.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise PidistillError(f"{path} ends in {path.suffix!r}; expected .png, .npz or a folder")
+    if path.suffix and path.is_dir():
+        raise PidistillError(f"{path} is a folder; expected a file")
+    folder = path.parent if path.suffix else path
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file.parent / f".{file.name}.probe") as temporary:
-            temporary.touch()
-        (file.parent / f".{file.name}.probe").unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise PidistillError(f"--out {file} cannot be written: {error.strerror}") from None
+        raise PidistillError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def require_drawable(file: Path, sample_shape: tuple[int, ...]) -> None:
-    """Raise `PidistillError` when `file` is a picture and samples of this shape are not."""
-    if file.suffix.lower() == ".png":
+def require_drawable(path: str | Path, sample_shape: tuple[int, ...]) -> None:
+    """Raise `PidistillError` when `path` is for pictures and samples of this shape are not."""
+    if Path(path).suffix.lower() != ".npz":
         images.require_image(sample_shape)
 
 
-def write_samples(file: Path, x: Tensor) -> None:
-    """Write samples (n, c, h, w) in [-1, 1], at once or not at all.
+def write_samples(path: str | Path, x: Tensor) -> None:
+    """Write samples (n, c, h, w) in [-1, 1], each file at once or not at all.
 
-    A `.png` is a grid; an `.npz` holds `samples`, float32, as they are.
+    A `.png` is a grid; an `.npz` holds `samples`, float32, unchanged; a path without an end is a
+    folder of pictures, 000000.png and so on.
     """
-    if file.suffix.lower() == ".png":
-        images.save_png(file, images.grid(x))
-        return
-    with replacing(file) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, samples=x.float().cpu().numpy())
+    path = Path(path)
+    if path.suffix.lower() == ".png":
+        images.save_png(path, images.grid(x))
+    elif path.suffix.lower() == ".npz":
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, samples=x.float().cpu().numpy())
+    else:
+        images.require_image(tuple(x.shape[1:]))
+        path.mkdir(parents=True, exist_ok=True)
+        pictures = images.to_uint8(x.cpu()).expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+        for i, picture in enumerate(pictures):
+            images.save_png(path / f"{i:06d}.png", picture.numpy())
 
 
 @contextlib.contextmanager
-def open_npz(file: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """Open an `.npz` file to read arrays from it, of which nothing is executed.
+def open_npz(file: str | Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """Open an `.npz` file to read arrays from; nothing in it is executed.
 
-    Raises `PidistillError` when it is missing, damaged, no such file, or an array is pickled.
+    Raises `PidistillError` when it is missing or damaged, or an array is pickled.
     """
     try:
         loaded = np.load(file, allow_pickle=False)
@@ -67,15 +78,15 @@ def open_npz(file: Path) -> Iterator[np.lib.npyio.NpzFile]:
             raise PidistillError(f"{file} holds one bare array; expected an .npz of named arrays")
         with loaded as content:
             yield content
-    except FileNotFoundError:
-        raise PidistillError(f"{file} does not exist") from None
+    except FileNotFoundError as error:
+        raise PidistillError(f"{file} does not exist") from error
     except PidistillError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise PidistillError(f"{file} is not a readable .npz file: {error}") from None
+        raise PidistillError(f"{file} is not a readable .npz file: {error}") from error
 
 
-def read_samples(file: Path) -> Tensor:
+def read_samples(file: str | Path) -> Tensor:
     """Read the samples of an `.npz` file, shape (n, ...), as float32 in [-1, 1].
 
     Arguments and errors are those of `read_pixels`.
@@ -84,11 +95,11 @@ def read_samples(file: Path) -> Tensor:
     return images.from_uint8(x) if x.dtype == torch.uint8 else x
 
 
-def read_pixels(file: Path) -> Tensor:
-    """Read the samples of an `.npz` file as they are in it.
+def read_pixels(file: str | Path) -> Tensor:
+    """Read the samples of an `.npz` file, unchanged.
 
-    That is the array `samples`, floating point numbers in [-1, 1] of shape (n, ...), or `arr_0` in
-    the form that guided-diffusion's evaluations exchange: 8-bit images of shape (n, h, w, c).
+    They are the array `samples`, floating point numbers in [-1, 1] of shape (n, ...), or `arr_0` in
+    the form of guided-diffusion's evaluations, 8-bit images of shape (n, h, w, c).
 
     Returns:
         Shape (n, ...), float32; or shape (n, c, h, w), uint8.

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pidistill import PidistillError
-from pidistill.evaluation.frechet import BLOCK, Moments, Statistics, frechet_distance, statistics
+from pidistill.evaluation import frechet
+from pidistill.evaluation.frechet import (
+    Statistics,
+    frechet_distance,
+    split_half_distance,
+    statistics,
+)
+from pidistill.noise import Draws
 
 sizes = st.integers(1, 12)
 seeds = st.integers(0, 1000)
@@ -100,8 +107,6 @@ def test_features_that_will_not_do_are_refused():
         statistics(torch.zeros(1, 3))
     with pytest.raises(PidistillError, match="not finite"):
         statistics(torch.tensor([[1.0, 2.0], [torch.nan, 1.0]]))
-    with pytest.raises(PidistillError, match="not finite"):
-        Moments().add(torch.tensor([[torch.inf]]))
 
 
 @given(sizes, seeds, seeds)
@@ -148,29 +153,24 @@ def test_different_numbers_of_features_have_no_distance():
         frechet_distance(random_statistics(3, 0), random_statistics(4, 0))
 
 
-@given(st.lists(st.integers(1, 7), min_size=1, max_size=9), sizes, seeds)
-def test_moments_of_blocks_are_those_of_the_whole(lengths, size, seed):
-    generator = torch.Generator().manual_seed(seed)
-    features = 100 + torch.randn(sum(lengths) + 2, size, generator=generator)
-    moments = Moments()
-    for block in features.split([*lengths, 2]):
-        moments.add(block)
+@given(st.integers(1, 9), st.integers(2, 40), sizes, seeds)
+def test_statistics_do_not_depend_on_the_blocks(block, num, size, seed):
+    features = 100 + torch.randn(num, size, generator=torch.Generator().manual_seed(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frechet, "BLOCK", block)
+        fitted = statistics(features)
     whole = features.double().numpy()
-    result = moments.result()
-    np.testing.assert_allclose(result.mean, whole.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(fitted.mean, whole.mean(0), rtol=1e-13)
     np.testing.assert_allclose(
-        result.covariance, np.cov(whole, rowvar=False).reshape(size, size), atol=1e-10
+        fitted.covariance, np.cov(whole, rowvar=False).reshape(size, size), atol=1e-10
     )
 
 
-def test_one_pass_needs_no_more_memory_for_more_samples():
-    moments = Moments()
-    for seed in range(5):
-        generator = torch.Generator().manual_seed(seed)
-        moments.add(torch.randn(BLOCK, 3, generator=generator))
-        held = [value for value in vars(moments).values() if isinstance(value, torch.Tensor)]
-        assert sum(value.numel() for value in held) == 3 + 9
-    assert moments.num == 5 * BLOCK
+def test_the_halves_are_random_and_hold_every_sample_once():
+    features = torch.randn(231, 5, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    shuffled = features[Draws(0, 0, 231).uniform("split").argsort()]
+    expected = frechet_distance(statistics(shuffled[:115]), statistics(shuffled[115:]))
+    assert split_half_distance(features) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.metrics

@@ -6,26 +6,25 @@ import torch
 from PIL import Image
 
 from pidistill.data import load_data
-from pidistill.evaluation.diversity import Nearest
-from pidistill.evaluation.measures import gather_evidence, metrics_of
+from pidistill.evaluation import evaluate
+from pidistill.evaluation.neighbours import Nearest, nearest_among
 from pidistill.evaluation.pictures import (
     COLUMNS,
     nearest_picture,
     neighbours_figure,
     trajectory_figure,
-    write_pictures,
 )
-from pidistill.evaluation.protocol import Terms
-from pidistill.evaluation.subject import samples_subject, student_subject
 from pidistill.images import grid
-
-EVERYTHING = ["error", "trajectory", "diversity"]
 
 
 def test_points_in_the_plane_are_scattered(gaussian, gaussian_student, tmp_path):
-    subject = student_subject(gaussian_student, gaussian)
-    evidence = gather_evidence(subject, Terms(num=20), 0, EVERYTHING, reference={})
-    write_pictures(tmp_path / "new", evidence, metrics_of(evidence, EVERYTHING))
+    evaluate(
+        gaussian_student,
+        teacher=gaussian,
+        num=20,
+        metrics=["error", "trajectory", "diversity"],
+        pictures=tmp_path / "new",
+    )
     assert {file.name for file in (tmp_path / "new").iterdir()} == {
         "samples.png",
         "trajectory.png",
@@ -35,8 +34,7 @@ def test_points_in_the_plane_are_scattered(gaussian, gaussian_student, tmp_path)
 
 def test_images_come_as_a_grid(tmp_path):
     x = load_data("digits").images[:130]
-    evidence = gather_evidence(samples_subject(x, "x"), Terms(num=130), 0, [], reference={})
-    write_pictures(tmp_path, evidence, {})
+    evaluate(x, metrics=[], pictures=tmp_path)
     (file,) = tmp_path.iterdir()
     with Image.open(file) as image:
         assert np.array_equal(np.asarray(image), grid(x[:100], columns=COLUMNS))
@@ -67,12 +65,9 @@ def test_a_panel_for_each_kind_of_neighbour(with_teacher):
 def test_samples_stand_above_their_nearest_images():
     images = load_data("digits").images[:50]
     samples = images[[7, 3, 9]] * 0.9
-    evidence = gather_evidence(
-        samples_subject(samples, "x"), Terms(num=3), 0, [], reference={}, images=images
-    )
-    nearest = evidence.training_neighbours[0]
+    nearest = nearest_among(samples, images)
     assert nearest.which.tolist() == [7, 3, 9]
-    shown = nearest_picture(evidence, nearest)
+    shown = nearest_picture(samples, images, nearest)
     order = nearest.distance.argsort()
-    torch.testing.assert_close(shown[3:], images[nearest.which[order]])
-    torch.testing.assert_close(shown[:3], samples[order], atol=1 / 127, rtol=0)
+    assert torch.equal(shown[:3], samples[order])
+    assert torch.equal(shown[3:], images[nearest.which[order]])

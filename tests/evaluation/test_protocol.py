@@ -1,41 +1,31 @@
-"""One pass over samples: the same whatever the blocks, the processes, or an interruption."""
+"""`evaluate`: what it takes, what it returns, and that nothing else changes the numbers."""
 
 import json
-import time
 
+import numpy as np
 import pytest
 import torch
 
-from pidistill import load_teacher
+import pidistill.evaluation
+from pidistill import PidistillError, load_teacher
 from pidistill.data import load_data
-from pidistill.evaluation import protocol, sampling
-from pidistill.evaluation.collect import summarise
-from pidistill.evaluation.evaluate import error_metrics
-from pidistill.evaluation.features import FeatureBatch, FeatureNetwork, features_for
-from pidistill.evaluation.measures import error_values, gather_evidence, metrics_of
-from pidistill.evaluation.protocol import (
-    Terms,
-    look_at_samples,
-    look_at_teacher,
-    samples_to_draw,
-    stored_samples,
-)
-from pidistill.evaluation.reference import ReferenceData, collect_reference
-from pidistill.evaluation.sampling import teacher_samples
-from pidistill.evaluation.subject import samples_subject, student_subject, teacher_subject
-from pidistill.images import from_uint8, to_uint8
-from pidistill.processes import Processes, join_processes
+from pidistill.evaluation import blocks, evaluate
+from pidistill.evaluation.features import FeatureBatch, FeatureNetwork
+from pidistill.evaluation.protocol import over_seeds
+from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
+from pidistill.evaluation.trajectory import per_sample_rms, rms
+from pidistill.processes import join_processes
+from pidistill.sample_files import write_samples
 from pidistill.students.trajectory import TrajectoryStudent
 
+from method_runs import small, train
 from together import together
 
-NEEDS = ("statistics", "features", "class_scores")
-NAMES = ("fid", "kid", "is", "precision-recall")
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch):
-    monkeypatch.setattr(sampling, "BLOCK", 16)
+ALWAYS = {"nfe", "num_samples", "seed", "ms_per_sample"}
+OF_TEACHER = {"rms_error", "error_quantiles", "teacher_nfe", "teacher_ms_per_sample"}
+OF_REFERENCE = {"frechet_distance", "reference_split_frechet_distance"}
+OF_BOTH = {"teacher_frechet_distance"}
+CHEAP = ("fid", "error", "speed")
 
 
 @pytest.fixture(scope="module")
@@ -45,173 +35,246 @@ def digits():
     return teacher, TrajectoryStudent.from_teacher(teacher, anchored=True)
 
 
-def test_a_pass_sees_what_the_whole_shows(digits, monkeypatch):
-    monkeypatch.setattr(protocol, "KEPT", 20)
-    _, student = digits
-    network = features_for((1, 8, 8))
-    seen = look_at_samples(student_subject(student), Terms(num=40, names=NAMES, network=network), 3)
-    whole = to_uint8(student.generate(40, seed=3).x)
-    assert (seen.x.int() - whole[:20].int()).abs().max() <= 1
-    expected = summarise(network, [from_uint8(whole)], 40, NEEDS)
-    torch.testing.assert_close(seen.summary["features"], expected["features"], rtol=1e-3, atol=1e-3)
-    assert seen.summary["class_scores"] == pytest.approx(expected["class_scores"], rel=1e-3)
-    assert seen.nfe == 1
-    assert seen.duplicates == 0
-    assert seen.errors is None
+@pytest.fixture(scope="module")
+def ring_run(tmp_path_factory):
+    """A run of a few steps with two averages of the weights."""
+    folder = tmp_path_factory.mktemp("ring")
+    train(small("pid", max_train_steps=4, ema_rates=[0.9, 0.99]), folder)
+    return folder
 
 
-def test_errors_are_those_of_exact_samples(digits):
+@pytest.mark.parametrize("with_teacher", [False, True])
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_a_metric_that_cannot_be_computed_is_absent(digits, with_teacher, with_reference):
     teacher, student = digits
-    subject = student_subject(student, teacher)
-    seen = look_at_teacher(subject, Terms(num=40, error_num=20), 3)
-    drawn, solved = student.generate(20, seed=3), teacher_samples(teacher, 20, seed=3)
-    expected = error_metrics(drawn.x, solved.x)
-    assert error_values(seen.errors)["rms_error"] == pytest.approx(expected["rms_error"], rel=1e-4)
-    assert len(seen.errors) == 20
-    assert seen.nfe == 79
-    assert seen.summary == {}
+    metrics = evaluate(
+        student,
+        "digits" if with_reference else None,
+        teacher=teacher if with_teacher else None,
+        num=12,
+    )
+    expected = ALWAYS | {"duplicates", "nearest_sample"}
+    expected |= OF_TEACHER if with_teacher else set()
+    expected |= OF_REFERENCE if with_reference else set()
+    expected |= OF_BOTH if with_teacher and with_reference else set()
+    everything = ALWAYS | OF_TEACHER | OF_REFERENCE | OF_BOTH
+    assert expected <= metrics.keys()
+    assert not everything & (metrics.keys() - expected)
+    assert ("trajectory" in metrics) == with_teacher
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert metrics["nfe"] == 1
+    if with_teacher:
+        assert metrics["teacher_nfe"] == 2 * TEACHER_STEPS - 1
+        assert 0 < metrics["ms_per_sample"] < metrics["teacher_ms_per_sample"]
 
 
-def test_anybodys_samples_are_measured_by_the_same_code(digits):
+def test_a_model_and_its_samples_have_the_same_metrics(digits, tmp_path):
     teacher, _ = digits
-    network = features_for((1, 8, 8))
-    terms = Terms(num=24, names=("fid",), network=network)
-    own = look_at_samples(teacher_subject(teacher, steps=4), terms, 0)
-    x = teacher_samples(teacher, 24, seed=0, steps=4, batch_size=16).x
-    for given in (x, to_uint8(x)):
-        seen = look_at_samples(samples_subject(given, "rival"), terms, 0)
-        for one, other in zip(own.summary["statistics"], seen.summary["statistics"], strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
-        assert seen.nfe == 0
-    assert own.nfe == 7
+    x = teacher_samples(teacher, 24, seed=0, steps=4).x
+    write_samples(tmp_path / "x.npz", x)
+    options = {"reference": load_data("digits"), "metrics": ["fid", "kid"]}
+    own = evaluate(teacher, num=24, steps=4, **options)
+    named = evaluate("digits", num=24, steps=4, **options)
+    assert own == named | {"target": own["target"]}
+    for given in (x, tmp_path / "x.npz"):
+        metrics = evaluate(given, **options)
+        for key in ("frechet_distance", "kernel_distance", "num_samples"):
+            assert metrics[key] == pytest.approx(own[key], rel=1e-6)
+        assert "nfe" not in metrics
 
 
-def test_a_student_that_always_draws_the_same_is_found_out(digits):
-    x = torch.zeros(40, 1, 8, 8)
-    x[0] = 1
-    seen = look_at_samples(samples_subject(x, "rival"), Terms(num=40), 0)
-    assert seen.duplicates == 38
+def test_student_and_teacher_start_from_the_same_noise(gaussian, gaussian_student):
+    """Then the exact student is off by the error of the solver alone."""
+    metrics = evaluate(gaussian_student, teacher=gaussian, num=50, seed=2, metrics=["error"])
+    assert metrics["rms_error"] < 0.02
+    other = gaussian_student.generate(50, seed=3).x
+    assert rms(per_sample_rms(other, teacher_samples(gaussian, 50, seed=2).x)) > 0.3
 
 
-def test_latents_are_measured_as_images():
-    class Decoder(torch.nn.Module):
-        def forward(self, x):
-            return x[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-    latents = torch.rand(20, 4, 4, 4) * 2 - 1
-    subject = samples_subject(latents, "latents")._replace(decoder=Decoder())
-    terms = Terms(num=20, names=("fid",), network=features_for((1, 8, 8)))
-    seen = look_at_samples(subject, terms, 0)
-    assert torch.equal(seen.x, to_uint8(Decoder()(latents)))
+def test_a_coarse_solution_is_compared_with_the_fine_one(gaussian):
+    errors = [
+        evaluate(gaussian, teacher=gaussian, steps=steps, num=20, metrics=["error"])["rms_error"]
+        for steps in (5, 10, TEACHER_STEPS)
+    ]
+    assert errors[0] > 2 * errors[1] > errors[2] == 0
 
 
-def test_what_was_kept_is_not_drawn_again(digits, tmp_path, monkeypatch):
+def test_the_numbers_do_not_depend_on_the_batch_size(digits):
     teacher, student = digits
-    drawn = []
-    terms = Terms(num=40, error_num=20, store=tmp_path / "samples", on_batch=drawn.append)
-    subject = student_subject(student, teacher)
-    first = look_at_samples(subject, terms, 0)
-    look_at_teacher(subject, terms, 0)
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("drew again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(student, "sample", refuse)
-        again = look_at_samples(student_subject(student, teacher), terms, 0)
-    assert torch.equal(first.x, again.x)
-    assert sum(drawn) == 40 + 20 + 40
-    for folder in stored_samples(subject, terms, 0):
-        folder.remove()
-    assert not terms.store.exists()
-
-
-def test_what_each_process_draws_adds_up():
-    for count in (1, 2, 3, 7):
-        own = [samples_to_draw(100, Processes(index, count)) for index in range(count)]
-        assert sum(own) == 100
+    once, again = (
+        evaluate(student, "digits", teacher=teacher, num=20, batch_size=size, metrics=CHEAP)
+        for size in (256, 7)
+    )
+    for name in OF_REFERENCE | OF_BOTH | {"rms_error"}:
+        assert again[name] == pytest.approx(once[name], rel=1e-4)
 
 
 def _measure(file, store=None):
     """The metrics of a student by this process and those beside it, written by the main one."""
     teacher = load_teacher("digits")
     student = TrajectoryStudent.from_teacher(teacher, anchored=True)
-    network = features_for((1, 8, 8))
-    data = ReferenceData("digits", load_data("digits").images[:200], None, None)
-    summary = collect_reference(data, network, ["statistics", "split_half", "features"])
-    terms = Terms(
+    metrics = evaluate(
+        student,
+        load_data("digits").images[:200],
+        teacher=teacher,
         num=100,
-        error_num=40,
-        names=NAMES,
-        network=network,
+        num_error=40,
+        seed=5,
+        metrics=["fid", "kid", "is", "precision-recall", "error", "diversity"],
         processes=join_processes(),
         store=store,
     )
-    subject = student_subject(student, teacher)
-    names = (*NAMES, "error", "diversity")
-    evidence = gather_evidence(subject, terms, 5, names, reference=summary)
-    if evidence is not None:
-        file.write_text(json.dumps(metrics_of(evidence, names)))
+    if metrics:
+        file.write_text(json.dumps(metrics))
 
 
 @pytest.mark.parametrize("num", [2, 3])
-def test_any_number_of_processes_gives_the_same_metrics(num, tmp_path):
+def test_any_number_of_processes_gives_the_same_metrics(num, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 16)
     _measure(tmp_path / "one.json")
-    assert (
-        together(num, lambda rank: _measure(tmp_path / "more.json", tmp_path / "samples"))
-        == [""] * num
-    )
+    done = together(num, lambda rank: _measure(tmp_path / "more.json", tmp_path / "samples"))
+    assert done == [""] * num
     assert (tmp_path / "more.json").read_text() == (tmp_path / "one.json").read_text()
 
 
-def test_the_first_samples_do_not_depend_on_how_many_follow(digits):
-    _, student = digits
-    network = features_for((1, 8, 8))
-    few, more = (
-        look_at_samples(student_subject(student), Terms(num=n, names=("kid",), network=network), 0)
-        for n in (32, 48)
+def test_what_was_kept_is_not_drawn_again_and_the_teacher_is_shared(digits, tmp_path, monkeypatch):
+    teacher, student = digits
+    common = {"teacher": teacher, "num": 24, "metrics": ["error"], "store": tmp_path}
+    first = evaluate(student, **common)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("drew again")
+
+    monkeypatch.setattr(teacher, "forward", refuse)
+    other = TrajectoryStudent.from_teacher(teacher, anchored=False)
+    assert evaluate(other, **common)["rms_error"] != first["rms_error"]
+    monkeypatch.setattr(student, "sample", refuse)
+    notes = []
+    assert evaluate(student, **common, say=notes.append) == first
+    assert any("going on" in note for note in notes)
+
+
+def test_every_average_and_seed_is_measured(ring_run):
+    metrics = evaluate(
+        ring_run, num=12, seed=[3, 4], ema="all", metrics=["error", "diversity"], num_error=8
     )
-    assert torch.equal(few.summary["features"], more.summary["features"][:32])
+    names = ["ema-0.9.safetensors", "ema-0.99.safetensors"]
+    every = metrics["measurements"]
+    assert [(one["weights"], one["seed"]) for one in every] == [
+        (name, seed) for name in names for seed in (3, 4)
+    ]
+    errors = {one["seed"]: one["rms_error"] for one in every[:2]}
+    assert metrics["seed"] == 3
+    assert metrics["weights"] == names[0]
+    assert metrics["rms_error"] == errors[3] != errors[4]
+    assert "nearest_sample" in metrics
+    assert all("nearest_sample" not in one for one in every)
+    first, second = metrics["over_seeds"]
+    assert [first["weights"], second["weights"]] == names
+    assert first["rms_error"]["min"] == min(errors.values())
+    alone = evaluate(ring_run, num=12, seed=4, ema=0.99, metrics=["error"], num_error=8)
+    assert alone["rms_error"] == every[3]["rms_error"]
+    assert not {"measurements", "over_seeds"} & alone.keys()
 
 
-@pytest.mark.slow
-def test_the_pass_costs_little_beside_the_feature_network():
-    """In processor time, for a network that is light beside Inception: 1 ms a sample."""
+def test_what_seeds_say_together():
+    runs = [
+        {"seed": seed, "num_samples": 9, "frechet_distance": value}
+        for seed, value in enumerate((3.0, 1.0, 2.0))
+    ]
+    assert over_seeds(runs) == [
+        {"frechet_distance": pytest.approx({"min": 1, "mean": 2, "max": 3, "spread": 1})}
+    ]
 
-    class Convolutions(FeatureNetwork):
-        name, num_features = "convolutions", 256
 
-        def __init__(self):
-            super().__init__()
-            self.layers = torch.nn.Sequential(
-                torch.nn.Conv2d(3, 64, 3, padding=1),
-                torch.nn.ReLU(),
-                torch.nn.Conv2d(64, 128, 3, stride=2, padding=1),
-                torch.nn.ReLU(),
-                torch.nn.Conv2d(128, 256, 3, stride=2, padding=1),
-                torch.nn.AdaptiveAvgPool2d(1),
-                torch.nn.Flatten(),
-            )
+def test_the_progress_bar_knows_the_end(ring_run):
+    counts = []
 
-        def extract(self, x):
-            return FeatureBatch(self.layers(x), None)
+    class Bar:
+        def __init__(self, title, total, unit):
+            self.total, self.done = total, 0
+            counts.append(self)
 
-    network = Convolutions().eval().requires_grad_(False)
-    x = torch.randint(0, 256, (2048, 3, 32, 32), dtype=torch.uint8)
-    terms = Terms(num=len(x), names=("fid",), network=network)
+        def __enter__(self):
+            return self.add
 
-    def seconds(work):
-        times = []
-        for _ in range(3):
-            began = time.process_time()
-            work()
-            times.append(time.process_time() - began)
-        return min(times)
+        def __exit__(self, *error):
+            pass
 
-    def network_alone():
-        for part in x.split(protocol.FEATURES_AT_ONCE):
-            network.extract(from_uint8(part))
+        def add(self, count):
+            self.done += count
 
-    alone = seconds(network_alone)
-    whole = seconds(lambda: look_at_samples(samples_subject(x, "x"), terms, 0))
-    assert whole < 1.1 * alone
+    evaluate(ring_run, num=12, num_error=8, metrics=["error"], progress=Bar)
+    assert [(bar.done, bar.total) for bar in counts] == [(20, 20)]
+
+
+class Mean(FeatureNetwork):
+    """The mean and the first pixel of an image."""
+
+    name, num_features = "mean", 2
+
+    def extract(self, x):
+        return FeatureBatch(torch.stack([x.flatten(1).mean(1), x.flatten(1)[:, 0]], 1), None)
+
+
+def test_a_feature_network_of_ones_own(mlp_student):
+    images = torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    metrics = evaluate(mlp_student, images, num=20, features=Mean(), metrics=["fid"])
+    assert metrics["features"].startswith("mean-1-")
+    with pytest.raises(PidistillError, match=r"'is' needs .*classifier"):
+        evaluate(mlp_student, images, num=20, features=Mean(), metrics=["is"])
+    with pytest.raises(PidistillError, match=r"'mean'.*1 or 3 channels.*\(2,\)"):
+        evaluate(torch.zeros(9, 2), features=Mean())
+
+
+def test_labels_are_those_of_the_reference(digits):
+    teacher, _ = digits
+    options = {"reference": "digits", "num": 30, "steps": 3, "metrics": ["fid"]}
+    even, alike = (evaluate(teacher, labels=labels, **options) for labels in ("even", "reference"))
+    assert even["frechet_distance"] != alike["frechet_distance"]
+
+
+def test_a_run_whose_teacher_is_not_there(ring_run, tmp_path):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(ring_run, folder)
+    config = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(config.replace("mixture:ring", f"native:{tmp_path}/gone"))
+    notes = []
+    metrics = evaluate(folder, num=12, say=notes.append)
+    assert not {"rms_error", "teacher_nfe", "trajectory"} & metrics.keys()
+    assert any("gone" in note for note in notes)
+    assert "rms_error" in evaluate(folder, num=12, teacher="mixture:ring", metrics=["error"])
+
+
+def test_the_package_attribute_is_the_function():
+    assert pidistill.evaluation.evaluate is evaluate
+    assert callable(evaluate)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        ("digits", {"ema": 0.9}, r"ema .*0\.9"),
+        ("digits", {"labels": "odd"}, "'odd'"),
+        ("digits", {"labels": "reference"}, "no reference"),
+        ("digits", {"features": "incepton"}, "'incepton'.*inception"),
+        ("digits", {"features": "glyphs"}, r"'glyphs' .*\(3, 32, 32\).*\(1, 8, 8\)"),
+        ("digits", {"weights": "x.pth"}, r"x\.pth"),
+        ("digits", {"reference": torch.zeros(9, 1, 4, 4)}, r"\(1, 4, 4\).*\(1, 8, 8\)"),
+        ("digits", {"reference": "teacher"}, "'teacher'"),
+        (torch.zeros(9, 2), {"num": 10}, "10.*9"),
+        (torch.zeros(9, 2), {"steps": 3}, "steps is 3"),
+        (torch.full((9, 2), torch.nan), {}, "9 of the 9 samples"),
+    ],
+)
+def test_what_does_not_fit_is_refused(given, options, words):
+    with pytest.raises(PidistillError, match=words):
+        evaluate(given, **{"num": 9, "metrics": ["diversity"], **options})
+
+
+def test_statistics_of_other_features_are_refused_before_the_work(tmp_path):
+    np.savez(tmp_path / "edm.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(PidistillError, match="2048 features"):
+        evaluate("digits", tmp_path / "edm.npz", num=10**9, metrics=["fid"])

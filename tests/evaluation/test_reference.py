@@ -9,17 +9,14 @@ from PIL import Image
 
 from pidistill import PidistillError
 from pidistill.data import load_data
+from pidistill.evaluation import reference
 from pidistill.evaluation.features import features_for
 from pidistill.evaluation.frechet import frechet_distance, statistics
-from pidistill.evaluation.reference import (
-    Reference,
-    ReferenceData,
-    collect_reference,
-    read_reference,
-)
+from pidistill.evaluation.reference import Reference, ReferenceFeatures, read_reference
 from pidistill.images import to_uint8
+from pidistill.storage import write_tensors
 
-NEEDS = ("statistics", "split_half", "features")
+PARTS = ("statistics", "split_half", "features")
 
 
 @pytest.fixture(autouse=True)
@@ -39,99 +36,125 @@ def network():
 
 @pytest.fixture
 def data():
-    return ReferenceData("some digits", load_data("digits").images[:90], None, None)
+    return Reference("some digits", load_data("digits").images[:90])
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch):
+    monkeypatch.setattr(reference, "IMAGES_AT_ONCE", 40)
+
+
+def collect(data, network, parts=PARTS):
+    """The parts of a reference's features by name, from the cache or from one pass."""
+    features = ReferenceFeatures(data, network)
+    return {part: getattr(features, part) for part in parts}
 
 
 def same(first, second):
+    pairs = zip(first["statistics"], second["statistics"], strict=True)
     return (
-        all(
-            torch.equal(a, b)
-            for a, b in zip(first["statistics"], second["statistics"], strict=True)
-        )
+        all(torch.equal(a, b) for a, b in pairs)
         and first["split_half"] == second["split_half"]
         and torch.equal(first["features"], second["features"])
     )
 
 
 def test_the_second_time_comes_from_the_cache_with_the_same_bits(network, data):
-    computed = collect_reference(data, network, NEEDS, batch_size=40)
+    computed = collect(data, network)
     assert network.seen == [40, 40, 10]
-    recalled = collect_reference(data, network, NEEDS, batch_size=40)
+    assert same(computed, collect(data, network))
     assert network.seen == [40, 40, 10]
-    assert same(computed, recalled)
-    assert computed["num"] == recalled["num"] == 90
 
 
 def test_only_what_is_not_there_is_computed(network, data, cache_folder):
-    collect_reference(data, network, ["statistics"])
-    names = {file.name.split("-")[0] for file in cache_folder.iterdir()}
-    assert names == {"statistics"}
-    collect_reference(data, network, NEEDS)
-    collect_reference(data, network, ["split_half", "features"])
-    assert network.seen == [90, 90]
+    collect(data, network, ["statistics"])
+    assert {file.name.split("-")[0] for file in cache_folder.iterdir()} == {"statistics"}
+    collect(data, network)
+    collect(data, network, ["split_half", "features"])
+    assert network.seen == 2 * [40, 40, 10]
 
 
 def test_other_images_and_other_weights_are_not_mixed_up(network, data):
-    collect_reference(data, network, ["statistics"])
-    collect_reference(data._replace(images=data.images[:-1]), network, ["statistics"])
+    def is_computed(data):
+        before = len(network.seen)
+        collect(data, network, ["statistics"])
+        return len(network.seen) > before
+
+    assert is_computed(data)
+    assert is_computed(data._replace(images=data.images[:-1]))
     changed = data.images.clone()
     changed[3, 0, 4, 4] += 2 / 255 if changed[3, 0, 4, 4] < 0 else -2 / 255
-    collect_reference(data._replace(images=changed), network, ["statistics"])
-    assert network.seen == [90, 89, 90]
-    network.classifier.hidden.bias.data[0] += 1e-3
-    collect_reference(data, network, ["statistics"])
-    network.version += 1
-    collect_reference(data, network, ["statistics"])
-    assert network.seen == [90, 89, 90, 90, 90]
-
-
-def test_a_damaged_entry_is_computed_anew_with_a_warning(network, data, cache_folder, caplog):
-    computed = collect_reference(data, network, NEEDS)
-    for file in cache_folder.iterdir():
-        content = bytearray(file.read_bytes())
-        content[-3] ^= 255
-        file.write_bytes(content)
-    with caplog.at_level(logging.WARNING):
-        again = collect_reference(data, network, NEEDS)
-    assert caplog.text.count("is damaged and computed anew") == 3
-    assert network.seen == [90, 90]
-    assert same(computed, again)
-    collect_reference(data, network, NEEDS)
-    assert network.seen == [90, 90]
-
-
-def test_progress_counts_the_images_that_are_computed(network, data):
-    seen = []
-    collect_reference(data, network, NEEDS, batch_size=50, on_batch=seen.append)
-    collect_reference(data, network, NEEDS, batch_size=50, on_batch=seen.append)
-    assert seen == [50, 40]
-
-
-def test_images_are_measured_with_8_bits(network, data):
-    """Floats in an .npz and the files that were made of them are the same reference."""
-    rounded = to_uint8(data.images).float() / 127.5 - 1
+    assert is_computed(data._replace(images=changed))
+    rounded = to_uint8(data.images).float() / 127.5 - 1  # as files of these images hold them
     assert not torch.equal(rounded, data.images)
-    collect_reference(data, network, ["statistics"])
-    collect_reference(data._replace(images=rounded), network, ["statistics"])
-    assert network.seen == [90]
+    assert not is_computed(data._replace(images=rounded))
+    network.classifier.hidden.bias.data[0] += 1e-3
+    assert is_computed(data)
+    network.version += 1
+    assert is_computed(data)
+    assert not is_computed(data)
 
 
-def test_distance_and_split_half_of_a_reference(network, data):
-    reference = Reference("digits", network, collect_reference(data, network, NEEDS))
-    assert reference.distance(data.images, batch_size=7) == pytest.approx(0, abs=1e-6)
-    others = load_data("digits").images[90:200]
-    expected = frechet_distance(
-        statistics(network(others).features), statistics(network(data.images).features)
-    )
-    assert reference.distance(others) == pytest.approx(expected)
-    assert reference.split_half > 0
+DAMAGES = {
+    "first byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "header": lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
+    "last byte": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "cut": lambda content: content[:-1],
+    "header only": lambda content: content[:100],
+    "empty": lambda content: b"",
+    "another kind": lambda content: b"\xff" * 50,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_entry_is_computed_anew_with_a_warning(
+    damage, network, data, cache_folder, caplog
+):
+    computed = collect(data, network)
+    for file in cache_folder.iterdir():
+        file.write_bytes(damage(file.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert same(computed, collect(data, network))
+    assert len(caplog.records) == 3
+    assert len(network.seen) == 6
+    collect(data, network)
+    assert len(network.seen) == 6
+
+
+def test_an_entry_without_a_checksum_counts_as_damaged(network, data, cache_folder, caplog):
+    collect(data, network, ["features"])
+    (file,) = cache_folder.iterdir()
+    write_tensors(file, {"features": torch.zeros(90, 64)})
+    assert collect(data, network, ["features"])["features"].any()
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(network, data, cache_folder, caplog):
+    cache_folder.touch()
+    collect(data, network, ["statistics"])
+    assert "nothing is cached" in caplog.text
+
+
+def test_no_half_written_entry_is_left(network, data, cache_folder, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("full")))
+    collect(data, network, ["statistics"])
+    assert not list(cache_folder.iterdir())
+
+
+def test_where_the_cache_lies(monkeypatch, tmp_path):
+    monkeypatch.setenv("PIDISTILL_CACHE", "~/there")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert reference.cache_folder() == tmp_path / "there"
+    monkeypatch.delenv("PIDISTILL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert reference.cache_folder() == tmp_path / "xdg" / "pidistill"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert reference.cache_folder() == tmp_path / ".cache" / "pidistill"
 
 
 def test_data_sets_folders_and_samples_are_read(tmp_path):
     digits = read_reference("digits")
     assert digits.images.shape == (1797, 1, 8, 8)
     assert digits.labels.shape == (1797,)
-    assert {"features", "statistics"} <= digits.can_be_collected
     for i in range(4):
         folder = tmp_path / "images" / f"class{i % 2}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,25 +169,25 @@ def test_data_sets_folders_and_samples_are_read(tmp_path):
     read = read_reference(str(tmp_path / "samples.npz"))
     assert torch.equal(read.images, torch.from_numpy(samples))
     assert read.statistics is None
+    data = load_data("digits")
+    assert torch.equal(read_reference(data).labels, data.labels)
+    assert torch.equal(read_reference(data.images).images, data.images)
 
 
 def test_statistics_of_edm_are_read_and_used(tmp_path, network, data):
     fitted = statistics(network(data.images).features)
     file = tmp_path / "edm.npz"
     np.savez(file, mu=fitted.mean.numpy(), sigma=fitted.covariance.numpy())
-    reference = read_reference(str(file))
-    assert reference.images is None
-    assert reference.can_be_collected == {"statistics"}
-    summary = collect_reference(reference, network, ["statistics"])
-    assert summary.keys() == {"statistics"}
-    assert Reference("edm", network, summary).distance(data.images) == pytest.approx(0, abs=1e-6)
+    edm = read_reference(str(file))
+    assert edm.images is None
+    statistics_of_edm = ReferenceFeatures(edm, network).statistics
+    assert frechet_distance(fitted, statistics_of_edm) == pytest.approx(0, abs=1e-6)
 
 
 def test_statistics_of_another_network_are_refused(tmp_path, network):
     np.savez(tmp_path / "edm.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    reference = read_reference(str(tmp_path / "edm.npz"))
     with pytest.raises(PidistillError, match=r"2048 features; the network 'digits' has 64"):
-        collect_reference(reference, network, ["statistics"])
+        ReferenceFeatures(read_reference(str(tmp_path / "edm.npz")), network)
 
 
 @pytest.mark.parametrize(

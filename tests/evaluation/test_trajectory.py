@@ -7,6 +7,7 @@ import torch
 
 from pidistill import initial_noise, load_teacher
 from pidistill.evaluation.trajectory import (
+    Paths,
     error_along_path,
     per_sample_rms,
     residual_along_path,
@@ -30,9 +31,17 @@ def points(gaussian, z):
     return torch.stack([gaussian_trajectory(gaussian, z, s.expand(len(z))) for s in SIGMAS])
 
 
+@torch.no_grad()
+def paths_of(student, teacher_points, z, label=None):
+    """The student's paths at `SIGMAS` beside given points."""
+    own = torch.stack([student(z, sigma.expand(len(z)), label) for sigma in SIGMAS])
+    return Paths(SIGMAS, own if teacher_points is None else teacher_points, own, z, label, 0)
+
+
 def test_the_exact_student_has_neither_error_nor_residual(gaussian, gaussian_student, z):
-    errors = error_along_path(gaussian_student, z, SIGMAS, points(gaussian, z), None)
-    residuals = residual_along_path(gaussian_student, gaussian, z, SIGMAS, None)
+    paths = paths_of(gaussian_student, points(gaussian, z), z)
+    errors = error_along_path(paths)
+    residuals = residual_along_path(gaussian_student, gaussian, paths)
     assert len(errors) == len(residuals) == 9
     assert max(errors) < 1e-12
     assert max(residuals) < 1e-12
@@ -42,7 +51,7 @@ def test_an_error_of_the_raw_output_shows_in_proportion(gaussian, gaussian_stude
     """F scaled by 1.1 puts x off by `0.1 (1 - sigma/sigma_max) F`, and nothing at sigma_max."""
     exact = points(gaussian, z)
     gaussian_student.network.scale.data.fill_(1.1)
-    errors = error_along_path(gaussian_student, z, SIGMAS, exact, None)
+    errors = error_along_path(paths_of(gaussian_student, exact, z))
     for sigma, x, error in zip(SIGMAS, exact, errors, strict=True):
         expected = 0.1 * rms(x - sigma / 80 * z)
         assert error == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -50,9 +59,11 @@ def test_an_error_of_the_raw_output_shows_in_proportion(gaussian, gaussian_stude
 
 def test_the_residual_does_not_depend_on_how_many_samples_there_are(digits_copy):
     student, teacher, z, label = digits_copy
-    together = residual_along_path(student, teacher, z, SIGMAS, label)
+    together = residual_along_path(student, teacher, paths_of(student, None, z, label))
     alone = [
-        residual_along_path(student, teacher, z[i : i + 1], SIGMAS, label[i : i + 1])
+        residual_along_path(
+            student, teacher, paths_of(student, None, z[i : i + 1], label[i : i + 1])
+        )
         for i in range(len(z))
     ]
     mean = torch.tensor(alone).square().mean(0).sqrt()
@@ -68,7 +79,7 @@ def digits_copy():
 
 def test_an_anchored_copy_has_no_residual_at_sigma_max(digits_copy):
     student, teacher, z, label = digits_copy
-    residuals = residual_along_path(student, teacher, z, SIGMAS, label)
+    residuals = residual_along_path(student, teacher, paths_of(student, None, z, label))
     assert residuals[0] < 1e-5
     assert residuals[4] > 1e-2
 

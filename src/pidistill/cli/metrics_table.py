@@ -3,8 +3,7 @@
 from typing import Any
 
 from pidistill.cli.console import Out
-
-COLUMNS = ["", "NFE", "ms/sample", "Frechet distance", "RMS error"]
+from pidistill.report.numbers import figures
 
 KEYS = {
     "NFE": "nfe",
@@ -17,6 +16,8 @@ KEYS = {
     "RMS error": "rms_error",
 }
 """Which metric a column shows, in the order of columns."""
+COLUMNS = ["", "NFE", "ms/sample", "Frechet distance", "RMS error"]
+"""The columns of every table."""
 
 
 def metrics_columns(metrics: dict[str, Any]) -> list[str]:
@@ -25,39 +26,32 @@ def metrics_columns(metrics: dict[str, Any]) -> list[str]:
 
 
 def metrics_rows(metrics: dict[str, Any]) -> list[list[str]]:
-    """The rows of teacher and student, under `metrics_columns`; what was not measured is a dash."""
+    """The rows of teacher and student, under `metrics_columns`; a dash is not measured."""
+    keys = [KEYS[title] for title in metrics_columns(metrics)[1:]]
     rows = []
-    columns = metrics_columns(metrics)[1:]
     if "teacher_nfe" in metrics:
-        own = {KEYS[title]: metrics.get(f"teacher_{KEYS[title]}") for title in columns}
-        cells = ["0 (by definition)" if key == "rms_error" else number(own[key]) for key in own]
-        rows.append([_teacher(metrics), *cells])
+        cells = {key: figures(metrics.get(f"teacher_{key}")) for key in keys}
+        cells["rms_error"] = "0 (by definition)"
+        rows.append([_teacher(metrics), *(cells[key] for key in keys)])
+    label = metrics.get("target", "student")
     for one in metrics.get("measurements", [metrics]):
-        label = metrics.get("target", "student")
+        name = label
         if "measurements" in metrics:
-            label = ", ".join(
-                [one.get("weights", label).removesuffix(".safetensors"), f"seed {one['seed']}"]
-            )
-        rows.append([label, *(number(one.get(KEYS[title])) for title in columns)])
+            weights = one.get("weights", label).removesuffix(".safetensors")
+            name = f"{weights}, seed {one['seed']}"
+        rows.append([name, *(figures(one.get(key)) for key in keys)])
     return rows
 
 
 def _teacher(metrics: dict[str, Any]) -> str:
     few = metrics.get("error_num_samples", metrics["num_samples"])
     text = "teacher, 40 nodes of Heun"
-    return text if few == metrics["num_samples"] else f"{text}, {few} samples"
-
-
-def number(value: int | float | None) -> str:
-    """A number to three digits, a count as it is, or a dash."""
-    if isinstance(value, int):
-        return str(value)
-    return "-" if value is None else f"{value:.3g}"
+    return text if few == metrics["num_samples"] else f"{text}, {few:,} samples"
 
 
 def print_metrics(out: Out, metrics: dict[str, Any]) -> None:
     """Print the table and what a reader needs to judge it."""
-    title = f"{metrics['num_samples']} samples"
+    title = f"{metrics['num_samples']:,} samples"
     if "seed" in metrics and "measurements" not in metrics:
         title += f", seed {metrics['seed']}"
     out.table(title, metrics_columns(metrics), metrics_rows(metrics))
@@ -68,16 +62,25 @@ def print_context(out: Out, metrics: dict[str, Any]) -> None:
     """Print the quantiles of the error, the floor of the distance, diversity, and speed."""
     if "error_quantiles" in metrics:
         quantiles = metrics["error_quantiles"].items()
-        text = ", ".join(f"{float(q):.0%}: {value:.3f}" for q, value in quantiles)
+        text = ", ".join(f"{float(q):.0%}: {figures(value)}" for q, value in quantiles)
         out.say(f"error of a sample, quantiles: {text}")
     if "reference_split_frechet_distance" in metrics:
-        split = metrics["reference_split_frechet_distance"]
-        out.say(f"one half of the reference against the other: Frechet distance {split:.3g}")
-    _print_diagnostics(out, metrics)
+        split = figures(metrics["reference_split_frechet_distance"])
+        out.say(f"one half of the reference against the other: Frechet distance {split}")
+    if "straightness" in metrics:
+        out.say(
+            f"bend of the paths (0: straight): {figures(metrics['straightness'])}; the teacher's "
+            f"{figures(metrics['teacher_straightness'])}"
+        )
+    if "nearest_sample" in metrics:
+        out.say(f"{metrics['duplicates']:,} of the samples are the same as an earlier one")
+        _print_neighbours(out, metrics["nearest_sample"], "another sample")
+    if "nearest_training_image" in metrics:
+        _print_neighbours(out, metrics["nearest_training_image"], "an image of the reference")
     for summary in metrics.get("over_seeds", []):
+        whose = f"{summary['weights']}, " if "weights" in summary else ""
         for name, values in summary.items():
             if name != "weights":
-                whose = f"{summary['weights']}, " if "weights" in summary else ""
                 out.say(
                     f"{whose}{name} over the seeds: least {values['min']:.4g}, mean "
                     f"{values['mean']:.4g}, spread {values['spread']:.2g}"
@@ -87,30 +90,15 @@ def print_context(out: Out, metrics: dict[str, Any]) -> None:
         out.say(f"the student is {gain:.0f} times faster a sample than the teacher's solve")
 
 
-def _print_diagnostics(out: Out, metrics: dict[str, Any]) -> None:
-    """Print what the diagnostics say, a line each."""
-    if "straightness" in metrics:
-        out.say(
-            f"bend of the paths (0: straight): {metrics['straightness']:.3g}; the teacher's "
-            f"{metrics['teacher_straightness']:.3g}"
-        )
-    if "nearest_sample" in metrics:
-        values = metrics["nearest_sample"]
-        out.say(
-            f"{metrics['duplicates']} of the samples are the same as an earlier one; of "
-            f"{values['num_samples']}, {values['look_the_same']} look like another"
-            f"{_beside_teacher(values, 'look_the_same')}; median distance to the nearest other "
-            f"{values['median']:.3g}{_beside_teacher(values, 'median')}"
-        )
-    if "nearest_training_image" in metrics:
-        values = metrics["nearest_training_image"]
-        out.say(
-            f"of {values['num_samples']} samples, {values['look_the_same']} look like an image of "
-            f"the reference{_beside_teacher(values, 'look_the_same')}; median distance to the "
-            f"nearest {values['median']:.3g}{_beside_teacher(values, 'median')}"
-        )
+def _print_neighbours(out: Out, values: dict[str, Any], what: str) -> None:
+    """Print how many samples look like `what`, and how far they are from it."""
 
+    def shown(name: str) -> str:
+        of_teacher = values.get(f"teacher_{name}")
+        text = figures(values[name])
+        return text if of_teacher is None else f"{text} (teacher: {figures(of_teacher)})"
 
-def _beside_teacher(values: dict[str, Any], name: str) -> str:
-    key = f"teacher_{name}"
-    return f" (teacher: {number(values[key])})" if key in values else ""
+    out.say(
+        f"of {values['num_samples']:,} samples, {shown('look_the_same')} look like {what}; median "
+        f"distance to the nearest {shown('median')}"
+    )

@@ -1,6 +1,7 @@
 """`pidistill quickstart`: from nothing to a one-step student in three minutes on a laptop."""
 
 import itertools
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,38 +107,27 @@ class _ErrorCurve:
 def _measure(out: Out, folder: Path, num: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The metrics of the student, written to its folder, and those of a coarse teacher."""
     from pidistill.cli.console import best_device
-    from pidistill.data import load_data
-    from pidistill.evaluation import evaluate as measures
-    from pidistill.evaluation.sampling import teacher_samples
-    from pidistill.evaluation.trajectory import per_sample_rms, rms
+    from pidistill.evaluation import evaluate
     from pidistill.files import write_json
-    from pidistill.model_folder import load_student
-    from pidistill.teachers import load_teacher
-    from pidistill.training.run_folder import what_is_measured
 
-    device = best_device(None)
-    teacher, student = load_teacher("digits", device), load_student(folder, device=device)
-    reference = measures.reference_statistics(load_data("digits").images)
-    assert reference is not None
-    with out.progress("sampling", 3 * num, "samples") as advance:
-        fine = teacher_samples(teacher, num, seed=seed, on_batch=advance)
-        rough = teacher_samples(teacher, num, seed=seed, steps=COARSE_NODES, on_batch=advance)
-        metrics = measures.evaluate(
-            student,
-            teacher=teacher,
-            reference=reference,
-            num=num,
-            seed=seed,
-            solved=fine,
-            on_batch=advance,
-        )
-    metrics.update(what_is_measured(folder, None), reference="digits")
+    with tempfile.TemporaryDirectory() as store:  # both are compared with the same solution
+        common: dict[str, Any] = {
+            "num": num,
+            "num_error": num,
+            "seed": seed,
+            "teacher": "digits",
+            "device": best_device(None),
+            "store": store,
+            "progress": out.progress,
+        }
+        metrics = evaluate(folder, "digits", metrics=["fid", "error", "speed"], **common)
+        rough = evaluate("digits", "digits", metrics=["fid", "error"], steps=COARSE_NODES, **common)
     write_json(folder / "metrics.json", metrics)
     return metrics, {
-        "nfe": rough.nfe,
-        "ms_per_sample": metrics["teacher_ms_per_sample"] * rough.nfe / metrics["teacher_nfe"],
-        "frechet_distance": reference.distance(rough.x),
-        "rms_error": rms(per_sample_rms(rough.x, fine.x)),
+        "nfe": rough["nfe"],
+        "ms_per_sample": metrics["teacher_ms_per_sample"] * rough["nfe"] / metrics["teacher_nfe"],
+        "frechet_distance": rough["frechet_distance"],
+        "rms_error": rough["rms_error"],
     }
 
 
@@ -150,7 +140,7 @@ def _report(
 ) -> None:
     """Write report.html and print its table."""
     from pidistill.cli.metrics_table import COLUMNS, metrics_rows, print_context
-    from pidistill.evaluation.report import write_report
+    from pidistill.evaluation.student_report import write_report
     from pidistill.evaluation.sampling import TEACHER_STEPS
     from pidistill.machine import machine
     from pidistill.model_folder import load_student

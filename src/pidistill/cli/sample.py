@@ -22,9 +22,6 @@ from pidistill.errors import PidistillError
 if TYPE_CHECKING:
     from pidistill.ode import Solution
 
-DECODED_AT_ONCE = 8
-"""Latents turned into images at a time."""
-
 
 @click.command()
 @click.argument("model", metavar="DIR")
@@ -71,8 +68,13 @@ def sample(
     out = Out(as_json)
     import torch
 
-    from pidistill.cli.models import open_model
-    from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
+    from pidistill.evaluation.sampling import (
+        DECODED_AT_ONCE,
+        TEACHER_STEPS,
+        decoded,
+        open_model,
+        teacher_samples,
+    )
     from pidistill.processes import join_processes
     from pidistill.sample_files import require_drawable, require_writable, write_samples
     from pidistill.students.base import Student
@@ -81,7 +83,7 @@ def sample(
     processes = join_processes()
     opened = open_model(model, ema).to(best_device(device))
     decoder: torch.nn.Module | None
-    draw: Callable[..., Solution]
+    draw: "Callable[..., Solution]"
     if isinstance(opened, Student):
         if solver is not None:
             raise PidistillError(f"--solver {solver} is for teachers; {model} is a student")
@@ -110,11 +112,7 @@ def sample(
                 batch_size=batch_size,
                 on_batch=advance,
             )
-            x = x.cpu()
-            if decoder is not None:
-                with torch.no_grad():
-                    x = torch.cat([decoder.cpu()(part) for part in x.split(DECODED_AT_ONCE)])
-            own = [(x, nfe)]
+            own = [(decoded(x, decoder).cpu(), nfe)]
     everything = [drawn for drawns in processes.gather(own) for drawn in drawns]
     if not processes.is_main:
         return

@@ -1,117 +1,280 @@
-"""The metrics of samples, what each needs of them and of a reference, and their values.
+"""The metrics by name: what each needs, and its values from what was seen of the samples."""
 
-All of them come from one pass: `needs_of` says what to collect, `measure` computes the rest.
-"""
-
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.evaluation.collect import Summary
-from pidistill.evaluation.frechet import frechet_distance
-from pidistill.evaluation.kernel import kernel_distance
-from pidistill.evaluation.neighbours import precision_recall
+from pidistill.evaluation.blocks import as_measured, as_pixels
+from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
+from pidistill.evaluation.frechet import frechet_distance, statistics
+from pidistill.evaluation.neighbours import (
+    Nearest,
+    nearest_among,
+    neighbour_metrics,
+    precision_recall,
+)
+from pidistill.evaluation.opening import Opened
+from pidistill.evaluation.reference import Reference, ReferenceFeatures, with_float64
+from pidistill.evaluation.sampling import TEACHER_STEPS, Sampler, Subject
+from pidistill.evaluation.scores import inception_score, kernel_distance
+from pidistill.evaluation.speed import measure_speed
+from pidistill.evaluation.streaming import Seen
+from pidistill.evaluation.trajectory import rms, trajectory_metrics
+from pidistill.students.trajectory import TrajectoryStudent
 
-Values = dict[str, float]
+QUANTILES = (0.5, 0.9, 0.99)
+PATHS = 256
+"""Paths that errors and residuals along the way are measured on."""
+NEAREST_NUM = 1000
+"""Samples whose nearest training images are looked for."""
+
+Values = dict[str, Any]
 
 
-class Metric(NamedTuple):
-    """A metric of samples."""
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A subject under one seed beside its teacher and a reference: what metrics are made of."""
 
-    of_samples: frozenset[str]
-    """What it needs collected of the samples: keys of `collect.SINKS`."""
-    of_reference: frozenset[str]
-    """What it needs collected of a reference; empty where it needs no reference."""
-    measure: Callable[[Summary, Summary, torch.device | None], Values]
-    """Its values by name, from what was collected of both and where to compute."""
+    subject: Subject
+    teacher: Denoiser | None
+    seed: int
+    num: int
+    seen: Seen
+    of_teacher: Seen | None
+    """Of the teacher's samples; None where they were not looked at."""
+    reference: Reference | None
+    in_features: ReferenceFeatures | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where distances are computed; it has float64."""
+        return with_float64(self.subject.device)
+
+    @functools.cached_property
+    def neighbours(self) -> tuple[Nearest, Nearest | None]:
+        """Nearest neighbours among equally many samples of the subject, and of its teacher."""
+        x = as_pixels(self.seen.x)
+        if self.of_teacher is None:
+            return nearest_among(x, x, self.device), None
+        teacher_x = as_pixels(self.of_teacher.x)
+        num = min(len(x), len(teacher_x))
+        x, teacher_x = x[:num], teacher_x[:num]
+        return nearest_among(x, x, self.device), nearest_among(teacher_x, teacher_x, self.device)
+
+    @functools.cached_property
+    def training_neighbours(self) -> tuple[Nearest, Nearest | None]:
+        """The nearest reference images to samples of the subject, and of its teacher."""
+
+        def nearest(seen: Seen) -> Nearest:
+            x = as_pixels(seen.x[:NEAREST_NUM])
+            return nearest_among(x, self.reference_pixels, self.device)
+
+        return nearest(self.seen), None if self.of_teacher is None else nearest(self.of_teacher)
+
+    @functools.cached_property
+    def reference_pixels(self) -> Tensor:
+        """The reference's images (n, c, h, w), rounded as samples are."""
+        assert self.reference is not None
+        assert self.reference.images is not None
+        return as_pixels(as_measured(self.reference.images))
+
+    def of_features(self, formula: Callable[[FeatureBatch], Values]) -> Values:
+        """A metric of the samples' features, and of those of the teacher where it was looked at."""
+        assert self.seen.features is not None
+        values = formula(self.seen.features)
+        if self.of_teacher is not None and self.of_teacher.features is not None:
+            of_teacher = formula(self.of_teacher.features)
+            values |= {f"teacher_{name}": value for name, value in of_teacher.items()}
+        return values
 
 
-def _frechet(samples: Summary, reference: Summary, device: torch.device | None) -> Values:
-    distance = frechet_distance(samples["statistics"], reference["statistics"])
-    values = {"frechet_distance": distance}
-    if "split_half" in reference:
-        values["reference_split_frechet_distance"] = reference["split_half"]
+def _fid(measured: Measured) -> Values:
+    reference, device = measured.in_features, measured.device
+    assert reference is not None
+
+    def distance(of: FeatureBatch) -> Values:
+        fitted = statistics(of.features, device)
+        return {"frechet_distance": frechet_distance(fitted, reference.statistics)}
+
+    values = measured.of_features(distance)
+    if reference.reference.images is not None:
+        values["reference_split_frechet_distance"] = reference.split_half
     return values
 
 
-def _kernel(samples: Summary, reference: Summary, device: torch.device | None) -> Values:
-    value, spread = kernel_distance(samples["features"], reference["features"], device=device)
-    return {"kernel_distance": value, "kernel_distance_spread": spread}
+def _kid(measured: Measured) -> Values:
+    assert measured.in_features is not None
+    features, device = measured.in_features.features, measured.device
+    return measured.of_features(
+        lambda of: _with_spread("kernel_distance", kernel_distance(of.features, features, device))
+    )
 
 
-def _inception_score(samples: Summary, reference: Summary, device: torch.device | None) -> Values:
-    scores = samples["class_scores"]
+def _inception_score(measured: Measured) -> Values:
+    def score(of: FeatureBatch) -> Values:
+        assert of.logits is not None
+        return _with_spread("inception_score", inception_score(of.logits))
+
+    return measured.of_features(score)
+
+
+def _with_spread(name: str, estimate: tuple[float, float]) -> Values:
+    return {name: estimate[0], f"{name}_spread": estimate[1]}
+
+
+def _precision_recall(measured: Measured) -> Values:
+    assert measured.in_features is not None
+    features, device = measured.in_features.features, measured.device
+    return measured.of_features(
+        lambda of: precision_recall(of.features, features, device)._asdict()
+    )
+
+
+def error_metrics(errors: Tensor) -> Values:
+    """RMS distance to the teacher's solution, and quantiles, from those of the samples (n,)."""
+    levels = torch.tensor(QUANTILES, dtype=errors.dtype, device=errors.device)
+    quantiles = zip(QUANTILES, errors.quantile(levels).tolist(), strict=True)
     return {
-        "inception_score": scores.mean().item(),
-        "inception_score_spread": scores.std(correction=0).item(),
+        "rms_error": rms(errors),
+        "error_num_samples": len(errors),
+        "error_quantiles": {str(level): value for level, value in quantiles},
     }
 
 
-def _precision_recall(samples: Summary, reference: Summary, device: torch.device | None) -> Values:
-    precision, recall = precision_recall(samples["features"], reference["features"], device=device)
-    return {"precision": precision, "recall": recall}
+def _error(measured: Measured) -> Values:
+    assert measured.of_teacher is not None
+    assert measured.of_teacher.errors is not None
+    return error_metrics(measured.of_teacher.errors)
+
+
+def _trajectory(measured: Measured) -> Values:
+    sampler, teacher = measured.subject, measured.teacher
+    assert isinstance(sampler, Sampler)
+    assert isinstance(sampler.model, TrajectoryStudent)
+    assert teacher is not None
+    return trajectory_metrics(
+        sampler.model,
+        teacher,
+        min(measured.num, PATHS),
+        seed=measured.seed,
+        steps=TEACHER_STEPS,
+        batch_size=sampler.batch_size,
+    )
+
+
+def _diversity(measured: Measured) -> Values:
+    values = neighbour_metrics(*measured.neighbours)
+    return {"duplicates": measured.seen.duplicates, "nearest_sample": values}
+
+
+def _training_images(measured: Measured) -> Values:
+    return {"nearest_training_image": neighbour_metrics(*measured.training_neighbours)}
+
+
+def _speed(measured: Measured) -> Values:
+    sampler = measured.subject
+    assert isinstance(sampler, Sampler)
+    return measure_speed(sampler, measured.teacher, min(measured.num, sampler.batch_size))
+
+
+NEEDS = {
+    "features": "a feature network for samples of this shape; choose features",
+    "classes": "features of a classifier, such as inception",
+    "reference": "a reference",
+    "images": "a reference that holds images",
+    "real images": "a reference that holds images which no model drew",
+    "teacher": "a teacher to compare with: a run folder whose teacher is at hand, or name one",
+    "trajectory": "a student of the method pid, and its teacher",
+    "model": "a model, which can be timed; these are samples",
+}
+"""What a metric may need, for the error that says so."""
+
+
+class Metric(NamedTuple):
+    """Metrics that are chosen by one name."""
+
+    values: Callable[[Measured], Values]
+    """Their values by name, as JSON values."""
+    needs: frozenset[str]
+    """Keys of `NEEDS`."""
+    every_time: bool
+    """Whether each seed and each average of the weights is measured, or the first one only."""
 
 
 METRICS = {
-    "fid": Metric(frozenset({"statistics"}), frozenset({"statistics"}), _frechet),
-    "kid": Metric(frozenset({"features"}), frozenset({"features"}), _kernel),
-    "is": Metric(frozenset({"class_scores"}), frozenset(), _inception_score),
-    "precision-recall": Metric(frozenset({"features"}), frozenset({"features"}), _precision_recall),
+    "fid": Metric(_fid, frozenset({"features", "reference"}), every_time=True),
+    "kid": Metric(_kid, frozenset({"features", "images"}), every_time=True),
+    "is": Metric(_inception_score, frozenset({"features", "classes"}), every_time=True),
+    "precision-recall": Metric(
+        _precision_recall, frozenset({"features", "images"}), every_time=True
+    ),
+    "error": Metric(_error, frozenset({"teacher"}), every_time=True),
+    "trajectory": Metric(_trajectory, frozenset({"trajectory"}), every_time=False),
+    "diversity": Metric(_diversity, frozenset(), every_time=False),
+    "training-images": Metric(_training_images, frozenset({"real images"}), every_time=False),
+    "speed": Metric(_speed, frozenset({"model"}), every_time=False),
 }
-"""The metrics by the name that the command line knows them by."""
+DEFAULT = ("fid", "error", "trajectory", "diversity", "training-images", "speed")
+"""What is measured, as far as it can be, where nothing is named."""
 
 
-def needs_of_samples(names: Sequence[str]) -> frozenset[str]:
-    """What the metrics of these names need collected of the samples.
+def choose_metrics(
+    asked: Sequence[str] | None,
+    opened: Opened,
+    reference: Reference | None,
+    network: FeatureNetwork | None,
+) -> tuple[str, ...]:
+    """The metrics to compute: those `asked` for, or by default those that can be had.
 
-    Raises `PidistillError` when there is no metric of a name.
+    Raises `PidistillError` when one that was asked for is unknown, or what it needs is missing.
     """
-    return frozenset().union(*(metric_named(name).of_samples for name in names))
+    there = _met(opened, reference, network)
+    if asked is None:
+        return tuple(name for name in DEFAULT if METRICS[name].needs <= there)
+    for name in asked:
+        if name not in METRICS:
+            raise PidistillError(f"unknown metric {name!r}; expected some of {', '.join(METRICS)}")
+        for need in sorted(METRICS[name].needs - there):
+            raise PidistillError(f"the metric {name!r} needs {NEEDS[need]}")
+    return tuple(dict.fromkeys(asked))
 
 
-def needs_of_reference(names: Sequence[str]) -> frozenset[str]:
-    """What the metrics of these names need collected of a reference; empty where they need none.
+@torch.no_grad()
+def _met(
+    opened: Opened, reference: Reference | None, network: FeatureNetwork | None
+) -> frozenset[str]:
+    """The keys of `NEEDS` that are met."""
+    subject = opened.first
+    is_model = isinstance(subject, Sampler)
+    is_path = isinstance(subject, Sampler) and isinstance(subject.model, TrajectoryStudent)
+    images = reference is not None and reference.images is not None
+    met = {
+        "features": network is not None,
+        "classes": network is not None
+        and network(torch.zeros(1, *subject.image_shape, device=subject.device)).logits is not None,
+        "reference": reference is not None,
+        "images": images,
+        "real images": images and reference is not None and not reference.are_drawn,
+        "teacher": is_model and opened.teacher is not None,
+        "trajectory": is_path and opened.teacher is not None,
+        "model": is_model,
+    }
+    return frozenset(need for need, is_met in met.items() if is_met)
 
-    Raises `PidistillError` when there is no metric of a name.
-    """
-    return frozenset().union(*(metric_named(name).of_reference for name in names))
 
-
-def metric_named(name: str) -> Metric:
-    """The metric of a name.
-
-    Raises `PidistillError` when there is none.
-    """
-    if name not in METRICS:
-        raise PidistillError(f"unknown metric {name!r}; expected one of {', '.join(METRICS)}")
-    return METRICS[name]
-
-
-def measure(
-    names: Sequence[str],
-    samples: Summary,
-    reference: Summary,
-    *,
-    device: torch.device | None = None,
-) -> Values:
-    """The values of metrics by name, for JSON.
-
-    Args:
-        names: Keys of `METRICS`.
-        samples: What was collected of the samples, at least `needs_of_samples(names)`.
-        reference: What was collected of the reference, at least `needs_of_reference(names)`.
-        device: Where to compute; None means the CPU.
-
-    Returns:
-        `frechet_distance`, `reference_split_frechet_distance`, `kernel_distance`,
-        `inception_score`, `precision`, `recall`; spreads over subsets or parts end in `_spread`.
-
-    Raises:
-        PidistillError: There are too few samples, or the two are of different networks.
-    """
-    values: Values = {}
+def compute(measured: Measured, names: Collection[str]) -> Values:
+    """The metrics of these `names`, keys of `METRICS`, as JSON values."""
+    values: Values = {"num_samples": measured.num}
+    if measured.seen.nfe:
+        values = {"nfe": measured.seen.nfe, **values, "seed": measured.seed}
+    if measured.of_teacher is not None:
+        values["teacher_nfe"] = measured.of_teacher.nfe
     for name in names:
-        values.update(metric_named(name).measure(samples, reference, device))
+        values.update(METRICS[name].values(measured))
     return values

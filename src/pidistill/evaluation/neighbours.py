@@ -1,11 +1,13 @@
-"""Precision and recall of samples by nearest neighbours (Kynkaanniemi et al. 2019).
+"""Nearest neighbours: precision and recall of features, and copies among pixels.
 
-A ball about each reference sample reaches to its third neighbour among the reference. Precision is
-the share of samples in one of these balls; recall the share of the reference in a sample's ball.
+Precision and recall are those of Kynkaanniemi et al. (2019): a ball about each reference sample
+reaches to its third neighbour among the reference. Precision is the share of samples in one of
+these balls, recall the share of the reference in a ball of the samples.
 """
 
+import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +19,9 @@ NEIGHBOUR = 3
 TILE = 2048
 """Rows, and columns, of the matrix of distances that are in memory at once."""
 ROUNDING = 1e-12
-"""What squared distances of equal points come out as, at most, beside their squared length."""
+"""Squared distances of equal points come out as at most this share of their squared length."""
+LOOK_THE_SAME = 0.02
+"""RMS distance below which two images count as near duplicates: 2.5 grey levels of 255."""
 
 
 class PrecisionRecall(NamedTuple):
@@ -27,13 +31,10 @@ class PrecisionRecall(NamedTuple):
     recall: float
 
 
-def precision_recall(
-    x: Tensor, y: Tensor, *, device: torch.device | None = None
-) -> PrecisionRecall:
+def precision_recall(x: Tensor, y: Tensor, device: torch.device | None = None) -> PrecisionRecall:
     """Precision and recall of features `x` (n, d) against those of a reference, `y` (m, d).
 
-    Distances are computed in float64, tile by tile, so that memory does not grow with n m; each
-    distance between `x` and `y` serves both.
+    Distances are computed in float64, tile by tile, so that memory does not grow with n m.
 
     Args:
         x: Features of the samples.
@@ -50,7 +51,7 @@ def precision_recall(
                 f"{NEIGHBOUR + 1} for precision and recall"
             )
     place = device or x.device
-    reach_x, reach_y = reach(x, place), reach(y, place)
+    reach_x, reach_y = _reach(x, place), _reach(y, place)
     in_reference = torch.zeros(len(x), dtype=torch.bool, device=place)
     in_samples = torch.zeros(len(y), dtype=torch.bool, device=place)
     for rows, columns, distances in squared_distances(x, y, place):
@@ -59,14 +60,13 @@ def precision_recall(
     return PrecisionRecall(in_reference.double().mean().item(), in_samples.double().mean().item())
 
 
-def reach(features: Tensor, device: torch.device) -> Tensor:
+def _reach(features: Tensor, device: torch.device) -> Tensor:
     """Squared distance from each feature (n, d) to its third neighbour among them, shape (n,)."""
     nearest = torch.full((len(features), NEIGHBOUR + 1), torch.inf, dtype=torch.float64).to(device)
     for rows, _, distances in squared_distances(features, features, device):
         candidates = torch.cat([nearest[rows], distances], dim=1)
         nearest[rows] = candidates.topk(NEIGHBOUR + 1, largest=False).values
-    # The nearest of all is the feature itself.
-    return nearest[:, -1]
+    return nearest[:, -1]  # the first one is the feature itself
 
 
 def squared_distances(
@@ -74,7 +74,7 @@ def squared_distances(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of the squared distances between features (n, d) and (m, d), float64.
 
-    Those within rounding of zero are zero, so that equal features are.
+    What is within rounding of zero is zero, so that equal features have no distance.
 
     Yields:
         Rows, columns, and the tile (rows, columns).
@@ -88,3 +88,61 @@ def squared_distances(
             distances = squares - 2 * left @ right.T
             distances[distances < ROUNDING * squares] = 0
             yield slice(first, first + len(left)), slice(other, other + len(right)), distances
+
+
+class Nearest(NamedTuple):
+    """The nearest neighbour of every sample."""
+
+    distance: Tensor
+    """RMS distance to it, shape (n,), float64."""
+    which: Tensor
+    """Its index, shape (n,), int64."""
+
+
+def nearest_among(x: Tensor, others: Tensor, device: torch.device | None = None) -> Nearest:
+    """The nearest of `others` (m, *sample_shape) to every sample `x` (n, *sample_shape).
+
+    Args:
+        x: Samples, floating point.
+        others: The candidates. Where it is `x` itself, a sample is not its own neighbour.
+        device: Where to compute; None means where `x` is.
+    """
+    place = device or x.device
+    best = torch.full((len(x),), torch.inf, dtype=torch.float64, device=place)
+    index = torch.zeros(len(x), dtype=torch.int64, device=place)
+    flat, flat_others = x.flatten(1), others.flatten(1)
+    for rows, columns, squares in squared_distances(flat, flat_others, place):
+        if others is x:
+            own = torch.arange(rows.start, rows.stop, device=place)[:, None]
+            squares[own == torch.arange(columns.start, columns.stop, device=place)] = torch.inf
+        found, where = squares.min(1)
+        nearer = found < best[rows]
+        best[rows] = torch.where(nearer, found, best[rows])
+        index[rows] = torch.where(nearer, where + columns.start, index[rows])
+    return Nearest((best / flat.shape[1]).sqrt().cpu(), index.cpu())
+
+
+def neighbour_metrics(nearest: Nearest, of_teacher: Nearest | None) -> dict[str, Any]:
+    """Median and least distance, and how many samples look the same as their neighbour.
+
+    Those of the teacher's samples, where given, have names that begin with `teacher_`.
+    """
+    values: dict[str, Any] = {"num_samples": len(nearest.distance)}
+    for prefix, found in (("", nearest), ("teacher_", of_teacher)):
+        if found is not None:
+            values[f"{prefix}median"] = found.distance.median().item()
+            values[f"{prefix}least"] = found.distance.min().item()
+            values[f"{prefix}look_the_same"] = int((found.distance < LOOK_THE_SAME).sum())
+    return values
+
+
+def fingerprints(x: Tensor) -> Tensor:
+    """A 63-bit hash of every sample (n, ...), shape (n,), int64: equal where the bytes are."""
+    rows = x.cpu().contiguous().reshape(len(x), -1).view(torch.uint8).numpy()
+    hashes = [hashlib.blake2b(row, digest_size=8).digest() for row in rows]
+    return torch.tensor([int.from_bytes(value, "big") >> 1 for value in hashes])
+
+
+def count_duplicates(prints: Tensor) -> int:
+    """How many samples have the fingerprint of an earlier one."""
+    return len(prints) - len(prints.unique())

@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pidistill import images
-from pidistill.evaluation.diversity import LOOK_THE_SAME, Nearest, as_pixels
-from pidistill.evaluation.measures import Evidence
-from pidistill.evaluation.plots import STUDENT, TEACHER, finish_axes, save_figure
+from pidistill.evaluation.blocks import as_pixels
+from pidistill.evaluation.metrics import Measured
+from pidistill.evaluation.neighbours import LOOK_THE_SAME, Nearest
+from pidistill.report.plots import STUDENT, TEACHER, finish_axes, save_png
 
 GRID = 100
 COLUMNS = 10
@@ -20,46 +21,41 @@ POINTS = 2000
 """Points of a scatter plot."""
 
 
-def write_pictures(folder: Path, evidence: Evidence, metrics: dict[str, Any]) -> None:
-    """Write pictures of what was measured into `folder`.
+def write_pictures(folder: Path, measured: Measured, metrics: dict[str, Any]) -> None:
+    """Write pictures into `folder`, which is made where it is missing.
 
     They are `samples.png`; `trajectory.png`, the error and the residual against the noise level;
     `neighbours.png`, distances to nearest neighbours; and `nearest.png`, samples beside their
-    nearest training images. What was not measured is not drawn.
-
-    Args:
-        folder: Where to; it is made where it is missing.
-        evidence: What was seen.
-        metrics: What was measured of it.
+    nearest training images. What is not in the `metrics` is not drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    x = as_pixels(evidence.seen.x)
+    x = as_pixels(measured.seen.x)
     drawable = images.is_image(tuple(x.shape[1:]))
     if drawable:
         images.save_png(folder / "samples.png", images.grid(x[:GRID], columns=COLUMNS))
     elif x.ndim == 2 and x.shape[1] == 2:
-        save_figure(points_figure(x, evidence), folder / "samples.png")
+        of_teacher = None if measured.of_teacher is None else measured.of_teacher.x
+        save_png(points_figure(x, of_teacher), folder / "samples.png")
     if "trajectory" in metrics:
-        save_figure(trajectory_figure(metrics["trajectory"]), folder / "trajectory.png")
+        save_png(trajectory_figure(metrics["trajectory"]), folder / "trajectory.png")
+    has_training = "nearest_training_image" in metrics
     if "nearest_sample" in metrics:
-        figure = neighbours_figure(
-            evidence.neighbours,
-            evidence.training_neighbours if "nearest_training_image" in metrics else None,
-        )
-        save_figure(figure, folder / "neighbours.png")
-    if "nearest_training_image" in metrics and drawable:
-        picture = nearest_picture(evidence, evidence.training_neighbours[0])
+        training = measured.training_neighbours if has_training else None
+        save_png(neighbours_figure(measured.neighbours, training), folder / "neighbours.png")
+    if has_training and drawable:
+        nearest = measured.training_neighbours[0]
+        picture = nearest_picture(x, measured.reference_pixels, nearest)
         images.save_png(folder / "nearest.png", images.grid(picture, columns=COLUMNS))
 
 
-def points_figure(x: Tensor, evidence: Evidence) -> Figure:
+def points_figure(x: Tensor, teacher_x: Tensor | None) -> Figure:
     """Samples (n, 2) in the plane, over the teacher's."""
     figure = Figure(figsize=(4.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    if evidence.of_teacher is not None:
-        teacher = evidence.of_teacher.x[:POINTS]
-        axes.scatter(teacher[:, 0], teacher[:, 1], s=3, color=TEACHER, alpha=0.5, label="teacher")
-    axes.scatter(x[:POINTS, 0], x[:POINTS, 1], s=3, color=STUDENT, alpha=0.5, label="measured")
+    for name, color, points in (("teacher", TEACHER, teacher_x), ("measured", STUDENT, x)):
+        if points is not None:
+            shown = points[:POINTS]
+            axes.scatter(shown[:, 0], shown[:, 1], s=3, color=color, alpha=0.5, label=name)
     axes.set_aspect("equal")
     finish_axes(axes, title="Samples", x_label="", y_label="")
     axes.legend(fontsize=8, frameon=False, markerscale=4)
@@ -69,12 +65,8 @@ def points_figure(x: Tensor, evidence: Evidence) -> Figure:
 def trajectory_figure(curves: dict[str, Any]) -> Figure:
     """The error and the residual against the noise level, side by side."""
     figure = Figure(figsize=(9.6, 3.2), layout="constrained")
-    for axes, name, title in zip(
-        figure.subplots(1, 2),
-        ("error", "residual"),
-        ("Distance to the teacher's path", "Residual of the equation"),
-        strict=True,
-    ):
+    titles = {"error": "Distance to the teacher's path", "residual": "Residual of the equation"}
+    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         levels = zip(curves["sigma"], curves[name], strict=True)
         shown = [(sigma, value) for sigma, value in levels if value > 0]  # 0 at sigma_max: it is z
         if shown:
@@ -89,16 +81,14 @@ def neighbours_figure(
     among: tuple[Nearest, Nearest | None], training: tuple[Nearest, Nearest | None] | None
 ) -> Figure:
     """How far samples are from their nearest neighbours, beside the teacher's samples."""
-    panels = [("Nearest other sample", among)]
-    if training is not None:
-        panels.append(("Nearest image of the reference", training))
-    figure = Figure(figsize=(4.8 * len(panels), 3.2), layout="constrained")
+    panels = {"Nearest other sample": among, "Nearest image of the reference": training}
+    shown = [(title, pair) for title, pair in panels.items() if pair is not None]
+    figure = Figure(figsize=(4.8 * len(shown), 3.2), layout="constrained")
     for axes, (title, (own, of_teacher)) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
     ):
-        distances = [("measured", STUDENT, own.distance)]
-        if of_teacher is not None:
-            distances.insert(0, ("teacher", TEACHER, of_teacher.distance))
+        lines = (("teacher", TEACHER, of_teacher), ("measured", STUDENT, own))
+        distances = [(name, color, found.distance) for name, color, found in lines if found]
         reach = max(distance.max().item() for _, _, distance in distances)
         for name, color, distance in distances:
             axes.hist(
@@ -117,14 +107,11 @@ def neighbours_figure(
     return figure
 
 
-def nearest_picture(evidence: Evidence, nearest: Nearest) -> Tensor:
-    """Rows of samples, each above the row of their nearest training images.
+def nearest_picture(x: Tensor, originals: Tensor, nearest: Nearest) -> Tensor:
+    """Rows of samples, each above the row of their nearest images among the `originals`.
 
     The samples are those that are nearest of all: copies would come first.
     """
-    assert evidence.images is not None
     order = nearest.distance.argsort()[:PAIRS]
-    samples = as_pixels(evidence.seen.x[order])
-    originals = as_pixels(evidence.images[nearest.which[order]])
-    rows = zip(samples.split(COLUMNS), originals.split(COLUMNS), strict=True)
-    return torch.cat([torch.cat([above, below]) for above, below in rows])
+    rows = zip(x[order].split(COLUMNS), originals[nearest.which[order]].split(COLUMNS), strict=True)
+    return torch.cat([torch.cat(pair) for pair in rows])

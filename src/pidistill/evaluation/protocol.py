@@ -1,189 +1,199 @@
-"""The protocol: one pass over samples in 8 bits, in the order of their index, by all processes.
-
-A student is measured beside its teacher, whose samples of the same noise are a second pass.
-"""
+"""The one path from a model to its numbers: draw, measure in one streaming pass, report."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import statistics
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pidistill.evaluation.collect import Collector, Summary
-from pidistill.evaluation.diversity import as_pixels, count_duplicates, fingerprints
-from pidistill.evaluation.features import FeatureBatch, FeatureNetwork
-from pidistill.evaluation.metrics import needs_of_samples
-from pidistill.evaluation.sampling import (
-    BlockFolder,
-    Sampler,
-    as_measured,
-    blocks,
-    draw_block,
-    in_order,
-    measured,
+from pidistill.data import Dataset
+from pidistill.denoiser import Denoiser
+from pidistill.evaluation.blocks import BLOCK, Blocks, own_share
+from pidistill.evaluation.features import FeatureNetwork
+from pidistill.evaluation.metrics import METRICS, Measured, Values, choose_metrics, compute
+from pidistill.evaluation.opening import (
+    Averages,
+    ModelOrSamples,
+    Opened,
+    Say,
+    choose_network,
+    open_reference,
+    open_subjects,
+    with_labels,
 )
-from pidistill.evaluation.subject import Subject
-from pidistill.evaluation.trajectory import per_sample_rms
-from pidistill.noise import device_of
-from pidistill.ode import Solution
-from pidistill.processes import Processes
+from pidistill.evaluation.pictures import write_pictures
+from pidistill.evaluation.reference import (
+    Progress,
+    Reference,
+    ReferenceFeatures,
+    no_progress,
+)
+from pidistill.evaluation.sampling import TEACHER_STEPS, Sampler, Subject
+from pidistill.evaluation.streaming import look_at
+from pidistill.processes import ALONE, Processes
 
-NUM = 50_000
-"""Samples that published distances are taken over."""
-ERROR_NUM = 5000
-"""Samples that the teacher solves for: each costs it 79 evaluations."""
-KEPT = 2000
-"""Samples whose pixels are compared with each other and with training images."""
-FEATURES_AT_ONCE = 128
-"""Images that the feature network sees at once."""
+FACTS = {"nfe", "num_samples", "error_num_samples", "seed", "teacher_nfe", "speed_batch_size"}
+"""Numbers in the results that are not metrics."""
+
+
+def evaluate(
+    model_or_samples: ModelOrSamples,
+    reference: str | Path | Dataset | Tensor | None = None,
+    *,
+    num: int | None = None,
+    seed: int | Sequence[int] = 0,
+    teacher: str | Denoiser | None = None,
+    steps: int | None = None,
+    solver: str | None = None,
+    ema: Averages = None,
+    labels: str = "even",
+    metrics: Sequence[str] | None = None,
+    features: str | FeatureNetwork = "auto",
+    weights: str | Path | None = None,
+    allow_download: bool = False,
+    num_error: int = 5000,
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    store: str | Path | None = None,
+    pictures: str | Path | None = None,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Measure a model or samples; docs/evaluating.md describes metrics and options.
+
+    Of a run folder, a teacher (spec or `Denoiser`), a `Student`, an `.npz` file or a tensor (n, c,
+    h, w) in [-1, 1], `num` samples (50,000, or all there are) are compared with a `reference`: a
+    data spec, `Dataset` or tensor, an `.npz` of samples or of `mu` and `sigma`, or `teacher[:SPEC]`
+    for what a teacher draws; and `num_error` of them with solutions of `teacher`, by default the
+    run's. A model draws in `steps` evaluations, or a teacher in `steps` nodes of `solver`, with
+    "even" labels or those of the "reference". `metrics` and `features` are chosen by name, or by
+    what fits. Blocks of samples stay in the folder `store`: a call that was killed goes on there,
+    and calls with the same teacher share its solutions. `pictures` is a folder for pictures. `say`
+    gets one-line notes; `progress(title, total, unit)` is a context that yields a counter.
+
+    Returns JSON values, without those that could not be had. Several seeds or averages (`ema`:
+    rates, or "all") add `measurements` and `over_seeds`. Processes but the main one get nothing.
+    Raises `PidistillError` when an input is missing, damaged or does not fit the others.
+    """
+    say, progress = say or (lambda text: None), progress or no_progress
+    opened = open_subjects(model_or_samples, teacher, ema, steps, solver, batch_size, device, say)
+    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+    compared = open_reference(reference, opened, num_error, max(seeds) + 1, progress)
+    network = choose_network(features, weights, allow_download, opened.first, compared, say)
+    opened = with_labels(opened, labels, compared)
+    evaluation = Evaluation(
+        opened, compared, network, num_error, store, processes or ALONE, progress, say
+    )
+    return evaluation.run(metrics, num, seeds, pictures)
 
 
 @dataclasses.dataclass(frozen=True)
-class Terms:
-    """How samples are measured, the same for all that are compared."""
+class Evaluation:
+    """What `evaluate` opened, and how it is measured."""
 
-    num: int = NUM
-    """Samples."""
-    error_num: int = ERROR_NUM
-    """Of these, samples that are compared with the teacher's."""
-    names: tuple[str, ...] = ()
-    """What is measured of features: keys of `metrics.METRICS`."""
-    network: FeatureNetwork | None = None
-    """The feature network, on its device; None where no metric needs it."""
-    processes: Processes = dataclasses.field(default_factory=Processes)
-    store: Path | None = None
-    """Folder where samples are kept until they are measured; None keeps none."""
-    on_batch: Callable[[int], None] = lambda count: None
-    """Called with the number of samples that were drawn, or found in `store`."""
+    opened: Opened
+    reference: Reference | None
+    network: FeatureNetwork | None
+    num_error: int
+    store: str | Path | None
+    processes: Processes
+    progress: Progress
+    say: Say
 
+    def run(
+        self,
+        metrics: Sequence[str] | None,
+        num: int | None,
+        seeds: Sequence[int],
+        pictures: str | Path | None,
+    ) -> Values:
+        """The metrics of every subject under every seed; nothing but in the main process."""
+        chosen = choose_metrics(metrics, self.opened, self.reference, self.network)
+        measurements: list[Values] = []
+        for weights, subject in self.opened.subjects.items():
+            for seed in seeds:
+                measured = self.measure(subject, seed, subject.count(num), chosen)
+                if measured is None:
+                    continue
+                first = not measurements
+                names = [name for name in chosen if first or METRICS[name].every_time]
+                values = compute(measured, names)
+                if first and pictures is not None:
+                    write_pictures(Path(pictures), measured, values)
+                measurements.append(values if weights is None else {"weights": weights, **values})
+        if not measurements:
+            return {}
+        facts = dict(self.opened.facts)
+        if self.reference is not None:
+            facts["reference"] = self.reference.name
+        if self.network is not None and any("features" in METRICS[n].needs for n in chosen):
+            facts["features"] = self.network.identity
+        return {**together(measurements, len(seeds)), **facts}
 
-class Look(NamedTuple):
-    """What a block of samples leaves behind."""
-
-    x: Tensor
-    """Those among the first `KEPT`, as they are measured."""
-    prints: Tensor
-    """Fingerprints of all, shape (n,)."""
-    features: FeatureBatch | None
-    """Of all, where there is a feature network."""
-    errors: Tensor | None
-    """RMS distances between student and teacher, shape (n,), where both were solved for."""
-    nfe: int
-    """Evaluations that each sample took; 0 where that is not known."""
-
-
-class Seen(NamedTuple):
-    """What a pass over samples leaves behind."""
-
-    x: Tensor
-    """The first samples, at most `KEPT`, as they are measured."""
-    duplicates: int
-    """Samples that are bit for bit the same as an earlier one."""
-    summary: Summary
-    """What was collected of the features (see `collect.SINKS`)."""
-    errors: Tensor | None
-    """As in `Look`, of all samples."""
-    nfe: int
-    """As in `Look`."""
-
-
-def look_at_samples(subject: Subject, terms: Terms, seed: int) -> Seen | None:
-    """Look at the samples of a subject; None but in the main process."""
-    source = _source(measured(subject.sampler(seed, terms.on_batch), subject.decoder), terms)
-
-    def look(block: range) -> Look:
-        drawn = source(block)
-        return _look(drawn.x, block, terms, None, drawn.nfe)
-
-    return _see(look, terms.num, terms)
-
-
-def look_at_teacher(subject: Subject, terms: Terms, seed: int) -> Seen | None:
-    """Look at the samples of the subject's teacher, and at the distances between the two.
-
-    None but in the main process.
-    """
-    assert subject.teacher_sampler is not None
-    source = _source(subject.teacher_sampler(seed, terms.on_batch), terms)
-    student = subject.sampler(seed, lambda count: None)
-
-    def look(block: range) -> Look:
-        solved = source(block)
-        errors = per_sample_rms(draw_block(student, block).x, solved.x)
-        return _look(as_measured(solved.x, subject.decoder), block, terms, errors, solved.nfe)
-
-    return _see(look, min(terms.num, terms.error_num), terms)
-
-
-def samples_to_draw(num: int, processes: Processes) -> int:
-    """How many of `num` samples are this process's own, for its progress bar."""
-    return sum(len(block) for block in blocks(num)[processes.index :: processes.count])
-
-
-def stored_samples(subject: Subject, terms: Terms, seed: int) -> list[BlockFolder]:
-    """Where the samples of a subject, and those of its teacher, are kept until measured."""
-    if terms.store is None:
-        return []
-    samplers = [measured(subject.sampler(seed, terms.on_batch), subject.decoder)]
-    if subject.teacher_sampler is not None:
-        samplers.append(subject.teacher_sampler(seed, terms.on_batch))
-    return [BlockFolder(terms.store, sampler) for sampler in samplers]
-
-
-def _source(sampler: Sampler, terms: Terms) -> Callable[[range], Solution]:
-    """Blocks of samples: from the store, where there is one, or drawn."""
-    if terms.store is None:
-        return lambda block: draw_block(sampler, block)
-    folder = BlockFolder(terms.store, sampler)
-
-    def block_of(block: range) -> Solution:
-        if folder.is_there(block):
-            terms.on_batch(len(block))
-        return folder.block(block)
-
-    return block_of
-
-
-@torch.no_grad()
-def _look(x: Tensor, block: range, terms: Terms, errors: Tensor | None, nfe: int) -> Look:
-    """Look at a block of samples `x` as they are measured."""
-    features = None
-    if terms.network is not None:
-        device = device_of(terms.network)
-        parts = [
-            terms.network.extract(as_pixels(part.to(device))) for part in x.split(FEATURES_AT_ONCE)
-        ]
-        logits = [part.logits for part in parts if part.logits is not None]
-        features = FeatureBatch(
-            torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None
-        )
-        if terms.processes.count > 1:  # they travel from process to process on the CPU
-            features = FeatureBatch(
-                features.features.cpu(), None if features.logits is None else features.logits.cpu()
+    def measure(
+        self, subject: Subject, seed: int, num: int, names: Collection[str]
+    ) -> Measured | None:
+        """What is seen of a subject, and of its teacher where an error is asked for."""
+        teacher, of_teacher = self.opened.teacher, None
+        num_error = min(num, self.num_error) if "error" in names else 0
+        network = self.network if any("features" in METRICS[n].needs for n in names) else None
+        in_features = None  # what does not fit is refused here, before the work
+        if network is not None and self.reference is not None:
+            in_features = ReferenceFeatures(self.reference, network, self.progress)
+        store = None if self.store is None else Path(self.store)
+        source = Blocks(subject, seed, store)
+        if source.count():
+            self.say(f"going on: {source.count()} blocks of {BLOCK} samples were drawn before")
+        total = own_share(num, self.processes) + own_share(num_error, self.processes)
+        with self.progress("sampling", total, "samples") as advance:
+            look = functools.partial(
+                look_at, network=network, processes=self.processes, on_batch=advance
             )
-    return Look(x[: max(0, KEPT - block.start)].clone(), fingerprints(x), features, errors, nfe)
+            seen = look(source, num)
+            if num_error and teacher is not None and isinstance(subject, Sampler):
+                solved = dataclasses.replace(
+                    subject, model=teacher, steps=TEACHER_STEPS, solver="heun"
+                )
+                of_teacher = look(Blocks(solved, seed, store), num_error, rival=source)
+        if seen is None:
+            return None
+        return Measured(subject, teacher, seed, num, seen, of_teacher, self.reference, in_features)
 
 
-def _see(look: Callable[[range], Look], num: int, terms: Terms) -> Seen | None:
-    """Look at every block, and sum up in the main process."""
-    collector = None
-    if terms.network is not None and terms.names and terms.processes.is_main:
-        needs = needs_of_samples(terms.names)
-        collector = Collector(num, terms.network.num_features, needs)
-    looks = []
-    for one in in_order(num, look, terms.processes):
-        if collector is not None and one.features is not None:
-            collector.add(one.features)
-        looks.append(one._replace(features=None))
-    if not terms.processes.is_main:
-        return None
-    errors = [one.errors for one in looks if one.errors is not None]
-    return Seen(
-        x=torch.cat([one.x for one in looks]),
-        duplicates=count_duplicates(torch.cat([one.prints for one in looks])),
-        summary={} if collector is None else collector.result(),
-        errors=torch.cat(errors) if errors else None,
-        nfe=looks[-1].nfe,
-    )
+def together(measurements: Sequence[Values], num_seeds: int) -> Values:
+    """Several measurements as one result: the first one, all of them, and what seeds say."""
+    metrics = {name: value for name, value in measurements[0].items() if name != "weights"}
+    if len(measurements) == 1:
+        return metrics
+    shared = [name for name, value in measurements[-1].items() if not isinstance(value, dict)]
+    every = [{name: one[name] for name in shared} for one in measurements]
+    metrics["measurements"] = every
+    if num_seeds > 1:
+        metrics["over_seeds"] = over_seeds(every)
+    return metrics
+
+
+def over_seeds(measurements: Sequence[Values]) -> list[Values]:
+    """Least, mean, greatest and standard deviation over the seeds, for each average."""
+    groups: dict[str | None, list[Values]] = {}
+    for one in measurements:
+        groups.setdefault(one.get("weights"), []).append(one)
+    summaries = []
+    for weights, group in groups.items():
+        summary: Values = {} if weights is None else {"weights": weights}
+        for name in group[0]:
+            if name not in FACTS and isinstance(group[0][name], int | float):
+                values = [one[name] for one in group]
+                summary[name] = {
+                    "min": min(values),
+                    "mean": statistics.fmean(values),
+                    "max": max(values),
+                    "spread": statistics.stdev(values),
+                }
+        summaries.append(summary)
+    return summaries

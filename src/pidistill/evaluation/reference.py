@@ -1,183 +1,211 @@
 """References: what samples are compared with, in the features of a network.
 
-A reference is a data set of ours, a folder of images, an `.npz` of samples, or one of EDM's, which
-holds the mean `mu` and the covariance `sigma` of features of Inception-v3.
+What is computed of a reference is cached in the folder that PIDISTILL_CACHE names, else in
+`pidistill` in the user's cache folder (XDG_CACHE_HOME, or `~/.cache`), under a hash of the pixels
+and of the network. All of it may be deleted at any time.
 """
 
+import contextlib
+import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pidistill.data import load_data
+from pidistill.data import Dataset, load_data
 from pidistill.errors import PidistillError
-from pidistill.evaluation import cache
-from pidistill.evaluation.collect import SINKS, Summary, summarise
-from pidistill.evaluation.features.base import FeatureNetwork
-from pidistill.evaluation.frechet import BLOCK, Statistics, frechet_distance
+from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork, gather_features
+from pidistill.evaluation.frechet import Statistics, split_half_distance, statistics
 from pidistill.images import to_uint8
 from pidistill.noise import device_of
+from pidistill.paths import user_path
 from pidistill.sample_files import open_npz, read_samples
+from pidistill.storage import read_tensors, tensors_sha256, write_tensors
+
+CACHE = "PIDISTILL_CACHE"
+CHECKSUM = "sha256"
+IMAGES_AT_ONCE = 500
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, str], AbstractContextManager[Callable[..., None]]]
+"""Shows progress: `progress(title, total, unit)` yields what counts those that are done."""
+
+
+@contextlib.contextmanager
+def no_progress(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    """Show nothing."""
+    yield lambda count: None
 
 
 class Reference(NamedTuple):
-    """A reference in the features of a network."""
-
-    name: str
-    """What it was read from."""
-    network: FeatureNetwork
-    summary: Summary
-    """What was collected of it; see `collect.SINKS`."""
-
-    @property
-    def split_half(self) -> float:
-        """Frechet distance between two random halves: what sampling alone costs at half size."""
-        value: float = self.summary["split_half"]
-        return value
-
-    def distance(self, x: Tensor, batch_size: int = 500) -> float:
-        """Frechet distance of samples `x` (n, c, h, w) in [-1, 1] to the reference."""
-        parts = _on_device(x.split(batch_size), device_of(self.network), lambda count: None)
-        statistics = summarise(self.network, parts, len(x), ["statistics"])["statistics"]
-        return frechet_distance(statistics, self.summary["statistics"])
-
-
-class ReferenceData(NamedTuple):
     """A reference as it is read, before any network has seen it."""
 
     name: str
     """What it was read from."""
     images: Tensor | None
     """Shape (n, c, h, w), float32, in [-1, 1]; None where only statistics are known."""
-    labels: Tensor | None
+    labels: Tensor | None = None
     """Class labels (n,), int64, or None where there are none."""
-    statistics: Statistics | None
+    statistics: Statistics | None = None
     """Given statistics of features; None where there are images."""
     are_drawn: bool = False
-    """Whether a model drew the images: then nobody was trained on them."""
-
-    @property
-    def can_be_collected(self) -> frozenset[str]:
-        """Keys of `collect.SINKS` that `collect_reference` finds."""
-        return frozenset({"statistics"} if self.images is None else SINKS)
+    """Whether a model drew the images: then nothing was trained on them."""
 
 
-def read_reference(spec: str) -> ReferenceData:
-    """Read the reference that `spec` names.
+def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
+    """Read a reference.
 
     Args:
-        spec: A data set of `data.load_data`, a folder of images, or an `.npz` file with an array
-            `samples` or with `mu` and `sigma`.
+        reference: A data spec (see `data.load_data`), a folder of images, an `.npz` file with an
+            array `samples` or with `mu` and `sigma`, a data set, or images (n, c, h, w) in [-1, 1].
 
     Raises:
         PidistillError: It is none of these, or is damaged.
     """
+    if isinstance(reference, Tensor):
+        return Reference("samples", reference.float().cpu())
+    if isinstance(reference, Dataset):
+        return Reference(reference.name, reference.images, reference.labels)
+    spec = str(reference)
     if spec.endswith(".npz"):
-        file = Path(spec)
-        given = _read_statistics(file)
-        images = read_samples(file) if given is None else None
-        return ReferenceData(spec, images, None, given)
+        given = _read_statistics(Path(spec))
+        images = read_samples(spec) if given is None else None
+        return Reference(spec, images, statistics=given)
     data = load_data(f"folder:{spec}" if Path(spec).is_dir() else spec)
-    return ReferenceData(spec, data.images, data.labels, None)
+    return Reference(spec, data.images, data.labels)
 
 
-def collect_reference(
-    data: ReferenceData,
-    network: FeatureNetwork,
-    needs: Collection[str],
-    *,
-    batch_size: int = 500,
-    on_batch: Callable[[int], None] = lambda count: None,
-) -> Summary:
-    """What `needs` names of a reference, from the cache or in one pass over its images.
+class ReferenceFeatures:
+    """A reference in the features of a network: each part is computed when asked for, or cached."""
 
-    Args:
-        data: The reference.
-        network: The feature network, on its device.
-        needs: Keys of `collect.SINKS`, some of `data.can_be_collected`.
-        batch_size: Images that are evaluated at once.
-        on_batch: Called after every batch with its size.
+    def __init__(
+        self,
+        reference: Reference,
+        network: FeatureNetwork,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Begin; nothing is computed yet.
 
-    Raises:
-        PidistillError: It cannot be had of this reference, or not with this network.
-    """
-    if data.images is None:
-        return {"statistics": _given_statistics(data, network)}
-    identity = _identity(data.images, network)
-    summary: Summary = {"num": len(data.images)}
-    for name in needs:
-        kept = cache.recall(f"{name}-{identity}") if name in PACKINGS else None
-        if kept is not None:
-            summary[name] = PACKINGS[name].unpack(kept)
-    missing = [name for name in needs if name not in summary]
-    if missing:
-        parts = _on_device(data.images.split(batch_size), device_of(network), on_batch)
-        summary.update(summarise(network, parts, len(data.images), missing))
-        for name in missing:
-            if name in PACKINGS:
-                cache.keep(f"{name}-{identity}", PACKINGS[name].pack(summary[name]))
-    return summary
+        Raises `PidistillError` where given statistics are of another number of features.
+        """
+        given = reference.statistics
+        if given is not None and len(given.mean) != network.num_features:
+            raise PidistillError(
+                f"{reference.name} holds statistics of {len(given.mean)} features; the network "
+                f"{network.name!r} has {network.num_features}; choose the features that they were "
+                "made with: EDM's are of inception"
+            )
+        self.reference, self.network, self.progress = reference, network, progress
 
-
-class Packing(NamedTuple):
-    """How the result of a sink is kept as tensors."""
-
-    pack: Callable[[Any], dict[str, Tensor]]
-    unpack: Callable[[dict[str, Tensor]], Any]
-
-
-PACKINGS = {
-    "statistics": Packing(Statistics._asdict, lambda kept: Statistics(**kept)),
-    "split_half": Packing(
-        lambda value: {"value": torch.tensor(value, dtype=torch.float64)},
-        lambda kept: kept["value"].item(),
-    ),
-    "features": Packing(lambda values: {"features": values}, lambda kept: kept["features"]),
-}
-"""What is cached, by its key in `collect.SINKS`."""
-
-
-def _on_device(
-    parts: Iterable[Tensor], device: torch.device, on_batch: Callable[[int], None]
-) -> Iterator[Tensor]:
-    """Yield `parts` on a device, and tell `on_batch` of each that is done with."""
-    for part in parts:
-        yield part.to(device)
-        on_batch(len(part))
-
-
-def _identity(images: Tensor, network: FeatureNetwork) -> str:
-    """Content hash of images as 8-bit pixels, and of the network that sees them."""
-    digest = hashlib.sha256(f"{network.identity} {tuple(images.shape)}".encode())
-    for part in images.split(BLOCK):
-        digest.update(to_uint8(part).contiguous().numpy().data)
-    return f"{network.name}-{digest.hexdigest()}"
-
-
-def _given_statistics(data: ReferenceData, network: FeatureNetwork) -> Statistics:
-    """The statistics that a reference gives, where they can be of features of `network`.
-
-    Raises `PidistillError` where they are of another number of features.
-    """
-    assert data.statistics is not None
-    if len(data.statistics.mean) != network.num_features:
-        raise PidistillError(
-            f"{data.name} holds statistics of {len(data.statistics.mean)} features; the network "
-            f"{network.name!r} has {network.num_features}; choose the features that they were made "
-            "with: EDM's are of inception"
+    @functools.cached_property
+    def statistics(self) -> Statistics:
+        """Mean and covariance of the features."""
+        if self.reference.statistics is not None:
+            return self.reference.statistics
+        place = with_float64(device_of(self.network))
+        return Statistics(
+            **self._cached("statistics", lambda: statistics(self._computed, place)._asdict())
         )
-    return data.statistics
+
+    @functools.cached_property
+    def split_half(self) -> float:
+        """Frechet distance between two random halves: what sampling alone costs at half size."""
+        place = with_float64(device_of(self.network))
+        kept = self._cached(
+            "split-half",
+            lambda: {"value": torch.tensor(split_half_distance(self._computed, place)).double()},
+        )
+        return kept["value"].item()
+
+    @functools.cached_property
+    def features(self) -> Tensor:
+        """The features, shape (n, d)."""
+        return self._cached("features", lambda: {"features": self._computed})["features"]
+
+    @functools.cached_property
+    def _computed(self) -> Tensor:
+        """The features, from one pass over the images."""
+        images = self.reference.images
+        assert images is not None  # given statistics are not computed
+        device = device_of(self.network)
+
+        with torch.no_grad(), self.progress("reference", len(images), "images") as advance:
+
+            def look(part: Tensor) -> FeatureBatch:
+                features: FeatureBatch = self.network(part.to(device))
+                advance(len(part))
+                return features
+
+            return gather_features(map(look, images.split(IMAGES_AT_ONCE)), len(images)).features
+
+    @functools.cached_property
+    def _identity(self) -> str:
+        """Content hash of the images as 8-bit pixels, and of the network that sees them."""
+        images = self.reference.images
+        assert images is not None  # given statistics are not computed
+        digest = hashlib.sha256(f"{self.network.identity} {tuple(images.shape)}".encode())
+        for part in images.split(IMAGES_AT_ONCE):
+            digest.update(to_uint8(part).contiguous().numpy().data)
+        return f"{self.network.name}-{digest.hexdigest()}"
+
+    def _cached(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors kept under a name, or computed and kept."""
+        file = cache_folder() / f"{name}-{self._identity}.safetensors"
+        kept = _recall(file)
+        if kept is None:
+            kept = compute()
+            _keep(file, kept)
+        return kept
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """The device, or the CPU where an accelerator has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def cache_folder() -> Path:
+    """Where cached files lie; it need not exist."""
+    named = os.environ.get(CACHE)
+    if named:
+        return user_path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pidistill"
+
+
+def _recall(file: Path) -> dict[str, Tensor] | None:
+    """The tensors in `file`; None where it is missing or, with a warning, damaged."""
+    if not file.exists():
+        return None
+    try:
+        tensors = read_tensors(file)
+        checksum = tensors.pop(CHECKSUM, torch.zeros(0, dtype=torch.uint8))
+        if bytes(checksum.tolist()).decode() != tensors_sha256(tensors):
+            raise PidistillError(f"{file} does not match its checksum")
+    except (PidistillError, ValueError) as error:
+        logger.warning("a cached file is damaged and computed anew: %s", error)
+        return None
+    return tensors
+
+
+def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors to `file`, or warn where the disk refuses."""
+    checksum = torch.tensor(list(tensors_sha256(tensors).encode()), dtype=torch.uint8)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(file, {**tensors, CHECKSUM: checksum})
+    except OSError as error:
+        logger.warning("%s cannot be written, so nothing is cached: %s", file, error.strerror)
 
 
 def _read_statistics(file: Path) -> Statistics | None:
-    """The arrays `mu` and `sigma` of an `.npz` file, or None where it has neither.
-
-    Raises `PidistillError` when the file is damaged, or they are no mean and covariance.
-    """
+    """The arrays `mu` and `sigma` of an `.npz` file, or None where it has neither."""
     with open_npz(file) as content:
         if not {"mu", "sigma"} <= set(content.files):
             return None
@@ -191,5 +219,5 @@ def _read_statistics(file: Path) -> Statistics | None:
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise PidistillError(f"{file}: mu or sigma holds a number that is not finite")
     if np.abs(covariance - covariance.T).max() > 1e-4 * np.abs(covariance).max():
-        raise PidistillError(f"{file}: sigma is not symmetric, so it is no covariance")
+        raise PidistillError(f"{file}: sigma is not symmetric; expected a covariance")
     return Statistics(torch.from_numpy(mean).double(), torch.from_numpy(covariance).double())

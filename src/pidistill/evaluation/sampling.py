@@ -1,117 +1,201 @@
-r"""Samples to measure, drawn in blocks by as many processes as there are, and kept on the disk.
+"""Who is measured: a student, a teacher, or given samples; each draws samples by their index."""
 
-Sample i depends on the seed and on i only. A block is a range of `BLOCK` consecutive indices; it is
-drawn by one process and written at once or not at all, so that a run that was killed goes on where
-it was, and the same samples come for any number of processes.
-"""
-
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Iterator
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-import pidistill
-from pidistill import images
 from pidistill.denoiser import Denoiser
-from pidistill.evaluation.labels import Labels, ProportionalLabels, even_labels
+from pidistill.errors import PidistillError
+from pidistill.model_folder import is_model_folder, load_model
 from pidistill.noise import device_of
 from pidistill.ode import Solution, solve
-from pidistill.processes import Processes
-from pidistill.storage import read_tensors, weights_sha256, write_tensors
+from pidistill.paths import user_path
+from pidistill.storage import weights_sha256
 from pidistill.students.base import Student, sample_in_batches
+from pidistill.teachers import load_teacher
 
-BLOCK = 512
-"""Samples in a block: what a killed run loses at most, for each process."""
-
-SUFFIX = ".safetensors"
-
+NUM = 50_000
+"""Samples that published distances are taken over."""
+TEACHER_STEPS = 40
+"""Nodes of Heun's method that stand for the teacher's solution."""
 DECODED_AT_ONCE = 8
 """Latents turned into images at a time."""
 
-TEACHER_STEPS = 40
-"""Nodes of Heun's method that stand for the teacher's solution."""
-
-T = TypeVar("T")
+OnBatch = Callable[[int], None]
+"""Called with the number of samples in every batch that is done."""
 
 
-class Sampler(NamedTuple):
-    """Who is measured: it draws any consecutive samples of one seed."""
+@dataclasses.dataclass(frozen=True)
+class ProportionalLabels:
+    r"""Labels in the proportions of given ones; every stretch of samples keeps to them closely.
 
-    draw: Callable[[int, int], Solution]
-    """The samples `first .. first + count - 1` with their cost, on any device."""
-    identity: dict[str, Any]
-    """All that the samples depend on, as JSON values."""
-
-
-def student_sampler(
-    student: Student,
-    *,
-    seed: int,
-    steps: int = 1,
-    labels: Labels = even_labels,
-    batch_size: int = 256,
-    on_batch: Callable[[int], None] = lambda count: None,
-) -> Sampler:
-    """A student as a sampler; arguments as in `Student.generate`.
-
-    Args:
-        student: The student.
-        seed: The seed.
-        steps: Evaluations a sample.
-        labels: Whose labels samples have.
-        batch_size: Samples evaluated at once.
-        on_batch: Called after every batch with its size.
+    The label of sample i is the quantile of $u_i = i \phi \bmod 1$, with the golden ratio $\phi$:
+    the Kronecker sequence of least discrepancy (Niederreiter 1992).
     """
 
-    def draw(first: int, count: int) -> Solution:
-        return student.generate(
+    counts: tuple[int, ...]
+    """How often each label occurs."""
+
+    def __call__(self, first: int, count: int) -> Tensor:
+        """Labels (count,), int64, of the samples from `first` on."""
+        index = torch.arange(first, first + count, dtype=torch.float64)
+        quantile = (index * ((1 + math.sqrt(5)) / 2)) % 1
+        shares = torch.tensor(self.counts, dtype=torch.float64).cumsum(0) / sum(self.counts)
+        return torch.searchsorted(shares, quantile, right=True).clamp(max=len(shares) - 1)
+
+
+class Subject(Protocol):
+    """What draws the samples that are measured."""
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        """What turns samples that are latents into images."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one sample as it is measured: of the image, where samples are latents."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels; 0 means unconditional."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where samples are drawn, and measured."""
+
+    def with_labels(self, labels: ProportionalLabels | None) -> "Subject":
+        """The same, with these labels; None means that sample i has label `i % num_classes`."""
+
+    def draw(self, seed: int, first: int, count: int, on_batch: OnBatch) -> Solution:
+        """The samples `first .. first + count - 1` of a seed, with their cost in evaluations."""
+
+    def count(self, num: int | None) -> int:
+        """How many samples are measured where `num` are asked for; None means the usual number."""
+
+    def identity(self, seed: int) -> dict[str, Any]:
+        """All that these samples depend on, as JSON values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """A student, or a teacher whose equation is solved, as a `Subject`."""
+
+    model: Student | Denoiser
+    steps: int
+    """Evaluations of a student, or a teacher's nodes."""
+    solver: str = "heun"
+    """Of a teacher (see `ode.solve`)."""
+    labels: ProportionalLabels | None = None
+    """None: sample i has label `i % num_classes`."""
+    batch_size: int = 256
+    decoder: nn.Module | None = None
+
+    @functools.cached_property
+    @torch.no_grad()
+    def image_shape(self) -> tuple[int, ...]:
+        """See `Subject`."""
+        if self.decoder is None:
+            return self.model.sample_shape
+        zeros = torch.zeros(1, *self.model.sample_shape, device=device_of(self.decoder))
+        return tuple(self.decoder(zeros).shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """See `Subject`."""
+        return self.model.num_classes
+
+    @property
+    def device(self) -> torch.device:
+        """See `Subject`."""
+        return device_of(self.model)
+
+    def with_labels(self, labels: ProportionalLabels | None) -> "Subject":
+        """See `Subject`."""
+        return dataclasses.replace(self, labels=labels)
+
+    def draw(self, seed: int, first: int, count: int, on_batch: OnBatch) -> Solution:
+        """See `Subject`."""
+        label = None if self.labels is None else self.labels(first, count)
+        generate = (
+            self.model.generate
+            if isinstance(self.model, Student)
+            else functools.partial(teacher_samples, self.model, solver=self.solver)
+        )
+        return generate(
             count,
             seed=seed,
-            steps=steps,
-            label=labels(first, count),
+            steps=self.steps,
+            label=label,
             first=first,
-            batch_size=batch_size,
+            batch_size=self.batch_size,
             on_batch=on_batch,
         )
 
-    settings = {"options": student.options(), "precondition": repr(student.precondition)}
-    return Sampler(draw, _identity(student, seed, steps, labels) | settings)
+    def count(self, num: int | None) -> int:
+        """See `Subject`."""
+        return NUM if num is None else num
+
+    def identity(self, seed: int) -> dict[str, Any]:
+        """See `Subject`; the batch size does not count."""
+        model = self.model
+        facts = {
+            "model": type(model).__qualname__,
+            "source": model.source,
+            "weights": weights_sha256(model),
+            "sigmas": [model.sigma_min, model.sigma_max, model.sigma_data],
+            "shape": list(model.sample_shape),
+            "num_classes": model.num_classes,
+            "labels": repr(self.labels),
+            "seed": seed,
+            "steps": self.steps,
+        }
+        if isinstance(model, Student):
+            how = {"options": model.options(), "precondition": repr(model.precondition)}
+            return {**facts, **how}
+        return {**facts, "solver": self.solver}
 
 
-def teacher_sampler(
-    teacher: Denoiser,
-    *,
-    seed: int,
-    steps: int = TEACHER_STEPS,
-    solver: str = "heun",
-    labels: Labels = even_labels,
-    batch_size: int = 256,
-    on_batch: Callable[[int], None] = lambda count: None,
-) -> Sampler:
-    """A teacher as a sampler, from the noise that a student of the same seed starts from.
+@dataclasses.dataclass(frozen=True)
+class GivenSamples:
+    """Anybody's samples as a `Subject`; their cost is not known, and is 0."""
 
-    Arguments as in `student_sampler`, with the nodes of the `solver` (see `ode.solve`) as `steps`.
-    """
+    x: Tensor
+    """Shape (n, *sample_shape), images in 8 bits or in [-1, 1]."""
+    name: str
+    device: torch.device
+    """Where their features are computed."""
+    decoder: None = None
+    num_classes: int = 0
 
-    def draw(first: int, count: int) -> Solution:
-        return teacher_samples(
-            teacher,
-            count,
-            seed=seed,
-            steps=steps,
-            solver=solver,
-            label=labels(first, count),
-            first=first,
-            batch_size=batch_size,
-            on_batch=on_batch,
-        )
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """See `Subject`."""
+        return tuple(self.x.shape[1:])
 
-    return Sampler(draw, _identity(teacher, seed, steps, labels) | {"solver": solver})
+    def with_labels(self, labels: ProportionalLabels | None) -> "Subject":
+        """See `Subject`; given samples keep theirs."""
+        return self
+
+    def draw(self, seed: int, first: int, count: int, on_batch: OnBatch) -> Solution:
+        """See `Subject`; there is one seed."""
+        on_batch(count)
+        return Solution(self.x[first : first + count], 0)
+
+    def count(self, num: int | None) -> int:
+        """See `Subject`: all, unless there are fewer asked for."""
+        if num is not None and num > len(self.x):
+            raise PidistillError(f"num is {num}, but {self.name} holds {len(self.x)} samples")
+        return len(self.x) if num is None else num
+
+    def identity(self, seed: int) -> dict[str, Any]:
+        """See `Subject`."""
+        return {"given": self.name}
 
 
 def teacher_samples(
@@ -124,11 +208,11 @@ def teacher_samples(
     label: int | Tensor | None = None,
     first: int = 0,
     batch_size: int = 256,
-    on_batch: Callable[[int], None] = lambda count: None,
+    on_batch: OnBatch = lambda count: None,
 ) -> Solution:
     """Samples of the teacher from the noise that a student of the same seed starts from.
 
-    Arguments as in `Student.generate`, with the solver's steps; the cost is that of the solver.
+    Arguments as in `Student.generate`, with nodes and solver as in `ode.solve`.
     """
     return sample_in_batches(
         teacher,
@@ -142,128 +226,26 @@ def teacher_samples(
     )
 
 
-def measured(sampler: Sampler, decoder: nn.Module | None = None) -> Sampler:
-    """What is measured of a sampler (see `as_measured`), as a sampler."""
-
-    def draw(first: int, count: int) -> Solution:
-        drawn = sampler.draw(first, count)
-        return Solution(as_measured(drawn.x, decoder), drawn.nfe)
-
-    name = None if decoder is None else weights_sha256(decoder)
-    return Sampler(draw, {**sampler.identity, "measured": True, "decoder": name})
-
-
-def array_sampler(given: Solution, name: str) -> Sampler:
-    """Samples that are there already as a sampler; `name` says which they are."""
-
-    def draw(first: int, count: int) -> Solution:
-        return Solution(given.x[first : first + count], given.nfe)
-
-    return Sampler(draw, {"given": name})
-
-
-def as_measured(x: Tensor, decoder: nn.Module | None = None) -> Tensor:
-    """Samples (n, ...), or their images where there is a decoder: images in 8 bits, else float32.
-
-    What is in 8 bits stays as it is.
-    """
-    x = decoded(x, decoder)
-    if x.dtype == torch.uint8:
-        return x
-    return images.to_uint8(x) if images.is_image(tuple(x.shape[1:])) else x.float()
-
-
 @torch.no_grad()
 def decoded(x: Tensor, decoder: nn.Module | None) -> Tensor:
-    """The images of latents `x` (n, ...), or `x` where there is no decoder."""
+    """The images of latents `x` (n, ...) on the decoder's device, or `x` without a decoder."""
     if decoder is None:
         return x
     device = device_of(decoder)
     return torch.cat([decoder(part.to(device)) for part in x.split(DECODED_AT_ONCE)])
 
 
-class BlockFolder:
-    """Where blocks of samples are kept until they are measured.
+def open_model(name: str | Path, ema: float | None = None) -> Student | Denoiser:
+    """The model in a run folder, with the weights averaged at rate `ema`, or a teacher by its spec.
 
-    The folder's name is a hash of all that the samples depend on: what other weights, another seed
-    or another version drew is never taken for them.
+    Raises `PidistillError` when it is neither, or when `ema` is given for a teacher's spec.
     """
-
-    def __init__(self, parent: Path, sampler: Sampler) -> None:
-        """Name the folder for the samples of `sampler` in `parent`; nothing is written yet."""
-        identity = {**sampler.identity, "version": pidistill.__version__}
-        text = json.dumps(identity, sort_keys=True, default=str)
-        self.sampler = sampler
-        self.folder = parent / hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def is_there(self, block: range) -> bool:
-        """Whether a block was drawn before."""
-        return self._path(block).is_file()
-
-    def count(self) -> int:
-        """How many blocks were drawn before."""
-        return len(list(self.folder.glob(f"*{SUFFIX}")))
-
-    def block(self, block: range) -> Solution:
-        """The samples of a block, on the CPU: read, or drawn and kept.
-
-        Raises `PidistillError` when the file of the block is damaged.
-        """
-        path = self._path(block)
-        if path.is_file():
-            kept = read_tensors(path)
-            return Solution(kept["x"], int(kept["nfe"]))
-        drawn = draw_block(self.sampler, block)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, {"x": drawn.x, "nfe": torch.tensor(drawn.nfe)})
-        return drawn
-
-    def remove(self) -> None:
-        """Remove all blocks, and the parent folder where it holds nothing else."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        parent = self.folder.parent
-        if parent.is_dir() and not any(parent.iterdir()):
-            parent.rmdir()
-
-    def _path(self, block: range) -> Path:
-        return self.folder / f"{block.start:09d}-{block.stop:09d}{SUFFIX}"
-
-
-def draw_block(sampler: Sampler, block: range) -> Solution:
-    """The samples of a block, on the CPU."""
-    drawn = sampler.draw(block.start, len(block))
-    return Solution(drawn.x.cpu(), drawn.nfe)
-
-
-def blocks(num: int) -> list[range]:
-    """The blocks of the samples 0 .. num - 1."""
-    return [range(first, min(first + BLOCK, num)) for first in range(0, num, BLOCK)]
-
-
-def in_order(num: int, work: Callable[[range], T], processes: Processes) -> Iterator[T]:
-    """Do `work` for every block of `num` samples, each block in one of the processes.
-
-    Yields:
-        What `work` returns, block by block, in the main process; nothing in the others, which have
-        to iterate all the same.
-    """
-    every = blocks(num)
-    for first in range(0, len(every), processes.count):
-        own = every[first + processes.index :][:1]
-        for results in processes.gather([work(block) for block in own]):
-            yield from results
-
-
-def _identity(model: Student | Denoiser, seed: int, steps: int, labels: Labels) -> dict[str, Any]:
-    return {
-        "model": type(model).__qualname__,
-        "source": model.source,
-        "weights": weights_sha256(model),
-        "sigmas": [model.sigma_min, model.sigma_max, model.sigma_data],
-        "shape": list(model.sample_shape),
-        "num_classes": model.num_classes,
-        "labels": repr(labels) if isinstance(labels, ProportionalLabels) else "even",
-        "seed": seed,
-        "steps": steps,
-        "block": BLOCK,
-    }
+    path = user_path(name)
+    if is_model_folder(path):
+        model = load_model(path, ema)
+        return model.eval().requires_grad_(False)
+    if path.is_dir() and (path / "config.toml").is_file():
+        raise PidistillError(f"{name} holds a run that has not saved its first checkpoint yet")
+    if ema is not None:
+        raise PidistillError(f"ema is {ema:g}, but {str(name)!r} is not a run folder")
+    return load_teacher(str(name))

@@ -1,77 +1,71 @@
-"""Time a sample, of a student and of its teacher's solution."""
+"""Time a sample, of a model and of its teacher's solution."""
 
-import statistics as averages
+import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from pidistill.denoiser import Denoiser
-from pidistill.evaluation.sampling import TEACHER_STEPS
+from pidistill.evaluation.sampling import TEACHER_STEPS, Sampler
 from pidistill.noise import initial_noise
 from pidistill.ode import solve
 from pidistill.students.base import Student, labels_for
 
+ROUNDS = 3
+QUICK = 0.05
+"""Seconds for which a quick run is repeated, so that the clock and noise weigh little."""
 
-def measure_speed(
-    student: Student, teacher: Denoiser | None, *, num: int, steps: int = 1
-) -> dict[str, float]:
-    """Milliseconds a sample of the student, and of the teacher's solution, for one batch of `num`.
 
-    Medians of repeated runs from given noise, student and teacher in turn, after a warm-up run.
+def measure_speed(sampler: Sampler, teacher: Denoiser | None, num: int) -> dict[str, float]:
+    """Milliseconds a sample of a model, and of its teacher's solution, for one batch of `num`.
+
+    Medians of runs from given noise, model and teacher in turn, after a warm-up.
     """
-    z = initial_noise(student, num, seed=0)
-    label = labels_for(student, num)
+    model = sampler.model
+    z = initial_noise(model, num, seed=0)
+    label = labels_for(model, num)
     label = None if label is None else label.to(z.device)
 
-    def run_student() -> None:
-        with torch.no_grad():
-            student.sample(z, steps=steps, label=label)
+    def run(model: Student | Denoiser, steps: int, solver: str) -> None:
+        _sample(model, z, label, steps, solver)
 
-    def run_teacher() -> None:
-        if teacher is not None:
-            solve(teacher, z, steps=TEACHER_STEPS, label=label)
-
-    _seconds(run_student, 3)
-    of_student, of_teacher = [], []
-    for _ in range(3):
-        of_student += [_seconds(run_student, 5) for _ in range(5)]
-        of_teacher.append(_seconds(run_teacher, 1))
-    speed: dict[str, float] = {
-        "speed_batch_size": num,
-        "ms_per_sample": 1000 * averages.median(of_student) / num,
+    works: dict[str, Callable[[], None]] = {
+        "ms_per_sample": lambda: run(model, sampler.steps, sampler.solver)
     }
+    run(model, sampler.steps if isinstance(model, Student) else 2, sampler.solver)
     if teacher is not None:
-        speed["teacher_ms_per_sample"] = 1000 * averages.median(of_teacher) / num
-    return speed
+        works["teacher_ms_per_sample"] = lambda: run(teacher, TEACHER_STEPS, "heun")
+        run(teacher, 2, "heun")
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            times[name] += _seconds(work)
+    speed = {name: 1000 * statistics.median(times[name]) / num for name in works}
+    return {"speed_batch_size": num, **speed}
 
 
-def measure_teacher_speed(
-    teacher: Denoiser, *, num: int, steps: int, solver: str
-) -> dict[str, float]:
-    """Milliseconds a sample of a teacher's solution, for one batch of `num`: the median of three.
-
-    The solver takes `steps` nodes (see `ode.solve`).
-    """
-    z = initial_noise(teacher, num, seed=0)
-    label = labels_for(teacher, num)
-    label = None if label is None else label.to(z.device)
-    solve(teacher, z, steps=2, solver=solver, label=label)
-    times = [
-        _seconds(lambda: solve(teacher, z, steps=steps, solver=solver, label=label), 1)
-        for _ in range(3)
-    ]
-    return {"speed_batch_size": num, "ms_per_sample": 1000 * averages.median(times) / num}
+@torch.no_grad()
+def _sample(
+    model: Student | Denoiser, z: Tensor, label: Tensor | None, steps: int, solver: str
+) -> None:
+    if isinstance(model, Student):
+        model.sample(z, steps=steps, label=label)
+    else:
+        solve(model, z, steps=steps, solver=solver, label=label)
 
 
-def _seconds(work: Callable[[], object], repeats: int) -> float:
-    """Seconds of one call of `work`, over `repeats` calls."""
-    _synchronize()
-    began = time.perf_counter()
-    for _ in range(repeats):
+def _seconds(work: Callable[[], None]) -> list[float]:
+    """Seconds of each run of `work`: of one, or of as many as take `QUICK`."""
+    times: list[float] = []
+    while sum(times) < QUICK:
+        _synchronize()
+        began = time.perf_counter()
         work()
-    _synchronize()
-    return (time.perf_counter() - began) / repeats
+        _synchronize()
+        times.append(time.perf_counter() - began)
+    return times
 
 
 def _synchronize() -> None:

@@ -1,6 +1,5 @@
 """How well a student solves its teacher's equation: errors and residuals along the path."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -41,9 +40,9 @@ def solve_paths(
     steps: int,
     first: int = 0,
 ) -> Paths:
-    """Follow `num` trajectories of both, at the nodes of the teacher's grid of `steps`.
+    """Follow the paths of the samples `first .. first + num - 1` of both.
 
-    They are those of the samples from `first` on.
+    The noise levels are the teacher's grid of `steps` nodes.
     """
     z = initial_noise(student, num, seed=seed, first=first)
     label = labels_for(student, num, first=first)
@@ -83,37 +82,28 @@ def trajectory_metrics(
         `straightness` and `teacher_straightness`; and in `trajectory` the number of paths, the
         noise levels, and at each of them the RMS `error` and the RMS `residual`.
     """
-    weights, errors, residuals, bends = [], [], [], []
+    curves, bends, shares = [], [], []
     for first in range(0, num, batch_size):
         count = min(batch_size, num - first)
         paths = solve_paths(student, teacher, count, seed=seed, steps=steps, first=first)
-        levels = paths.sigmas
-        weights.append(count / num)
-        errors.append(error_along_path(student, paths.z, levels, paths.teacher, paths.label))
-        residuals.append(residual_along_path(student, teacher, paths.z, levels, paths.label))
-        bends.append(
-            [
-                straightness(levels, points, teacher.sigma_data)
-                for points in (paths.student, paths.teacher)
-            ]
-        )
-    share = torch.tensor(weights, dtype=torch.float64)
+        points = (paths.student, paths.teacher)
+        curves.append([error_along_path(paths), residual_along_path(student, teacher, paths)])
+        bends.append([straightness(paths.sigmas, x, teacher.sigma_data) for x in points])
+        shares.append(count / num)
+    share = torch.tensor(shares, dtype=torch.float64)
     bend, teacher_bend = (share @ torch.tensor(bends, dtype=torch.float64)).tolist()
+    squares = torch.tensor(curves, dtype=torch.float64).square()  # (batches, 2, levels)
+    error, residual = torch.einsum("b,bcl->cl", share, squares).sqrt().tolist()
     return {
         "straightness": bend,
         "teacher_straightness": teacher_bend,
         "trajectory": {
             "num_samples": num,
-            "sigma": levels.tolist(),
-            "error": _pooled(share, errors),
-            "residual": _pooled(share, residuals),
+            "sigma": paths.sigmas.tolist(),
+            "error": error,
+            "residual": residual,
         },
     }
-
-
-def _pooled(share: Tensor, batches: list[list[float]]) -> list[float]:
-    """Root mean squares over all samples, from those of batches with their shares (m,)."""
-    return (share @ torch.tensor(batches, dtype=torch.float64).square()).sqrt().tolist()
 
 
 def straightness(sigmas: Tensor, points: Tensor, sigma_data: float) -> float:
@@ -148,45 +138,21 @@ def rms(values: Tensor) -> float:
     return values.double().square().mean().sqrt().item()
 
 
-def _at_every(sigmas: Tensor, z: Tensor, measure: Callable[[Tensor, int], Tensor]) -> list[float]:
-    """The root mean square over samples of `measure(sigma (b,), index)` at each noise level."""
-    return [rms(measure(sigma.repeat(len(z)), i)) for i, sigma in enumerate(sigmas)]
+def error_along_path(paths: Paths) -> list[float]:
+    """RMS distance of the student from the teacher at each noise level."""
+    pairs = zip(paths.student, paths.teacher, strict=True)
+    return [rms(per_sample_rms(x, solved)) for x, solved in pairs]
 
 
 @torch.no_grad()
-def error_along_path(
-    student: TrajectoryStudent, z: Tensor, sigmas: Tensor, points: Tensor, label: Tensor | None
-) -> list[float]:
-    """RMS distance of the student from given points of the teacher's paths.
-
-    Args:
-        student: The student.
-        z: Starting noise, shape (b, *sample_shape).
-        sigmas: Noise levels, shape (k,), float64.
-        points: The teacher's paths there, shape (k, b, *sample_shape).
-        label: Class labels (b,), or None.
-
-    Returns:
-        One number a noise level.
-    """
-    return _at_every(
-        sigmas, z, lambda sigma, i: per_sample_rms(student(z, sigma, label), points[i])
-    )
-
-
-@torch.no_grad()
-def residual_along_path(
-    student: TrajectoryStudent, teacher: Denoiser, z: Tensor, sigmas: Tensor, label: Tensor | None
-) -> list[float]:
-    """RMS of the residual `x - sigma dx/dsigma - D(x, sigma)` with the exact derivative.
-
-    Arguments as in `error_along_path`; returns one number a noise level.
-    """
+def residual_along_path(student: TrajectoryStudent, teacher: Denoiser, paths: Paths) -> list[float]:
+    """RMS of `x - sigma dx/dsigma - D(x, sigma)` at each noise level, with the exact derivative."""
     derivative = ForwardMode()
-
-    def residual(sigma: Tensor, _: int) -> Tensor:
+    z, label = paths.z, paths.label
+    residuals = []
+    for level, x in zip(paths.sigmas, paths.student, strict=True):
+        sigma = level.repeat(len(z))
         point = derivative(lambda nodes: student.F(z, nodes[0], label)[None], student.share, sigma)
-        x = student.blend(z, sigma, point.F)
-        return per_sample_rms(point.intercept, teacher(x, sigma.to(x), label))
-
-    return _at_every(sigmas, z, residual)
+        denoised = teacher(x, sigma.to(x), label)
+        residuals.append(rms(per_sample_rms(point.intercept, denoised)))
+    return residuals

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pidistill import PidistillError
-from pidistill.evaluation.features import features_named
+from pidistill.evaluation.features import load_features
 from pidistill.evaluation.features.dinov2 import load_dinov2
 
 transformers = pytest.importorskip("transformers")
@@ -53,7 +53,7 @@ def images(channels, size=32):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_features_are_the_models_pooled_output(model, folder, channels):
-    network = features_named("dinov2", (channels, 32, 32), weights=folder)
+    network = load_features("dinov2", weights=folder)
     assert network.num_features == 24
     x = images(channels)
     mean, std = (

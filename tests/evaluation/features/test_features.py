@@ -1,20 +1,23 @@
 """The contract of feature networks, and which there are."""
 
+import itertools
 import sys
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pidistill import PidistillError
 from pidistill.cli import main
 from pidistill.data import load_data
-from pidistill.evaluation.features import BUNDLED, NAMES, PUBLISHED, features_for, features_named
+from pidistill.data.glyphs import glyphs_images
+from pidistill.evaluation.features import FeatureBatch, FeatureNetwork, features_for, load_features
+from pidistill.evaluation.features.base import gather_features
+from pidistill.evaluation.features.bundled import BUNDLED
+from pidistill.evaluation.frechet import frechet_distance, statistics
 from pidistill.images import from_uint8, to_uint8
-
-
-def named(name):
-    return features_named(name, BUNDLED[name].sample_shape)
 
 
 @pytest.mark.parametrize("name", list(BUNDLED))
@@ -24,7 +27,7 @@ class TestBundled:
         return torch.rand(5, *BUNDLED[name].sample_shape, generator=generator) * 2.4 - 1.2
 
     def test_features_and_logits_come_for_every_image_alone(self, name):
-        network, x = named(name), self.images(name)
+        network, x = load_features(name), self.images(name)
         features, logits = network(x)
         assert features.shape == (5, network.num_features)
         assert features.dtype == torch.float32
@@ -34,24 +37,29 @@ class TestBundled:
         assert features.std(0).max() > 0.01
 
     def test_images_are_rounded_to_8_bits_and_clipped(self, name):
-        network, x = named(name), self.images(name)
+        network, x = load_features(name), self.images(name)
         rounded = from_uint8(to_uint8(x))
         assert torch.equal(network(x).features, network.extract(rounded).features)
         assert not torch.equal(network(x).features, network.extract(x).features)
 
     def test_convolutions_keep_full_precision_on_an_accelerator(self, name, monkeypatch):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-        named(name)
-        assert not torch.backends.cudnn.allow_tf32
+        network, seen = load_features(name), []
+        network.classifier.hidden.register_forward_hook(
+            lambda *_: seen.append(torch.backends.cudnn.allow_tf32)
+        )
+        network(self.images(name))
+        assert seen == [False]
+        assert torch.backends.cudnn.allow_tf32  # a flag of the process, and left alone
 
     def test_it_is_frozen_and_says_what_it_is(self, name):
-        network = named(name)
+        network = load_features(name)
         assert not network.training
         assert not any(p.requires_grad for p in network.parameters())
-        assert network.identity == named(name).identity
+        assert network.identity == load_features(name).identity
         assert network.identity.startswith(f"{network.name}-")
         next(network.parameters()).data.view(-1)[0] += 1e-3
-        assert network.identity != named(name).identity
+        assert network.identity != load_features(name).identity
 
 
 @pytest.mark.parametrize(
@@ -78,18 +86,88 @@ def test_the_digits_classifier_knows_the_digits():
     assert (guess == data.labels).float().mean() > 0.97
 
 
-def test_unknown_names_and_shapes_are_refused():
-    assert NAMES == ("auto", "digits", "glyphs", "inception", "dinov2")
-    with pytest.raises(PidistillError, match="expected one of auto, digits, glyphs, inception"):
-        features_named("inceptoin", (3, 32, 32))
-    with pytest.raises(PidistillError, match=r"shape \(3, 7, 9\); choose one of inception, dinov2"):
-        features_named("auto", (3, 7, 9))
-    for name in BUNDLED:
-        with pytest.raises(PidistillError, match=rf"the features {name!r} are of samples of shape"):
-            features_named(name, (2,))
-    for name in PUBLISHED:
-        with pytest.raises(PidistillError, match=r"images of 1 or 3 channels.* shape \(2,\)"):
-            features_named(name, (2,))
+NEVER_TRAINED_ON = 123
+SPOILED = {
+    "grey": lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1),
+    "shifted": lambda x: x.roll(3, dims=3),
+    "mirrored": lambda x: x.flip(2),
+    "noisy": lambda x: x + 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)),
+    "blurred": lambda x: torch.nn.functional.avg_pool2d(x, 5, stride=1, padding=2),
+    "two colours": lambda x: torch.cat([x[:, :, :16], x.flip(1)[:, :, 16:]], dim=2),
+}
+
+
+@pytest.fixture(scope="module")
+def fresh_glyphs():
+    return glyphs_images(2000, seed=NEVER_TRAINED_ON)
+
+
+def test_the_glyphs_classifier_knows_glyphs_that_it_never_saw(fresh_glyphs):
+    images, factors = fresh_glyphs
+    guess = load_features("glyphs").classifier(images).argmax(1)
+    assert (guess == factors.label).float().mean() > 0.995
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_distances_of_glyphs_see_what_differs(spoil, fresh_glyphs):
+    features = load_features("glyphs").classifier.features
+    images, _ = fresh_glyphs
+    own = statistics(features(images[1000:]))
+    alike = frechet_distance(statistics(features(images[:1000])), own)
+    assert frechet_distance(statistics(features(spoil(images[:1000]))), own) > 2 * alike
+
+
+def test_unknown_names_are_refused_and_weights_of_what_has_none():
+    with pytest.raises(PidistillError, match=r"'inceptoin'.*digits, glyphs, inception, dinov2"):
+        load_features("inceptoin")
+    with pytest.raises(PidistillError, match=r"x\.pth.*'digits'"):
+        load_features("digits", weights="x.pth")
+
+
+class Mean(FeatureNetwork):
+    name, num_features = "mean", 1
+
+    def extract(self, x):
+        return FeatureBatch(x.flatten(1).mean(1, keepdim=True), None)
+
+
+def test_another_package_adds_a_network(monkeypatch):
+    class Point:
+        name = "mean"
+
+        def load(self):
+            return Mean
+
+    def entry_points(group):
+        return [Point()] if group == "pidistill.features" else []
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    network = load_features("mean")
+    assert isinstance(network, Mean)
+    assert network.takes((3, 5, 7))
+    assert not network.takes((5,))
+    with pytest.raises(PidistillError, match=r"'men'.*, mean"):
+        load_features("men")
+
+
+@given(st.lists(st.integers(0, 230), max_size=12))
+def test_features_are_gathered_whatever_the_batches(cuts):
+    generator = torch.Generator().manual_seed(0)
+    features, logits = (torch.randn(230, size, generator=generator) for size in (5, 4))
+    edges = itertools.pairwise([0, *sorted(cuts), 230])
+    parts = [FeatureBatch(features[a:b], logits[a:b]) for a, b in edges]
+    gathered = gather_features(parts, 230)
+    assert torch.equal(gathered.features, features)
+    assert torch.equal(gathered.logits, logits)
+    assert gather_features([FeatureBatch(features, None)], 230).logits is None
+
+
+def test_samples_are_counted_and_features_finite():
+    for said in (9, 11):
+        with pytest.raises(PidistillError, match=str(said)):
+            gather_features([FeatureBatch(torch.zeros(10, 2), None)], said)
+    with pytest.raises(PidistillError, match="not finite"):
+        gather_features([FeatureBatch(torch.full((10, 2), torch.nan), None)], 10)
 
 
 @pytest.fixture
@@ -126,7 +204,7 @@ def test_the_command_line_says_what_to_install(without, tmp_path, capsys):
 def test_what_is_not_installed_is_named_with_the_command(without, name, package):
     without(package, ModuleNotFoundError(f"No module named {package!r}"))
     with pytest.raises(PidistillError, match=rf'{package}.*pip install "pidistill\[metrics\]"'):
-        features_named(name, (3, 32, 32))
+        load_features(name)
 
 
 def test_a_torchvision_of_another_build_is_named_with_the_command(without):
@@ -134,5 +212,5 @@ def test_a_torchvision_of_another_build_is_named_with_the_command(without):
     with pytest.raises(
         PidistillError, match=r"nms does not exist.*torch===\d[\d.]+\".*\[metrics\]"
     ) as error:
-        features_named("inception", (3, 32, 32))
+        load_features("inception")
     assert "\n" not in str(error.value)

@@ -13,8 +13,7 @@ import torch
 
 from pidistill import PidistillError
 from pidistill.cli import main
-from pidistill.evaluation.collect import SINKS, summarise
-from pidistill.evaluation.features import features_named
+from pidistill.evaluation.features import load_features
 from pidistill.evaluation.features.inception import FILE, load_inception
 from pidistill.evaluation.frechet import statistics
 
@@ -59,7 +58,7 @@ def folder(library, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(folder):
-    return features_named("inception", (3, 32, 32), weights=folder)
+    return load_features("inception", weights=folder)
 
 
 def pixels(channels, size=32):
@@ -99,18 +98,6 @@ def test_the_resizing_is_that_of_edms_detector(network):
         x.float(), points, mode="bilinear", padding_mode="border", align_corners=False
     )
     torch.testing.assert_close(seen[0], (expected - 128) / 128, rtol=0, atol=2e-5)
-
-
-def test_all_that_metrics_need_comes_from_one_evaluation(network):
-    seen = []
-    hook = network.extractor.register_forward_hook(lambda *_: seen.append(1))
-    x = pixels(3).float() / 127.5 - 1
-    summary = summarise(network, x.split(2), 4, sorted(SINKS.keys() - {"split_half"}))
-    hook.remove()
-    assert len(seen) == 2
-    assert summary["features"].shape == (4, 2048)
-    assert summary["statistics"].covariance.shape == (2048, 2048)
-    assert (summary["class_scores"] >= 1 - 1e-9).all()
 
 
 def test_it_is_frozen_and_found_in_torch_hub(network, folder, tmp_path, monkeypatch):

@@ -1,151 +1,76 @@
-"""Feature networks, one source a file; chosen by name, or by the shape of the samples.
+"""Feature networks: bundled ones by data set, published ones by name, and those of other packages.
 
-`auto` is the bundled classifier of the data set that samples are compared with, `digits` or
-`glyphs`. The others want weights that are not bundled: `inception`, `dinov2`.
+The bundled classifiers need nothing. `inception` and `dinov2` need weights that are published
+elsewhere. Another package adds a network by an entry point in the group `pidistill.features`: a
+name, and a callable without arguments that returns a `FeatureNetwork`.
 """
 
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from pidistill.errors import PidistillError
-from pidistill.evaluation.features.base import (
-    Classifier,
-    ClassifierFeatures,
-    FeatureBatch,
-    FeatureNetwork,
-)
-from pidistill.evaluation.features.digits import DigitsClassifier, load_digits_classifier
-from pidistill.evaluation.features.glyphs import GlyphsClassifier, load_glyphs_classifier
-from pidistill.images import is_image
+from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
+from pidistill.evaluation.features.bundled import BUNDLED, load_bundled
+from pidistill.evaluation.features.dinov2 import load_dinov2
+from pidistill.evaluation.features.inception import load_inception
 
-__all__ = [
-    "BUNDLED",
-    "NAMES",
-    "PUBLISHED",
-    "Classifier",
-    "ClassifierFeatures",
-    "FeatureBatch",
-    "FeatureNetwork",
-    "features_for",
-    "features_named",
-    "in_batches",
-]
-
-
-class Bundled(NamedTuple):
-    """A network that comes with the package."""
-
-    sample_shape: tuple[int, ...]
-    load: Callable[[], FeatureNetwork]
-    stands_for_shape: bool
-    """Whether images of this shape are hardly ever anything but what it was trained on."""
-
-
-BUNDLED = {
-    "digits": Bundled(
-        DigitsClassifier.sample_shape,
-        lambda: ClassifierFeatures("digits", load_digits_classifier()),
-        stands_for_shape=True,
-    ),
-    "glyphs": Bundled(
-        GlyphsClassifier.sample_shape,
-        lambda: ClassifierFeatures("glyphs", load_glyphs_classifier()),
-        stands_for_shape=False,  # CIFAR-10 is of this shape, too
-    ),
-}
-"""Networks that come with the package, by the data set that they were trained on."""
-
-
-def _inception(weights: Path | None, allow_download: bool) -> FeatureNetwork:
-    from pidistill.evaluation.features.inception import load_inception
-
-    return load_inception(weights, allow_download)
-
-
-def _dinov2(weights: Path | None, allow_download: bool) -> FeatureNetwork:
-    from pidistill.evaluation.features.dinov2 import load_dinov2
-
-    return load_dinov2(weights, allow_download)
-
+__all__ = ["FeatureBatch", "FeatureNetwork", "features_for", "load_features"]
 
 PUBLISHED: dict[str, Callable[[Path | None, bool], FeatureNetwork]] = {
-    "inception": _inception,
-    "dinov2": _dinov2,
+    "inception": load_inception,
+    "dinov2": load_dinov2,
 }
-"""Networks whose weights are published elsewhere, loaded from a path, or from where they usually
-lie, and perhaps by download."""
+"""Networks whose weights are published elsewhere: from a path, else from where their libraries keep
+them, else by download where that is allowed."""
 
-NAMES = ("auto", *BUNDLED, *PUBLISHED)
+GROUP = "pidistill.features"
+
+
+def load_features(
+    name: str, *, weights: str | Path | None = None, allow_download: bool = False
+) -> FeatureNetwork:
+    """The feature network of a name, frozen and on the CPU.
+
+    Args:
+        name: `digits`, `glyphs`, `inception`, `dinov2`, or what another package calls its own.
+        weights: File or folder of the weights of `inception` or `dinov2`; None means where their
+            libraries keep them.
+        allow_download: Whether weights that are missing may be fetched.
+
+    Raises:
+        PidistillError: No network has this name, its weights are missing or not its own, or the
+            extra that it needs is not installed.
+    """
+    plugins = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    network: FeatureNetwork
+    if name in PUBLISHED:
+        path = None if weights is None else Path(weights)
+        network = PUBLISHED[name](path, allow_download)
+    elif weights is not None:
+        raise PidistillError(
+            f"weights is {str(weights)!r}, but the features {name!r} take none; they are for "
+            f"{' and '.join(PUBLISHED)}"
+        )
+    elif name in BUNDLED:
+        network = load_bundled(name)
+    elif name in plugins:
+        network = plugins[name].load()()
+    else:
+        names = ("auto", *BUNDLED, *PUBLISHED, *plugins)
+        raise PidistillError(f"unknown features {name!r}; expected one of {', '.join(names)}")
+    return network.eval().requires_grad_(False)
 
 
 def features_for(sample_shape: tuple[int, ...], data: str | None = None) -> FeatureNetwork | None:
-    """The bundled feature network that suits samples, or None.
+    """The bundled feature network that suits samples of this shape, or None.
 
-    Args:
-        sample_shape: Shape of the samples.
-        data: The data set that they are compared with: one that a network was trained on takes
-            that network. Others, and None, take one only where the shape leaves no doubt.
+    `data` names the data set that they are compared with: one that a network was trained on takes
+    that network; any other takes one only where the shape leaves no doubt.
     """
     for name, bundled in BUNDLED.items():
         if bundled.sample_shape == tuple(sample_shape) and (
             data == name or bundled.stands_for_shape
         ):
-            return bundled.load()
+            return load_features(name)
     return None
-
-
-def features_named(
-    name: str,
-    sample_shape: tuple[int, ...],
-    *,
-    weights: Path | None = None,
-    allow_download: bool = False,
-) -> FeatureNetwork:
-    """The feature network of a name, for samples of a shape, frozen and on the CPU.
-
-    Args:
-        name: One of `NAMES`.
-        sample_shape: Shape of the samples, (c, h, w).
-        weights: File or folder of its weights; None means that they are looked for where the
-            libraries keep theirs.
-        allow_download: Whether weights that are nowhere may be fetched.
-
-    Raises:
-        PidistillError: No network has this name or suits the shape, its weights are not there or
-            are not its own, or the extra that it needs is not installed.
-    """
-    if name not in NAMES:
-        raise PidistillError(f"unknown features {name!r}; expected one of {', '.join(NAMES)}")
-    if name in PUBLISHED and not is_image(sample_shape):
-        raise PidistillError(
-            f"the features {name!r} are of images of 1 or 3 channels, and the samples have shape "
-            f"{tuple(sample_shape)}"
-        )
-    if name in BUNDLED and BUNDLED[name].sample_shape != tuple(sample_shape):
-        raise PidistillError(
-            f"the features {name!r} are of samples of shape {BUNDLED[name].sample_shape}; these "
-            f"have {tuple(sample_shape)}"
-        )
-    network: FeatureNetwork | None
-    if name in PUBLISHED:
-        network = PUBLISHED[name](weights, allow_download)
-    elif name in BUNDLED:
-        network = BUNDLED[name].load()
-    else:
-        network = features_for(sample_shape)
-    if network is None:
-        raise PidistillError(
-            f"no bundled feature network suits samples of shape {tuple(sample_shape)}; choose one "
-            f"of {', '.join(PUBLISHED)}"
-        )
-    return network.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, batch_size: int = 500) -> Tensor:
-    """Apply `function` to `x` (n, ...) in batches, on the CPU."""
-    return torch.cat([function(part) for part in x.cpu().split(batch_size)])

@@ -1,21 +1,23 @@
 """The contract of feature networks: images to vectors that distances are taken between."""
 
-import importlib.resources
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+import tempfile
+from collections.abc import Iterable
+from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from pidistill.images import from_uint8, to_uint8
-from pidistill.numerics import set_numerics
-from pidistill.storage import load_weights, read_tensors, weights_sha256
+from pidistill.errors import PidistillError
+from pidistill.images import from_uint8, is_image, to_uint8
+from pidistill.storage import weights_sha256
 
 
 class FeatureBatch(NamedTuple):
     """What a feature network says of some images, from one evaluation."""
 
     features: Tensor
-    """Shape (n, d), float32, on the network's device."""
+    """Shape (n, d), float32."""
     logits: Tensor | None
     """Shape (n, k), float32, the logits of its classes; None where it is no classifier."""
 
@@ -24,28 +26,35 @@ class FeatureNetwork(nn.Module):
     """A frozen network, called with images (n, c, h, w) in [-1, 1] on its device.
 
     Images are rounded to 8 bits first, as a file of images would, so that samples and references
-    are measured alike wherever they come from. A subclass sets the three attributes and defines
-    `extract`; resizing, colours and normalisation are its own business.
+    are measured alike wherever they come from. A subclass sets the attributes and defines
+    `extract`, which resizes and normalises as it needs.
     """
 
     name: str
-    """The name that `features_named` knows it by."""
     num_features: int
     version: int = 1
     """Raised when `extract` changes its numbers, so that cached statistics are not mixed up."""
-
-    def __init__(self) -> None:
-        """Begin, in full single precision: an accelerator's features are those of the CPU."""
-        super().__init__()
-        set_numerics()
+    sample_shape: tuple[int, ...] | None = None
+    """The only shape of images that it takes; None means 1 or 3 channels and any size."""
 
     def forward(self, x: Tensor) -> FeatureBatch:
-        """Features and logits of images `x` (n, c, h, w) in [-1, 1], rounded to 8 bits."""
-        return self.extract(from_uint8(to_uint8(x)))
+        """Features and logits of images `x` (n, c, h, w) in [-1, 1], rounded to 8 bits.
+
+        Convolutions keep full single precision: an accelerator's features are those of the CPU.
+        """
+        cudnn = torch.backends.cudnn
+        with cudnn.flags(cudnn.enabled, cudnn.benchmark, allow_tf32=False):
+            return self.extract(from_uint8(to_uint8(x)))
 
     def extract(self, x: Tensor) -> FeatureBatch:
         """Features and logits of images `x` (n, c, h, w) in [-1, 1] that have 8 bits."""
         raise NotImplementedError
+
+    def takes(self, sample_shape: tuple[int, ...]) -> bool:
+        """Whether it takes images of this shape (c, h, w)."""
+        if self.sample_shape is None:
+            return is_image(sample_shape)
+        return tuple(sample_shape) == self.sample_shape
 
     @property
     def identity(self) -> str:
@@ -53,44 +62,36 @@ class FeatureNetwork(nn.Module):
         return f"{self.name}-{self.version}-{weights_sha256(self)}"
 
 
-class Classifier(nn.Module):
-    """A small classifier of samples of one shape, whose last hidden layer is of use as features."""
+def gather_features(batches: Iterable[FeatureBatch], num: int) -> FeatureBatch:
+    """The features and logits of `num` samples, in temporary files that go with the tensors.
 
-    sample_shape: tuple[int, ...]
-    num_features: int
-    output: nn.Linear
+    Args:
+        batches: Features in the order of the samples, on any device, however they are split.
+        num: How many samples there are in all.
 
-    def features(self, x: Tensor) -> Tensor:
-        """The last hidden layer (n, d) for samples `x` (n, *sample_shape) in [-1, 1]."""
-        raise NotImplementedError
+    Raises:
+        PidistillError: There are more or fewer samples, or a feature is not finite.
+    """
+    whole: FeatureBatch | None = None
+    seen = 0
+    for features, logits in batches:
+        if not features.isfinite().all():
+            raise PidistillError("a feature is not finite; are the samples?")
+        if whole is None:
+            on_disk = None if logits is None else _on_disk(num, logits.shape[1])
+            whole = FeatureBatch(_on_disk(num, features.shape[1]), on_disk)
+        rows = slice(seen, seen + len(features))
+        seen += len(features)
+        if seen > num:
+            raise PidistillError(f"more than {num} samples came in")
+        whole.features[rows] = features.cpu()
+        if whole.logits is not None and logits is not None:
+            whole.logits[rows] = logits.cpu()
+    if whole is None or seen != num:
+        raise PidistillError(f"{seen} samples came in; expected {num}")
+    return whole
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, k) of samples `x` (n, *sample_shape) in [-1, 1]."""
-        return self.output(self.features(x))
 
-
-_Classifier = TypeVar("_Classifier", bound=Classifier)
-
-
-def load_bundled(classifier: _Classifier, file: str) -> _Classifier:
-    """Give `classifier` the weights of the package's asset `file`, freeze and return it."""
-    with importlib.resources.as_file(importlib.resources.files("pidistill") / "assets") as assets:
-        path = Path(assets) / file
-        load_weights(classifier, read_tensors(path), str(path))
-    return classifier.eval().requires_grad_(False)
-
-
-class ClassifierFeatures(FeatureNetwork):
-    """The last hidden layer of a small bundled classifier."""
-
-    def __init__(self, name: str, classifier: Classifier) -> None:
-        """Wrap a trained `classifier`, which is frozen, under a `name`."""
-        super().__init__()
-        self.name = name
-        self.num_features = classifier.num_features
-        self.classifier = classifier.eval().requires_grad_(False)
-
-    def extract(self, x: Tensor) -> FeatureBatch:
-        """Hidden layer and logits of images `x` (n, c, h, w) in [-1, 1]."""
-        hidden = self.classifier.features(x)
-        return FeatureBatch(hidden, self.classifier.output(hidden))
+def _on_disk(num: int, width: int) -> Tensor:
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(num, width)))

@@ -8,7 +8,6 @@ features are the class token after the last normalisation. The published distanc
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -16,12 +15,13 @@ from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
 from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
-from pidistill.lpips import MEAN, STD
 from pidistill.teachers.formats.weights import one_line
 
 REPOSITORY = "facebook/dinov2-large"
 FILES = ("config.json", "model.safetensors")
 SIZE = 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue."""
 
 
 class Dinov2Features(FeatureNetwork):
@@ -81,30 +81,22 @@ def load_dinov2(weights: Path | None, allow_download: bool) -> Dinov2Features:
                 use_safetensors=True,
                 local_files_only=True,
                 dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # they are reported, and refused below
+                ignore_mismatched_sizes=True,  # refused below, with their names
                 output_loading_info=True,
             )
     except Exception as error:  # of many kinds: whatever a foreign folder causes
         raise PidistillError(f"{folder} holds no DINOv2: {one_line(error)}") from error
-    _require_complete(folder, told)
-    return Dinov2Features(model, int(model.config.hidden_size))
-
-
-def _require_complete(folder: Path, told: dict[str, Any]) -> None:
-    """Raise `PidistillError` when transformers had to leave weights random or unused."""
-    for what, keys in told.items():
+    for what, keys in told.items():  # weights that were left random or unused
         if keys:
             raise PidistillError(
                 f"{folder} holds another network than its config.json says: "
                 f"{what.replace('_', ' ')} {', '.join(map(str, sorted(keys)[:3]))}"
             )
+    return Dinov2Features(model, int(model.config.hidden_size))
 
 
 def _cached_folder(allow_download: bool) -> Path:
-    """The folder of `REPOSITORY` in the Hugging Face cache.
-
-    Raises `PidistillError` when it is not there, or cannot be fetched.
-    """
+    """The folder of `REPOSITORY` in the Hugging Face cache."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -127,7 +119,7 @@ def _cached_folder(allow_download: bool) -> Path:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' words and bars on what it loads to itself; we raise for what matters."""
+    """Silence transformers' warnings and progress bars; what matters is raised."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

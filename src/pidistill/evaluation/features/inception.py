@@ -6,6 +6,7 @@ for the Inception Score, come without their bias.
 """
 
 import io
+import urllib.error
 from pathlib import Path
 
 import torch
@@ -13,11 +14,11 @@ from torch import nn
 
 from pidistill.errors import PidistillError
 from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
-from pidistill.evaluation.features.weights import weights_file
 from pidistill.images import to_uint8
 from pidistill.teachers.formats.weights import one_line, read_weights
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
+SHA256 = "6726825d"
 ORIGIN = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 OUTPUTS = ["2048", "logits_unbiased"]
 
@@ -63,15 +64,8 @@ def load_inception(weights: Path | None, allow_download: bool) -> InceptionFeatu
             f"({one_line(error)}); those of one registry match: "
             f'pip install "torch==={torch.__version__.partition("+")[0]}" "pidistill[metrics]"'
         ) from error
-    path = weights_file(
-        InceptionFeatures.name,
-        FILE,
-        given=weights,
-        origin=ORIGIN,
-        sha256="6726825d",
-        allow_download=allow_download,
-    )
-    # The library would unpickle the file, whatever it holds; it is given what we have read of it.
+    path = weights_file(weights, allow_download)
+    # The library would unpickle the file, whatever it holds, so it gets what we have read from it.
     content = io.BytesIO()
     torch.save({key: value.float() for key, value in read_weights(path).items()}, content)
     content.seek(0)
@@ -84,3 +78,28 @@ def load_inception(weights: Path | None, allow_download: bool) -> InceptionFeatu
             f"{path} does not hold the weights of Inception-v3: {one_line(error)}"
         ) from error
     return InceptionFeatures(extractor)
+
+
+def weights_file(given: Path | None, allow_download: bool) -> Path:
+    """Where `FILE` is; arguments and errors as in `load_inception`."""
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    path = hub / FILE
+    if given is not None:
+        path = given / FILE if given.is_dir() else given
+    if path.is_file():
+        return path
+    if given is not None:
+        raise PidistillError(f"{path} does not exist; expected the file {FILE} from {ORIGIN}")
+    if not allow_download:
+        raise PidistillError(
+            f"the features 'inception' need {FILE} from {ORIGIN}, and nothing is downloaded unless "
+            f"you ask for it; put the file into {hub}, or say where it is"
+        )
+    try:
+        hub.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(ORIGIN, str(path), hash_prefix=SHA256, progress=False)
+    except (OSError, RuntimeError, urllib.error.URLError) as error:
+        raise PidistillError(
+            f"{FILE} cannot be fetched from {ORIGIN}: {error}; put it into {hub} yourself"
+        ) from error
+    return path

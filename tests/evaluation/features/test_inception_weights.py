@@ -1,4 +1,4 @@
-"""Where weights are looked for, and that nothing is fetched unless it is asked for."""
+"""Where the weights of Inception are looked for; nothing is fetched unless it is asked for."""
 
 import hashlib
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pidistill import PidistillError
-from pidistill.evaluation.features.weights import weights_file
-
-NAME = "network-1234.pth"
+from pidistill.evaluation.features import inception
+from pidistill.evaluation.features.inception import FILE as NAME
+from pidistill.evaluation.features.inception import weights_file
 
 
 @pytest.fixture
@@ -23,10 +23,8 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / "hub" / "checkpoints"
 
 
-def find(given=None, origin="https://example.org/network-1234.pth", sha256="", download=False):
-    return weights_file(
-        "network", NAME, given=given, origin=origin, sha256=sha256, allow_download=download
-    )
+def find(given=None, download=False):
+    return weights_file(given, download)
 
 
 def test_a_file_a_folder_and_torch_hub(tmp_path, hub):
@@ -44,10 +42,10 @@ def test_a_file_a_folder_and_torch_hub(tmp_path, hub):
 def test_what_is_missing_is_named_with_its_origin_and_its_place(tmp_path, hub):
     with pytest.raises(PidistillError) as error:
         find()
-    for word in (NAME, "https://example.org", str(hub), "nothing is downloaded"):
+    for word in (NAME, inception.ORIGIN, str(hub), "nothing is downloaded"):
         assert word in str(error.value)
     for download in (False, True):  # a path that is given is not made up for
-        with pytest.raises(PidistillError, match=r"network-1234\.pth does not exist"):
+        with pytest.raises(PidistillError, match=f"{NAME} does not exist"):
             find(tmp_path, download=download)
     assert not hub.exists()
 
@@ -57,18 +55,14 @@ def test_it_is_fetched_when_asked_and_its_hash_is_checked(tmp_path, hub, monkeyp
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     published = tmp_path / "published.pth"
     published.write_bytes(b"weights")
-    origin = published.as_uri()
+    monkeypatch.setattr(inception, "ORIGIN", published.as_uri())
     with pytest.raises(PidistillError, match=r"cannot be fetched .*invalid hash value"):
-        find(origin=origin, sha256="00000000", download=True)
+        find(download=True)
     assert not list(hub.iterdir())
     checksum = hashlib.sha256(b"weights").hexdigest()[:8]
-    assert find(origin=origin, sha256=checksum, download=True).read_bytes() == b"weights"
+    monkeypatch.setattr(inception, "SHA256", checksum)
+    assert find(download=True).read_bytes() == b"weights"
+    (hub / NAME).unlink()
+    monkeypatch.setattr(inception, "ORIGIN", (tmp_path / "nowhere").as_uri())
     with pytest.raises(PidistillError, match="cannot be fetched"):
-        weights_file(
-            "network",
-            "another.pth",
-            given=None,
-            origin=(tmp_path / "nowhere").as_uri(),
-            sha256="",
-            allow_download=True,
-        )
+        find(download=True)

@@ -1,4 +1,4 @@
-"""The kernel distance: unbiased, equal to its closed form on Gaussians, and to torch-fidelity's."""
+"""The kernel distance and the Inception Score: definitions, closed forms, torch-fidelity."""
 
 import pytest
 import torch
@@ -6,8 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pidistill import PidistillError
-from pidistill.evaluation import kernel
-from pidistill.evaluation.kernel import cubic_kernel, kernel_distance, unbiased_mmd
+from pidistill.evaluation import scores
+from pidistill.evaluation.scores import (
+    cubic_kernel,
+    inception_score,
+    kernel_distance,
+    unbiased_mmd,
+)
 
 seeds = st.integers(0, 1000)
 
@@ -67,7 +72,7 @@ def test_few_features_are_one_subset(monkeypatch):
     distance = kernel_distance(x, y[:20])
     assert distance.value == pytest.approx(unbiased_mmd(x.double(), y[:20].double()).item())
     assert distance.spread == pytest.approx(0, abs=1e-12)
-    monkeypatch.setattr(kernel, "SUBSET_SIZE", 10)
+    monkeypatch.setattr(scores, "SUBSET_SIZE", 10)
     assert kernel_distance(x, y).spread > 0
     assert kernel_distance(x, y) == kernel_distance(x, y)
     with pytest.raises(PidistillError, match="at least 2"):
@@ -76,11 +81,51 @@ def test_few_features_are_one_subset(monkeypatch):
 
 @pytest.mark.metrics
 @pytest.mark.parametrize("size", [16, 300])
-def test_it_is_that_of_torch_fidelity(size, monkeypatch):
+def test_the_kernel_distance_is_that_of_torch_fidelity(size, monkeypatch):
     metric_kid = pytest.importorskip("torch_fidelity.metric_kid")
-    monkeypatch.setattr(kernel, "SUBSETS", 10)
+    monkeypatch.setattr(scores, "SUBSETS", 10)
     x, y = draw(1500, size).relu(), draw(1200, size, seed=1).relu() * 1.1
     theirs = metric_kid.kid_features_to_metric(x, y, kid_subsets=10, verbose=False)
     ours = kernel_distance(x, y)
     assert ours.value == pytest.approx(theirs[metric_kid.KEY_METRIC_KID_MEAN], rel=1e-6)
     assert ours.spread == pytest.approx(theirs[metric_kid.KEY_METRIC_KID_STD], rel=1e-6)
+
+
+def random_logits(num, classes, seed=0):
+    return 3 * torch.randn(num, classes, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.integers(1, 60), st.integers(1, 7), seeds)
+def test_the_inception_score_is_the_definition_on_each_tenth(num, classes, seed):
+    logits = random_logits(num, classes, seed)
+    splits = min(10, num)
+    expected = []
+    for i in range(splits):
+        p = logits[i * num // splits : (i + 1) * num // splits].double().softmax(1)
+        expected.append((p * (p / p.mean(0)).log()).sum(1).mean().exp())
+    values = torch.stack(expected)
+    assert inception_score(logits) == pytest.approx(
+        (values.mean().item(), values.std(correction=0).item()), rel=1e-9, abs=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [
+        (1000.0 * torch.eye(7).repeat(100, 1), 7),  # sure, and even over the classes
+        (1000.0 * torch.eye(7)[:1].repeat(50, 1), 1),  # sure of one class
+        (random_logits(1, 5).repeat(40, 1), 1),  # the same whatever the sample
+    ],
+)
+def test_inception_scores_that_are_known(logits, expected):
+    assert inception_score(logits) == pytest.approx((expected, 0))
+
+
+@pytest.mark.metrics
+def test_the_inception_score_is_that_of_torch_fidelity():
+    metric_isc = pytest.importorskip("torch_fidelity.metric_isc")
+    logits = random_logits(1003, 20)
+    theirs = metric_isc.isc_features_to_metric(logits, splits=10, shuffle=False)
+    ours = inception_score(logits)
+    assert ours.value == pytest.approx(theirs[metric_isc.KEY_METRIC_ISC_MEAN], rel=1e-6)
+    assert ours.spread == pytest.approx(theirs[metric_isc.KEY_METRIC_ISC_STD], rel=1e-6)

@@ -1,0 +1,146 @@
+"""A page about a student beside its teacher, in one file that opens without a network."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pidistill import images
+from pidistill.denoiser import Denoiser
+from pidistill.evaluation.trajectory import (
+    Paths,
+    error_along_path,
+    residual_along_path,
+    solve_paths,
+)
+from pidistill.report.page import write_page
+from pidistill.report.plots import as_svg, data_uri, line_plot, training_curves
+from pidistill.students.trajectory import TrajectoryStudent
+from pidistill.training.log import read_log
+
+GRID_SAMPLES = 60
+COLUMNS = 10
+STRIP_SAMPLES = 4
+STRIP_COLUMNS = 14
+ERROR_SAMPLES = 512
+
+
+def write_report(
+    path: str | Path,
+    student: TrajectoryStudent,
+    teacher: Denoiser,
+    *,
+    title: str,
+    subtitle: str,
+    table: tuple[list[str], list[list[str]]],
+    context: str,
+    error_curve: dict[int, float],
+    provenance: dict[str, str],
+    seed: int,
+    steps: int,
+) -> None:
+    """Write the page about a student of images to `path`.
+
+    Args:
+        path: Where to; the log of the run is read from the same folder.
+        student: The student.
+        teacher: Its teacher.
+        title: The page's title.
+        subtitle: A line below it.
+        table: Column names and rows; the last row is the student's.
+        context: A sentence below the table.
+        error_curve: RMS error against the teacher, by training step.
+        provenance: What a reader needs to make the page again, by name.
+        seed: Seed of the noise.
+        steps: Nodes of the teacher's solver.
+    """
+    path = Path(path)
+    paths = solve_paths(student, teacher, ERROR_SAMPLES, seed=seed, steps=steps)
+    training = training_curves(read_log(path.parent))
+    if error_curve:
+        curve = ([float(step) for step in error_curve], list(error_curve.values()))
+        training.append(
+            line_plot(
+                {"error": curve},
+                title="RMS distance to the teacher's samples",
+                x_label="step",
+                y_label="RMS error",
+                log_y=True,
+            )
+        )
+    write_page(
+        path,
+        "report.html",
+        title=title,
+        subtitle=subtitle,
+        columns=table[0],
+        rows=table[1],
+        context=context,
+        provenance=provenance,
+        teacher_nfe=paths.teacher_nfe,
+        teacher_grid=_picture(paths.teacher[-1, :GRID_SAMPLES]),
+        student_grid=_picture(paths.student[-1, :GRID_SAMPLES]),
+        frames=_frames(paths),
+        strip=_strip(paths),
+        training_plots=[as_svg(figure) for figure in training],
+        path_plots=[as_svg(figure) for figure in _path_plots(student, teacher, paths)],
+    )
+
+
+def _frames(paths: Paths) -> list[dict[str, str]]:
+    """The pictures of the slider, a noise level each."""
+    return [
+        {
+            "sigma": f"{sigma:.3g}",
+            "teacher": _picture(_scaled(teacher[: 3 * COLUMNS], sigma)),
+            "student": _picture(_scaled(student[: 3 * COLUMNS], sigma)),
+        }
+        for sigma, teacher, student in zip(
+            paths.sigmas.tolist(), paths.teacher, paths.student, strict=True
+        )
+    ]
+
+
+def _path_plots(student: TrajectoryStudent, teacher: Denoiser, paths: Paths) -> list[Any]:
+    inner = paths._replace(  # at sigma_max the error is 0 by construction
+        sigmas=paths.sigmas[1:], teacher=paths.teacher[1:], student=paths.student[1:]
+    )
+    curves = {
+        "residual": ("Residual of the equation", residual_along_path(student, teacher, inner)),
+        "error": ("Distance to the teacher's path", error_along_path(inner)),
+    }
+    return [
+        line_plot(
+            {name: (inner.sigmas.tolist(), values)},
+            title=title,
+            x_label="noise level sigma",
+            y_label=f"RMS {name}",
+            log_x=True,
+            log_y=True,
+        )
+        for name, (title, values) in curves.items()
+    ]
+
+
+def _scaled(x: Tensor, sigma: float) -> Tensor:
+    """Noisy samples brought to the scale of pictures."""
+    return x / (1 + sigma**2) ** 0.5
+
+
+def _strip(paths: Paths) -> str:
+    """A few paths from noise to sample, teacher above student."""
+    columns = torch.linspace(0, len(paths.sigmas) - 1, STRIP_COLUMNS).round().long().tolist()
+    points = [
+        _scaled(points[i, sample], paths.sigmas[i].item())
+        for sample in range(STRIP_SAMPLES)
+        for points in (paths.teacher, paths.student)
+        for i in columns
+    ]
+    return _picture(torch.stack(points), STRIP_COLUMNS)
+
+
+def _picture(x: Tensor, columns: int = COLUMNS) -> str:
+    """Samples as a grid, in a data URI; the page enlarges it."""
+    zoom = 4 if x.shape[-1] <= 16 else 1
+    return data_uri(images.grid(x, columns=columns, zoom=zoom))

@@ -1,0 +1,92 @@
+"""Plots in one style: matplotlib figures, without pyplot or a global setting, as SVG or PNG."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pidistill.files import replacing
+
+TEACHER, STUDENT = "#7a869a", "#c2410c"
+COLORS = (STUDENT, TEACHER, "#2563eb", "#15803d")
+
+
+def line_plot(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Figure:
+    """Named lines, each given by its x and its y."""
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    for (name, (x, y)), color in zip(series.items(), COLORS, strict=False):
+        axes.plot(x, y, label=name, color=color, linewidth=1.6)
+    if log_x:
+        axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+    finish_axes(axes, title=title, x_label=x_label, y_label=y_label)
+    if len(series) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def finish_axes(axes: Axes, *, title: str, x_label: str, y_label: str) -> None:
+    """Give axes the looks that all plots share."""
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xlabel(x_label, fontsize=9)
+    axes.set_ylabel(y_label, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(visible=True, which="major", color="#e5e7eb", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def training_curves(log: list[dict[str, Any]]) -> list[Figure]:
+    """Loss and residual against the step, from the lines of a run's log."""
+    titles = {"loss": "Loss that is minimised", "residual": "Distance of the residual"}
+    steps = [float(line["step"]) for line in log]
+    return [
+        line_plot(
+            {name: (steps, [float(line[name]) for line in log])},
+            title=title,
+            x_label="step",
+            y_label=name,
+            log_y=True,
+        )
+        for name, title in titles.items()
+        if log and name in log[0]
+    ]
+
+
+def save_png(figure: Figure, path: str | Path) -> None:
+    """Write a figure to `path` as PNG, at once or not at all."""
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def as_svg(figure: Figure) -> Markup:
+    """The SVG element of a figure, without the XML prologue; its text stays text."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return Markup(text[text.index("<svg") :])
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """A picture (height, width, 3), uint8, as a PNG in a data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
