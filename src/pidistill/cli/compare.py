@@ -101,7 +101,7 @@ def _train_and_measure(out: Out, plan: "Plan", store: Path) -> "Comparison":
     from pidistill.comparison.train import train_missing
     from pidistill.training.assemble import build_trainer
 
-    measurement = Measurement(plan, store, out.say)
+    measurement = Measurement(plan, store, out.progress)
     failures = {}
     if plan.recipe is not None:
         failures = train_missing(

@@ -106,7 +106,6 @@ class _ErrorCurve:
 
 def _measure(out: Out, folder: Path, num: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The metrics of the student, written to its folder, and those of a coarse teacher."""
-    from pidistill.cli.console import best_device
     from pidistill.evaluation import evaluate
     from pidistill.files import write_json
 
@@ -116,19 +115,18 @@ def _measure(out: Out, folder: Path, num: int, seed: int) -> tuple[dict[str, Any
             "num_error": num,
             "seed": seed,
             "teacher": "digits",
-            "device": best_device(None),
             "store": store,
             "progress": out.progress,
         }
         metrics = evaluate(folder, "digits", metrics=["fid", "error", "speed"], **common)
-        rough = evaluate("digits", "digits", metrics=["fid", "error"], steps=COARSE_NODES, **common)
+        coarse = evaluate(
+            "digits", "digits", metrics=["fid", "error"], steps=COARSE_NODES, **common
+        )
     write_json(folder / "metrics.json", metrics)
-    return metrics, {
-        "nfe": rough["nfe"],
-        "ms_per_sample": metrics["teacher_ms_per_sample"] * rough["nfe"] / metrics["teacher_nfe"],
-        "frechet_distance": rough["frechet_distance"],
-        "rms_error": rough["rms_error"],
-    }
+    coarse["ms_per_sample"] = (
+        metrics["teacher_ms_per_sample"] * coarse["nfe"] / metrics["teacher_nfe"]
+    )
+    return metrics, coarse
 
 
 def _report(
@@ -139,9 +137,9 @@ def _report(
     errors: dict[int, float],
 ) -> None:
     """Write report.html and print its table."""
-    from pidistill.cli.metrics_table import COLUMNS, metrics_rows, print_context
-    from pidistill.evaluation.student_report import write_report
+    from pidistill.cli.metrics_table import COLUMNS, KEYS, metrics_rows, print_context
     from pidistill.evaluation.sampling import TEACHER_STEPS
+    from pidistill.evaluation.student_report import write_report
     from pidistill.machine import machine
     from pidistill.model_folder import load_student
     from pidistill.report.numbers import figures
@@ -151,7 +149,8 @@ def _report(
     config, folder, device = trainer.config, trainer.folder, trainer.accelerator.device
     num, seed = metrics["num_samples"], config.seed
     title = f"teacher, {COARSE_NODES} nodes of Heun"
-    rows = [[title, *map(figures, coarse.values())], *metrics_rows(metrics)]
+    cells = [figures(coarse[KEYS[column]]) for column in COLUMNS[1:]]
+    rows = [[title, *cells], *metrics_rows(metrics)]
     gain = metrics["teacher_ms_per_sample"] / metrics["ms_per_sample"]
     student = load_student(folder, device=device)
     assert isinstance(student, TrajectoryStudent)
@@ -170,7 +169,7 @@ def _report(
             "The error is the RMS distance, in pixels from -1 to 1, to the teacher's sample of "
             "the same noise. The Frechet distance is taken in the features of a small digits "
             f"classifier over {num} samples; half of the digits against the other half: "
-            f"{metrics['reference_split_frechet_distance']:.3g}."
+            f"{figures(metrics['reference_split_frechet_distance'])}."
         ),
         error_curve=errors,
         provenance={

@@ -83,7 +83,7 @@ def sample(
     processes = join_processes()
     opened = open_model(model, ema).to(best_device(device))
     decoder: torch.nn.Module | None
-    draw: "Callable[..., Solution]"
+    draw: Callable[..., Solution]
     if isinstance(opened, Student):
         if solver is not None:
             raise PidistillError(f"--solver {solver} is for teachers; {model} is a student")

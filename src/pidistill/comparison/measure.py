@@ -4,19 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pidistill import __version__
 from pidistill.comparison.plan import Configuration, Plan
 from pidistill.comparison.table import METRICS, Comparison, Row, Spread
 from pidistill.comparison.train import progress_of
+from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.evaluation.reference import ReferenceData, read_reference
+from pidistill.evaluation import evaluate
+from pidistill.evaluation.reference import Progress, read_reference
 from pidistill.files import read_json, sha256_of, write_json
 from pidistill.model_folder import load_student
 from pidistill.noise import device_of
-from pidistill.storage import read_tensors, tensors_sha256, weights_sha256, write_tensors
+from pidistill.storage import tensors_sha256, weights_sha256
 from pidistill.students.base import Student
 from pidistill.teachers.fingerprint import teacher_fingerprint
 
@@ -27,9 +27,7 @@ MEASURED_FILE = "comparison.json"
 class Measurement:
     """Measures the teacher and the runs of a plan on the same terms."""
 
-    def __init__(
-        self, plan: Plan, store: str | Path, say: Callable[[str], None] = lambda text: None
-    ) -> None:
+    def __init__(self, plan: Plan, store: str | Path, progress: Progress | None = None) -> None:
         """Measure the teacher, on its device.
 
         To be done before the training: a reference that is missing or does not fit is an error.
@@ -37,21 +35,21 @@ class Measurement:
         Args:
             plan: The plan.
             store: Folder where samples are kept, so that the teacher is solved once for all runs.
-            say: Called with one-line notes.
+            progress: Shows progress (see `evaluate`).
 
         Raises:
             PidistillError: The reference is missing or damaged, or holds other samples.
         """
         self.plan, self.store = plan, Path(store)
-        self.reference = None if plan.reference is None else read_reference(plan.reference)
+        self.reference, identity = _read_reference(plan.reference)
         self._terms = [
             teacher_fingerprint(plan.teacher),
-            _identity_of(self.reference),
+            identity,
             plan.num_samples,
             plan.evaluation_seed,
             __version__,
         ]
-        self.teacher = self._evaluate(plan.teacher, say=say)
+        self.teacher = self._evaluate(plan.teacher, progress=progress)
 
     def comparison(
         self, failures: dict[Path, str], on_run: Callable[[int], None] = lambda count: None
@@ -99,38 +97,27 @@ class Measurement:
     def _evaluate(
         self,
         model: Student | Denoiser,
-        steps: int = 1,
-        say: Callable[[str], None] = lambda text: None,
+        steps: int | None = None,
+        progress: Progress | None = None,
     ) -> dict[str, Any]:
         """The metrics of a model on the terms of the plan: the one call of the evaluation."""
-        from pidistill.evaluation.evaluate import error_metrics, reference_statistics
-        from pidistill.evaluation.sampling import teacher_samples
-
-        plan, reference = self.plan, None
-        if self.reference is not None:
-            images = self.reference.images
-            if images is None or tuple(images.shape[1:]) != plan.teacher.sample_shape:
-                raise PidistillError(f"reference {plan.reference} does not fit the samples")
-            reference = reference_statistics(images, self.reference.name)
-            if reference is None:
-                say("no Frechet distances: no bundled classifier suits these samples")
-        file = self.store / f"teacher-{sha256_of(self._terms)[:16]}.safetensors"
-        if file.is_file():
-            kept = read_tensors(file)
-            x, nfe = kept["x"].to(device_of(plan.teacher)), int(kept["nfe"])
-        else:
-            x, nfe = teacher_samples(plan.teacher, plan.num_samples, seed=plan.evaluation_seed)
-            self.store.mkdir(parents=True, exist_ok=True)
-            write_tensors(file, {"x": x, "nfe": torch.tensor(nfe)})
-        metrics: dict[str, Any] = {"nfe": nfe}
+        metrics = [] if self.reference is None else ["fid"]
+        teacher = None
         if isinstance(model, Student):
-            drawn = model.generate(plan.num_samples, seed=plan.evaluation_seed, steps=steps)
-            metrics = {"nfe": drawn.nfe, **error_metrics(drawn.x, x)}
-            x = drawn.x
-        if reference is not None:
-            metrics["frechet_distance"] = reference.distance(x)
-            metrics["reference_split_frechet_distance"] = reference.split_half
-        return metrics
+            metrics.append("error")
+            teacher = self.plan.teacher
+        return evaluate(
+            model,
+            self.reference,
+            num=self.plan.num_samples,
+            seed=self.plan.evaluation_seed,
+            teacher=teacher,
+            steps=steps,
+            metrics=metrics,
+            num_error=self.plan.num_samples,
+            store=self.store,
+            progress=progress,
+        )
 
 
 def _row(
@@ -155,11 +142,13 @@ def _row(
     )
 
 
-def _identity_of(reference: ReferenceData | None) -> str | None:
-    """A hash of what the reference holds, whatever its name."""
-    if reference is None:
-        return None
-    if reference.statistics is not None:
-        return tensors_sha256(reference.statistics._asdict())
-    assert reference.images is not None
-    return tensors_sha256({"images": reference.images})
+def _read_reference(spec: str | None) -> tuple[Dataset | str | None, str | None]:
+    """The reference, read once for all runs, and a hash of what it holds, whatever its name."""
+    if spec is None:
+        return None, None
+    found = read_reference(spec)
+    if found.images is None:
+        assert found.statistics is not None
+        return spec, tensors_sha256(found.statistics._asdict())
+    images = Dataset(found.images, found.labels, 0, found.name)
+    return images, tensors_sha256({"images": found.images})

@@ -1,25 +1,20 @@
 """The files of a comparison: `comparison.json`, `.md`, `.html` and `plots/`."""
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from markupsafe import Markup
 from matplotlib.figure import Figure
-from PIL import Image
 
 from pidistill import images
 from pidistill.comparison.plan import Section
 from pidistill.comparison.plots import plots
 from pidistill.comparison.table import Cells, Comparison, as_json, legend, tables
-from pidistill.evaluation.plots import save_figure, to_svg
 from pidistill.files import write_json, write_text
 from pidistill.model_folder import load_student
 from pidistill.noise import device_of, initial_noise
 from pidistill.ode import solve
 from pidistill.report.page import write_page
+from pidistill.report.plots import as_svg, data_uri, save_png
 from pidistill.students.base import labels_for
 
 PICTURES = 14
@@ -44,7 +39,7 @@ def write_files(out: str | Path, comparison: Comparison, provenance: dict[str, s
     for section in comparison.plan.sections:
         cells, figures = tables(comparison, section), plots(comparison, section)
         for name, figure in figures.items():
-            save_figure(figure, out / "plots" / f"{name}.png")
+            save_png(figure, out / "plots" / f"{name}.png")
         about = section.sweep.about if section.sweep else ""
         lines += [f"## {section.title}", "", *([about, ""] if about else [])]
         for table in cells:
@@ -75,7 +70,7 @@ def _block(
         "about": section.sweep.about if section.sweep else "",
         "tables": cells,
         "failures": [(r.name, seed, text) for r in rows for seed, text in r.failures.items()],
-        "plots": [Markup(to_svg(figure)) for figure in figures.values()],
+        "plots": [as_svg(figure) for figure in figures.values()],
         "pictures": _pictures(comparison, section),
     }
 
@@ -93,10 +88,4 @@ def _pictures(comparison: Comparison, section: Section) -> dict[str, str]:
             student = load_student(runs[0].folder, device=device_of(teacher))
             drawn = student.generate(PICTURES, seed=plan.evaluation_seed, steps=student.num_steps)
             found[row.name] = drawn.x
-    return {name: _data_uri(images.grid(x, columns=PICTURES)) for name, x in found.items()}
-
-
-def _data_uri(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return {name: data_uri(images.grid(x, columns=PICTURES)) for name, x in found.items()}

@@ -9,7 +9,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from pidistill.comparison.plan import Section
 from pidistill.comparison.recipe import Sweep, file_name
 from pidistill.comparison.table import METRICS, Comparison, Row
-from pidistill.evaluation.plots import STUDENT, TEACHER, finish_axes
+from pidistill.report.plots import STUDENT, TEACHER, finish_axes
 
 TITLES = {
     "rms_error": "RMS distance to the teacher's solution",
