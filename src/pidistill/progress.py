@@ -47,13 +47,10 @@ def progress(
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, text="", rate="")
-        began, done = time.monotonic(), 0
 
         def advance(count: int, text: str = "") -> None:
-            nonlocal done
-            done += count
-            rate = done / max(time.monotonic() - began, 1e-9)
-            bar.update(task, advance=count, text=text, rate=f"{rate:.0f} {unit}/s")
+            rate = f"{bar.tasks[0].speed or 0:.0f} {unit}/s"
+            bar.update(task, advance=count, text=text, rate=rate)
 
         yield advance
 

@@ -229,7 +229,7 @@ BAD = {
     "loss": ([*RING, "--learning-rate", "1e30", "--batch-size", "8", *SMALL_NETWORK], ["step"]),
     "no model": (["sample", ".", "--out", "x.png"], ["'.'"]),
     "missing model": (["sample", "missing", "--out", "deep/x.png"], ["missing"]),
-    "file type": (["sample", "RUN", "--out", "x.jpg"], [".jpg", ".png", ".npz"]),
+    "file type": (["sample", "DIGITS", "--out", "x.jpg"], [".jpg", ".png", ".npz"]),
     "label": (["sample", "DIGITS", "--label", "10", "--out", "x.png"], ["label is 10", "0 .. 9"]),
     "steps": (["sample", "RUN", "--steps", "4", "--out", "x.npz"], ["steps is 4", "1"]),
     "solver": (["sample", "RUN", "--solver", "heun", "--out", "x.npz"], ["heun", "student"]),
