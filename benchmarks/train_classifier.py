@@ -26,7 +26,6 @@ from pidistill.evaluation.evaluate import reference_statistics
 from pidistill.evaluation.features import digits, glyphs
 from pidistill.evaluation.features.base import Classifier
 from pidistill.noise import Draws
-from pidistill.numerics import set_numerics
 from pidistill.storage import write_tensors
 
 ASSETS = Path(__file__).parent.parent / "src" / "pidistill" / "assets"
@@ -120,7 +119,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    set_numerics()
+    torch.set_flush_denormal(True)
     torch.manual_seed(arguments.seed)
     recipe = RECIPES[arguments.data]
     seen, fresh = recipe.examples(arguments.seed)

@@ -15,7 +15,8 @@ def precise() -> Iterator[None]:
     flag of the calling thread, TF32 of the process. Also works as a decorator.
     """
     flushed, tf32 = flushes_subnormals(), torch.backends.cudnn.allow_tf32
-    set_numerics()
+    torch.set_flush_denormal(True)
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
@@ -27,9 +28,3 @@ def flushes_subnormals() -> bool:
     """Whether this thread flushes subnormals to zero; torch has no getter, so one is computed."""
     smallest_normal = torch.tensor(torch.finfo(torch.float64).tiny, dtype=torch.float64)
     return (smallest_normal / 2).item() == 0
-
-
-def set_numerics() -> None:
-    """Set the flags of `precise` for good."""
-    torch.set_flush_denormal(True)
-    torch.backends.cudnn.allow_tf32 = False

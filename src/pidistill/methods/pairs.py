@@ -18,6 +18,7 @@ from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.files import read_json, write_json
 from pidistill.noise import Draws, device_of
+from pidistill.numerics import precise
 from pidistill.ode import solve
 from pidistill.processes import ALONE, Processes
 from pidistill.storage import read_tensors, write_tensors
@@ -122,6 +123,7 @@ class PairFolder:
         self.processes.wait()
         _require_same(self.folder, read_json(self.folder / MANIFEST), manifest)
 
+    @precise()
     def solve(self, first: int, count: int) -> dict[str, Tensor]:
         """The pairs `first .. first + count - 1`, by name, on the CPU.
 

@@ -58,7 +58,7 @@ class StepReport:
 def seed_dropout(draws: Draws, device: torch.device) -> None:
     """Seed torch's generators, which dropout draws from, by the first sample of a batch.
 
-    So a resumed run drops what the straight one does. `Trainer.run` restores them at its end.
+    So a resumed run drops what the straight one does.
     """
     first = Draws(draws.seed, draws.first, 1)
     seed = int(first.uniform("dropout").item() * 2**53)
@@ -141,7 +141,7 @@ class Trainer:
         Resumes from the newest checkpoint where the folder has one. A checkpoint is written every
         `checkpointing_steps`, at the end, and when `should_stop` turns true in any of the
         processes: all of them stop after the same step. Preparation that is cut goes on in the next
-        run. Torch's random generators are as before once the run has ended.
+        run. Torch's random generators and flags are left as they are.
 
         Raises:
             PidistillError: The loss is not finite, or another process trains in the folder. What
@@ -151,7 +151,7 @@ class Trainer:
             for _ in self.prepare():
                 if should_stop():
                     return
-        with self._held(), torch.random.fork_rng(), precise(), contextlib.ExitStack() as stack:
+        with self._held(), contextlib.ExitStack() as stack:
             self.state.resume(self.folder)
             self._require_steps_left()
             again = self.step + 1 if self.step else 0
@@ -208,16 +208,22 @@ class Trainer:
         label = draws.integers("train label", num_classes).to(device) if num_classes else None
         return Batch(draws, label, None)
 
+    @precise()
     def train_step(self) -> StepReport:
-        """Take the updates of one optimizer step; nothing is written."""
+        """Take the updates of one optimizer step; nothing is written.
+
+        Torch's random generators, which dropout draws from, are restored.
+        """
         config, method, state = self.config, self.method, self.state
         began = time.perf_counter()
         if method.start_phase(state.step, config.max_train_steps):
             state.restart_parts()
-        for update in method.updates(state.step):
-            loss = self._take(update)
-            if update.part == STUDENT:
-                self.loss = loss
+        accelerators = [] if self.accelerator.device.type == "cpu" else [self.accelerator.device]
+        with torch.random.fork_rng(accelerators):
+            for update in method.updates(state.step):
+                loss = self._take(update)
+                if update.part == STUDENT:
+                    self.loss = loss
         method.after_step(state.step)
         state.step += 1
         state.teacher_evaluations += config.batch_size * method.teacher_evaluations
@@ -298,6 +304,7 @@ class Trainer:
         numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
         self.accelerator.log({key: numbers[key] for key in numbers if key != "step"}, step=step)
 
+    @precise()
     @torch.no_grad()
     def _preview(self) -> None:
         """Draw a grid of samples, where samples are images."""
