@@ -26,13 +26,6 @@ def _cache_of_their_own(tmp_path_factory):
     os.environ["PIDISTILL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(autouse=True)
-def _keep_subnormal_floats():
-    """Undo what a trainer does to the whole process: hypothesis draws subnormal floats too."""
-    yield
-    torch.set_flush_denormal(False)
-
-
 def random_mlp(sample_shape, num_classes=0, *, width=32, num_blocks=2, seed=0):
     """An MLP that is not zero: the layers that training starts at zero are drawn too."""
     generator = torch.Generator().manual_seed(seed)

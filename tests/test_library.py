@@ -117,7 +117,6 @@ def test_it_works_outside_the_main_thread(tmp_path):
     assert len(students) == 1
 
 
-@pytest.mark.xfail(reason="model_folder does not know unregistered classes yet", strict=False)
 def test_a_network_of_any_class_trains_and_loads(tmp_path):
     teacher = load_teacher("mixture:gaussian")
     student = distill(teacher, out=tmp_path / "run", network=Toy())
@@ -125,7 +124,6 @@ def test_a_network_of_any_class_trains_and_loads(tmp_path):
     assert torch.equal(student.generate(5, seed=1).x.cpu(), loaded.generate(5, seed=1).x)
 
 
-@pytest.mark.xfail(reason="model_folder does not know unregistered classes yet", strict=False)
 def test_a_typo_in_a_network_keeps_its_exception(tmp_path):
     class Broken(Toy):
         def forward(self, u, c_noise, label=None):
