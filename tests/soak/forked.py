@@ -19,7 +19,7 @@ from pidistill.cli import VERBS, main
 
 MODULES = (
     "pidistill.training.assemble",
-    "pidistill.evaluation.evaluate",
+    "pidistill.evaluation.protocol",
     "pidistill.teachers.digits",
     "pidistill.teachers.mixture",
     "pidistill.teachers.native",
