@@ -18,7 +18,7 @@ import torch
 
 from pidistill import load_teacher
 from pidistill.data import load_data
-from pidistill.evaluation.evaluate import reference_statistics
+from pidistill.evaluation import evaluate
 from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
 from pidistill.files import read_json, write_json
 from pidistill.model_folder import MODEL_FILE
@@ -40,18 +40,15 @@ def main() -> None:
         bundle(arguments.run, asset)
 
     teacher = load_teacher(arguments.name)
-    reference = reference_statistics(load_data(arguments.name).images, arguments.name)
-    scores = {
-        "num_samples": arguments.num,
-        "solver": "heun",
-        "steps": TEACHER_STEPS,
-        "reference_split_frechet_distance": reference.split_half,
-    }
+    scores = {"num_samples": arguments.num, "solver": "heun", "steps": TEACHER_STEPS}
     for mode, label in (("conditional", None), ("unconditional", torch.tensor(-1))):
-        scores[f"{mode}_frechet_distance"] = [
-            reference.distance(teacher_samples(teacher, arguments.num, seed=seed, label=label).x)
-            for seed in range(arguments.seeds)
-        ]
+        distances = []
+        for seed in range(arguments.seeds):
+            x = teacher_samples(teacher, arguments.num, seed=seed, label=label).x
+            metrics = evaluate(x, load_data(arguments.name), metrics=["fid"])
+            distances.append(metrics["frechet_distance"])
+        name = "reference_split_frechet_distance"
+        scores |= {name: metrics[name], f"{mode}_frechet_distance": distances}
     write_json(asset / "metrics.json", scores)
     print((asset / "metrics.json").read_text())
 

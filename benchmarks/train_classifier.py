@@ -22,9 +22,8 @@ from torch import Tensor
 
 from pidistill.data import load_data
 from pidistill.data.glyphs import Factors, glyphs_images
-from pidistill.evaluation.evaluate import reference_statistics
-from pidistill.evaluation.features import digits, glyphs
-from pidistill.evaluation.features.base import Classifier
+from pidistill.evaluation.features.bundled import BUNDLED, Classifier
+from pidistill.evaluation.frechet import split_half_distance
 from pidistill.noise import Draws
 from pidistill.storage import write_tensors
 
@@ -75,8 +74,6 @@ def glyphs_targets(factors: Factors) -> Tensor:
 class Recipe:
     """How the classifier of one data set is trained."""
 
-    build: Callable[[], Classifier]
-    file: str
     examples: Callable[[int], tuple[Examples, Examples]]
     """Makes what is trained on, and what is tested on, of a seed."""
     epochs: int
@@ -85,18 +82,15 @@ class Recipe:
 
 
 RECIPES = {
-    "digits": Recipe(
-        digits.DigitsClassifier, digits.CLASSIFIER_FILE, digits_examples, epochs=40, weight=0.0
-    ),
-    "glyphs": Recipe(
-        glyphs.GlyphsClassifier, glyphs.CLASSIFIER_FILE, glyphs_examples, epochs=5, weight=1.0
-    ),
+    "digits": Recipe(digits_examples, epochs=40, weight=0.0),
+    "glyphs": Recipe(glyphs_examples, epochs=5, weight=1.0),
 }
 
 
-def train(recipe: Recipe, examples: Examples) -> tuple[Classifier, torch.nn.Linear]:
+def train(data: str, examples: Examples) -> tuple[Classifier, torch.nn.Linear]:
     """A trained classifier, and the layer that told the targets from its features."""
-    classifier = recipe.build()
+    recipe = RECIPES[data]
+    classifier = Classifier(BUNDLED[data].sample_shape, BUNDLED[data].widths)
     teller = torch.nn.Linear(classifier.num_features, examples.targets.shape[1])
     parameters = [*classifier.parameters(), *teller.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-2)
@@ -123,20 +117,21 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     recipe = RECIPES[arguments.data]
     seen, fresh = recipe.examples(arguments.seed)
-    classifier, teller = train(recipe, seen)
+    classifier, teller = train(arguments.data, seen)
     with torch.no_grad():
         features = classifier.features(fresh.images)
         right = classifier.output(features).argmax(1) == fresh.labels
         errors = (teller(features) - fresh.targets).square().mean(0)
-    write_tensors(ASSETS / recipe.file, classifier.state_dict())
-    reference = reference_statistics(load_data(arguments.data).images, arguments.data)
+        split_half = split_half_distance(classifier.features(load_data(arguments.data).images))
+    file = ASSETS / f"{arguments.data}-classifier.safetensors"
+    write_tensors(file, classifier.state_dict())
     scores = {
         "seed": arguments.seed,
         "epochs": recipe.epochs,
         "tested_on": len(fresh.images),
         "accuracy": right.float().mean().item(),
         "squared_error_of_targets": errors.tolist(),
-        "split_half_frechet_distance": reference.split_half,
+        "split_half_frechet_distance": split_half,
     }
     print(json.dumps(scores, indent=2))
 

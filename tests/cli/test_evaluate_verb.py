@@ -14,7 +14,7 @@ from PIL import Image
 
 from pidistill import load_student
 from pidistill.cli import main
-from pidistill.evaluation import sampling
+from pidistill.evaluation import blocks
 from pidistill.images import to_uint8
 
 TINY = ["--max-train-steps", "4", "--batch-size", "8"]
@@ -148,63 +148,31 @@ def test_every_average_and_seed_in_one_call(
     assert "rms_error over the seeds: least" in printed
 
 
-def test_labels_as_in_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["digits", "--reference", "digits", "--num", "40", "--steps", "4"]
-    arguments += ["--metrics", "fid"]
-    even = measured(arguments, capsys)
-    alike = measured([*arguments, "--labels", "reference"], capsys)
-    assert even["frechet_distance"] != alike["frechet_distance"]
+REFUSED = {
+    "unknown metric": (["--metrics", "error,fids"], "'fids'"),
+    "metric without a reference": (["--metrics", "precision-recall"], "'precision-recall'"),
+    "unknown features": (["--reference", "digits", "--features", "incepton"], "'incepton'"),
+    "weights of no features": (["--weights", "x.pth"], "x.pth"),
+    "average that is no number": (["--ema", "half"], "half"),
+    "solver of a student": (["--solver", "heun"], "'heun'"),
+    "file that is not JSON": (["--num", "2", "--out", "x.txt"], "x.txt"),
+    "labels of no reference": (["--labels", "reference", "--num", "8"], "no reference"),
+}
 
 
-class TestRefusals:
-    """Each is one line that says what was expected."""
+@pytest.mark.parametrize(("arguments", "word"), REFUSED.values(), ids=REFUSED)
+def test_what_does_not_fit_is_one_line(
+    arguments: list[str], word: str, digits_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused([str(digits_run), *arguments], capsys, word)
 
-    def test_unknown_metric(self, ring_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        refused([str(ring_run), "--metrics", "error,fids"], capsys, "'fids'", "fid", "trajectory")
 
-    @pytest.mark.parametrize("name", ["fid", "precision-recall", "training-images"])
-    def test_metrics_without_what_they_need(
-        self, name: str, digits_run: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        refused([str(digits_run), "--metrics", name], capsys, f"'{name}'", "--reference")
-
-    def test_an_error_without_a_student(self, capsys: pytest.CaptureFixture[str]) -> None:
-        refused(["digits", "--metrics", "error"], capsys, "'error'", "run folder")
-
-    def test_unknown_features(self, digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        arguments = [str(digits_run), "--reference", "digits", "--features", "incepton"]
-        refused(arguments, capsys, "'incepton'", "inception")
-
-    def test_weights_of_no_features(
-        self, digits_run: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        refused([str(digits_run), "--weights", "x.pth"], capsys, "--features")
-
-    def test_more_samples_than_a_file_holds(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        np.savez(tmp_path / "x.npz", samples=np.zeros((8, 1, 8, 8), dtype=np.float32))
-        refused([str(tmp_path / "x.npz"), "--num", "9"], capsys, "--num 9", "8 samples")
-        refused([str(tmp_path / "x.npz"), "--solver", "heun"], capsys, "--solver")
-
-    def test_averages_of_what_has_none(self, capsys: pytest.CaptureFixture[str]) -> None:
-        refused(["digits", "--ema", "all"], capsys, "--ema all", "run folders")
-
-    def test_an_average_that_is_no_number(
-        self, ring_run: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        refused([str(ring_run), "--ema", "half"], capsys, "half", "0.999")
-
-    def test_a_file_that_is_not_json(self, capsys: pytest.CaptureFixture[str]) -> None:
-        refused(["digits", "--num", "2", "--out", "x.txt"], capsys, "x.txt", ".json")
-
-    def test_labels_of_a_reference_without_any(
-        self, digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        np.savez(tmp_path / "x.npz", samples=np.zeros((8, 1, 8, 8), dtype=np.float32))
-        arguments = [str(digits_run), "--labels", "reference", "--num", "8"]
-        refused(arguments, capsys, "--labels reference", "--reference")
-        refused([*arguments, "--reference", str(tmp_path / "x.npz")], capsys, "no labels")
+@pytest.mark.parametrize("option", [["--num", "9"], ["--solver", "heun"], ["--ema", "all"]])
+def test_options_that_samples_do_not_take(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", samples=np.zeros((8, 1, 8, 8), dtype=np.float32))
+    refused([str(tmp_path / "x.npz"), *option], capsys, "x.npz", option[1])
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
@@ -232,20 +200,21 @@ def test_a_call_that_was_killed_goes_on(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     kept = [file.name for file in samples.glob("*/*.safetensors")]
-    assert 3 <= len(kept) < num / sampling.BLOCK
+    num_blocks = len(blocks.blocks(num))
+    assert 3 <= len(kept) < num_blocks
     drawn = []
-    draw_block = sampling.draw_block
+    draw = blocks.Blocks._draw
     monkeypatch.setattr(
-        sampling, "draw_block", lambda *given: drawn.append(given[1]) or draw_block(*given)
+        blocks.Blocks, "_draw", lambda *given: drawn.append(given[1]) or draw(*given)
     )
     resumed = measured(arguments, capsys)
-    assert len(drawn) + len(kept) == len(sampling.blocks(num))
+    assert len(drawn) + len(kept) == num_blocks
     assert not samples.exists()
     at_once = measured([*arguments, "--keep-samples"], capsys)
     assert resumed == at_once
-    assert len(list(samples.glob("*/*.safetensors"))) == len(sampling.blocks(num))
+    assert len(list(samples.glob("*/*.safetensors"))) == num_blocks
     assert main(["evaluate", *arguments]) == 0
-    assert f"going on: {len(sampling.blocks(num))} blocks" in capsys.readouterr().out
+    assert f"going on: {num_blocks} blocks" in capsys.readouterr().out
     assert not samples.exists()
 
 
@@ -292,4 +261,4 @@ def test_a_reference_of_a_teacher_that_is_not_there(
 ) -> None:
     np.savez(tmp_path / "samples.npz", samples=np.zeros((8, 1, 8, 8), np.float32))
     arguments = [str(tmp_path / "samples.npz"), "--reference", "teacher"]
-    refused(arguments, capsys, "the teacher of", "name one as teacher:SPEC")
+    refused(arguments, capsys, "teacher:SPEC")

@@ -20,7 +20,7 @@ from pidistill.cli import VERBS, main
 
 MODULES = (
     "pidistill.training.assemble",
-    "pidistill.evaluation.evaluate",
+    "pidistill.evaluation.protocol",
     "pidistill.teachers.mixture",
     "pidistill.teachers.native",
     "sklearn.datasets",

@@ -10,8 +10,9 @@ from PIL import Image
 from pidistill import load_student, load_teacher, solve
 from pidistill.cli import main
 from pidistill.errors import PidistillError
-from pidistill.evaluation.evaluate import error_metrics
+from pidistill.evaluation.metrics import error_metrics
 from pidistill.evaluation.sampling import teacher_samples
+from pidistill.evaluation.trajectory import per_sample_rms
 from pidistill.guidance import GuidedDenoiser
 from pidistill.images import grid
 from pidistill.model_folder import build_model, describe
@@ -149,7 +150,7 @@ def test_evaluating_a_student_of_latents_looks_at_images(tmp_path):
     metrics = json.loads((run / "metrics.json").read_text())
     teacher, student = load_teacher(spec(tmp_path)), load_student(run)
     latents = teacher_samples(teacher, 2, seed=0).x
-    expected = error_metrics(student.generate(2, seed=0).x, latents)
+    expected = error_metrics(per_sample_rms(student.generate(2, seed=0).x, latents))
     assert metrics["rms_error"] == pytest.approx(expected["rms_error"], rel=1e-3)
     assert main(["sample", str(run), "-n", "4", "--out", str(drawn)]) == 0
     with Image.open(run / "evaluation" / "samples.png") as image:

@@ -119,11 +119,12 @@ class ReferenceFeatures:
     def split_half(self) -> float:
         """Frechet distance between two random halves: what sampling alone costs at half size."""
         place = with_float64(device_of(self.network))
-        kept = self._cached(
-            "split-half",
-            lambda: {"value": torch.tensor(split_half_distance(self._computed, place)).double()},
-        )
-        return kept["value"].item()
+
+        def compute() -> dict[str, Tensor]:
+            distance = split_half_distance(self._computed, place)
+            return {"value": torch.tensor(distance, dtype=torch.float64)}
+
+        return self._cached("split-half", compute)["value"].item()
 
     @functools.cached_property
     def features(self) -> Tensor:
