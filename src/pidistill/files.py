@@ -37,8 +37,8 @@ def held(folder: str | Path) -> Iterator[None]:
     from filelock import Timeout
 
     folder = Path(folder)
-    new = not folder.exists()
     try:
+        new = not folder.exists() or _holds_lock_only(folder)
         folder.mkdir(parents=True, exist_ok=True)
         require_no_way_out(folder)
         (folder / LOCK_FILE).touch()
@@ -58,11 +58,15 @@ def held(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if new and [entry.name for entry in folder.iterdir()] == [LOCK_FILE]:
+        if new and _holds_lock_only(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
         lock.release()
+
+
+def _holds_lock_only(folder: Path) -> bool:
+    return [entry.name for entry in folder.iterdir()] == [LOCK_FILE]
 
 
 def is_held(folder: str | Path) -> bool:

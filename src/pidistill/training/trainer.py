@@ -156,13 +156,15 @@ class Trainer:
             self._require_steps_left()
             again = self.step + 1 if self.step else 0
             stack.enter_context(tracked(self.accelerator, self.folder, again))
-            if self.processes.is_main:
-                write_config(self.folder / CONFIG_FILE, self.config)
-                write_description(self.folder, self.method.student, self.config.ema_rates[0])
             if self.step == 0:
                 self._preview()
+            begun = False
             while self.step < self.config.max_train_steps:
                 report = self.train_step()
+                if not begun and self.processes.is_main:  # one that fails at once leaves no folder
+                    write_config(self.folder / CONFIG_FILE, self.config)
+                    write_description(self.folder, self.method.student, self.config.ema_rates[0])
+                begun = True
                 done = self.step == self.config.max_train_steps
                 stop = self.processes.any(should_stop())
                 self._after_step(done, stop)
