@@ -25,6 +25,7 @@ from pidistill.model_folder import write_description
 from pidistill.noise import Draws
 from pidistill.numerics import precise
 from pidistill.processes import join_processes
+from pidistill.training.batches import make_batch, seed_dropout
 from pidistill.training.config import CONFIG_FILE, RunConfig, write_config
 from pidistill.training.distributed import (
     compile_networks,
@@ -53,18 +54,6 @@ class StepReport:
     """Mean loss of the student in the step, over all processes."""
     seconds: float
     """Time spent training, interruptions left out."""
-
-
-def seed_dropout(draws: Draws, device: torch.device) -> None:
-    """Seed torch's generators, which dropout draws from, by the first sample of a batch.
-
-    So a resumed run drops what the straight one does.
-    """
-    first = Draws(draws.seed, draws.first, 1)
-    seed = int(first.uniform("dropout").item() * 2**53)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would do it for all devices
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
 
 
 class Trainer:
@@ -158,13 +147,12 @@ class Trainer:
             stack.enter_context(tracked(self.accelerator, self.folder, again))
             if self.step == 0:
                 self._preview()
-            begun = False
+            first = self.step + 1
             while self.step < self.config.max_train_steps:
                 report = self.train_step()
-                if not begun and self.processes.is_main:  # one that fails at once leaves no folder
+                if self.step == first and self.processes.is_main:  # a run that fails leaves nothing
                     write_config(self.folder / CONFIG_FILE, self.config)
                     write_description(self.folder, self.method.student, self.config.ema_rates[0])
-                begun = True
                 done = self.step == self.config.max_train_steps
                 stop = self.processes.any(should_stop())
                 self._after_step(done, stop)
@@ -179,8 +167,8 @@ class Trainer:
             self._log_start()
         if self.step % config.logging_steps == 0 or done:
             self._log()
-        if self.step % config.checkpointing_steps == 0 or done or stop:
-            is_due = self.step % config.checkpointing_steps == 0 or done
+        is_due = self.step % config.checkpointing_steps == 0 or done
+        if is_due or stop:
             self.state.save(self.folder, is_due=is_due)
         if done or (self.preview_steps and self.step % self.preview_steps == 0):
             self._preview()
@@ -199,16 +187,7 @@ class Trainer:
     def batch(self, first: int) -> Batch:
         """The micro-batch whose samples are numbered `first ..` over the whole run."""
         draws = Draws(self.config.seed, first, self.micro_batch)
-        device = self.accelerator.device
-        num_classes = self.method.student.num_classes
-        if self.method.needs == "images":
-            assert self.data is not None
-            index = draws.integers("train image", len(self.data.images))
-            labels = self.data.labels
-            label = labels[index].to(device) if labels is not None and num_classes else None
-            return Batch(draws, label, self.data.images[index].to(device))
-        label = draws.integers("train label", num_classes).to(device) if num_classes else None
-        return Batch(draws, label, None)
+        return make_batch(self.method, self.data, draws, self.accelerator.device)
 
     @precise()
     def train_step(self) -> StepReport:

@@ -1,0 +1,33 @@
+"""What a micro-batch holds, and what dropout draws: both by the seed and the sample's index."""
+
+import torch
+
+from pidistill.data import Dataset
+from pidistill.methods.base import Batch, Method
+from pidistill.noise import Draws
+
+
+def make_batch(method: Method, data: Dataset | None, draws: Draws, device: torch.device) -> Batch:
+    """The micro-batch of the samples of `draws`, as far as `method` needs it, on `device`."""
+    num_classes = method.student.num_classes
+    if method.needs == "images":
+        assert data is not None
+        index = draws.integers("train image", len(data.images))
+        label = None
+        if data.labels is not None and num_classes:
+            label = data.labels[index].to(device)
+        return Batch(draws, label, data.images[index].to(device))
+    label = draws.integers("train label", num_classes).to(device) if num_classes else None
+    return Batch(draws, label, None)
+
+
+def seed_dropout(draws: Draws, device: torch.device) -> None:
+    """Seed torch's generators, which dropout draws from, by the first sample of a batch.
+
+    So a resumed run drops what the straight one does.
+    """
+    first = Draws(draws.seed, draws.first, 1)
+    seed = int(first.uniform("dropout").item() * 2**53)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would do it for all devices
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
