@@ -155,7 +155,8 @@ class RunState:
         What was written after it, or only half, is cleared away.
 
         Raises:
-            PidistillError: All checkpoints are damaged, or the newest is of version 0.1.
+            PidistillError: All checkpoints are damaged; or the newest is of version 0.1, or beyond
+                `max_train_steps`.
         """
         found = newest_checkpoint(folder / "state", log.warning)
         if self.is_main:
@@ -173,6 +174,11 @@ class RunState:
                 "this version; sampling and evaluating it work"
             )
         self.step = manifest["step"]
+        if self.step > self.config.max_train_steps:
+            raise PidistillError(
+                f"max_train_steps is {self.config.max_train_steps}, but the run in {folder} has "
+                f"done {self.step} steps; expected at least as many"
+            )
         for name, part in self.parts.items():
             part.load(checkpoint, values["num_updates"][name])
         kept = checkpoint / METHOD_FILE

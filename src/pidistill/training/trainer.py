@@ -142,7 +142,6 @@ class Trainer:
                     return
         with self._held(), contextlib.ExitStack() as stack:
             self.state.resume(self.folder)
-            self._require_steps_left()
             again = self.step + 1 if self.step else 0
             stack.enter_context(tracked(self.accelerator, self.folder, again))
             if self.step == 0:
@@ -172,13 +171,6 @@ class Trainer:
             self.state.save(self.folder, is_due=is_due)
         if done or (self.preview_steps and self.step % self.preview_steps == 0):
             self._preview()
-
-    def _require_steps_left(self) -> None:
-        if self.step > self.config.max_train_steps:
-            raise PidistillError(
-                f"max_train_steps is {self.config.max_train_steps}, but the run in {self.folder} "
-                f"has done {self.step} steps; expected at least as many"
-            )
 
     def _held(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder, which is the first process's business where there are several."""
