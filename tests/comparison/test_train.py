@@ -6,9 +6,9 @@ import pytest
 from pidistill import PidistillError
 from pidistill.comparison import train as training
 from pidistill.comparison.train import is_finished, open_run, train_missing
+from pidistill.files import held
 from pidistill.settings import read_toml
 from pidistill.training.assemble import build_trainer
-from pidistill.training.lock import locked
 
 from recipes import RUNS, TINY, plan_of
 
@@ -61,7 +61,7 @@ def test_a_held_run_is_left_to_the_end(tmp_path, monkeypatch):
     plan = plan_of(tmp_path, TINY, RUNS)
     first, second, third, fourth = (run for _, run in plan.runs())
     trained, said = [], []
-    holds = [locked(first.folder), locked(third.folder)]
+    holds = [held(first.folder), held(third.folder)]
     holds[0].__enter__()
 
     def train_one(name, run):

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pidistill.cli import main as pidistill
-from pidistill.methods import METHODS, method_class
+from pidistill.methods import BUILT_IN, method_class
 from pidistill.training.config import RunConfig
 
 import forked
@@ -104,7 +104,7 @@ def table(draw: st.DrawFn, model: type[pydantic.BaseModel]) -> dict[str, Any]:
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
     """A config that should run, and what is then done to it."""
-    name = draw(st.sampled_from(sorted(METHODS)))
+    name = draw(st.sampled_from(sorted(BUILT_IN)))
     architecture = draw(st.sampled_from([*NETWORKS, "mlp", "mlp"]))
     arguments = draw(st.fixed_dictionaries(NETWORKS[architecture]))
     config = {
