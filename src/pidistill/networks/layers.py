@@ -50,7 +50,8 @@ class Conv2d(nn.Module):
         if kernel > 0:
             self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
             self.bias = nn.Parameter(torch.zeros(out_channels))
-            nn.init.xavier_uniform_(self.weight).data.mul_(init_scale)
+            nn.init.xavier_uniform_(self.weight)
+            self.weight.data.mul_(init_scale)
         self.register_buffer(
             "resample_filter", resampling_kernel(resample_filter) if up or down else None
         )
