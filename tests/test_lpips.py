@@ -5,6 +5,7 @@ import copy
 import pickle
 import re
 import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 
 from pidistill import PidistillError, lpips
 from pidistill.cli import main
-from pidistill.distance import DISTANCES, distance_for
+from pidistill.distance import DISTANCES, DistanceName, distance_for
 
 NARROW = (4, 6, 8, 10, 12)
 FORMS = ("lpips", "lpips-standard")
@@ -313,6 +314,10 @@ def test_what_is_not_a_file_of_weights_is_refused(weights, content):
 
 
 # --- by name
+
+
+def test_every_name_is_a_distance():
+    assert get_args(DistanceName) == tuple(DISTANCES)
 
 
 @pytest.mark.parametrize(
