@@ -7,7 +7,7 @@ import filelock
 import pytest
 
 from pidistill.errors import FolderHeldError, PidistillError
-from pidistill.files import clear_leftovers, held, is_held, read_json, replacing, write_text
+from pidistill.files import clear_leftovers, held, is_held, read_json, write_text
 
 HOLD = """
 import sys, time
@@ -95,21 +95,6 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         (tmp_path / "sealed").mkdir(mode=0o500)
         with pytest.raises(PidistillError, match="sealed"), held(tmp_path / "sealed"):
             raise AssertionError("the folder is held")
-
-
-def test_a_file_stays_as_it_was_when_writing_it_fails(tmp_path):
-    path = tmp_path / "text"
-
-    def fail():
-        with replacing(path) as temporary:
-            temporary.write_text("half")
-            raise KeyError
-
-    write_text(path, "old")
-    with pytest.raises(KeyError):
-        fail()
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["text"]
 
 
 def test_a_file_is_as_readable_as_any_other(tmp_path):

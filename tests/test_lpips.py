@@ -57,10 +57,7 @@ VGG, HEADS = random_vgg(), random_heads()
 def write_weights(folder, vgg=VGG, heads=HEADS):
     """Write both files as they were published: by `torch.save` of old, before it zipped."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, weights in (
-        ("vgg16-397923af.pth", vgg),
-        ("vgg.pth", heads),
-    ):
+    for name, weights in ((lpips.VGG_FILE, vgg), (lpips.HEADS_FILE, heads)):
         torch.save(weights, folder / name, _use_new_zipfile_serialization=False)
 
 
@@ -180,9 +177,9 @@ def test_the_gradient_is_that_of_differences(weights, form):
     difference = (along[0] - along[1]) / 2e-7
     assert (gradient * direction).sum().item() == pytest.approx(difference, rel=1e-4)
 
-    pair_of_leaves = [v.detach().float().requires_grad_() for v in (x, y)]
-    DISTANCES[form](*pair_of_leaves).sum().backward()
-    for leaf in pair_of_leaves:  # the target may have a gradient; the weights have none
+    leaves = [v.detach().float().requires_grad_() for v in (x, y)]
+    DISTANCES[form](*leaves).sum().backward()
+    for leaf in leaves:  # the target may have a gradient; the weights have none
         assert leaf.grad.isfinite().all()
         assert leaf.grad.abs().max() > 0
     frozen = lpips.network_on(torch.device("cpu"))
@@ -283,16 +280,14 @@ def test_the_usual_caches_are_searched(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("missing", ["vgg16-397923af.pth", "vgg.pth"])
-def test_what_is_missing_is_named_before_a_run_begins(weights, missing):
+def test_what_is_missing_is_named_before_a_run_begins(weights, missing, monkeypatch):
+    assert distance_for("lpips", (3, 32, 32)) is DISTANCES["lpips"]
     (weights / missing).unlink()
     with pytest.raises(PidistillError, match=rf"needs {missing} \(.*PIDISTILL_LPIPS_WEIGHTS"):
         distance_for("lpips", (3, 32, 32))
-
-
-def test_a_folder_that_does_not_exist_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("PIDISTILL_LPIPS_WEIGHTS", "nowhere")
     with pytest.raises(PidistillError, match="nowhere"):
-        lpips.find_weights()
+        distance_for("lpips", (3, 32, 32))
 
 
 @pytest.mark.parametrize(
@@ -321,10 +316,8 @@ def test_what_is_not_a_file_of_weights_is_refused(weights, content):
 # --- by name
 
 
-def test_every_name_is_a_distance(weights):
+def test_every_name_is_a_distance():
     assert get_args(DistanceName) == tuple(DISTANCES)
-    for name in DISTANCES:
-        assert distance_for(name, (3, 32, 32)) is DISTANCES[name]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,8 @@ import torch
 from torch import nn
 
 from pidistill import PidistillError, load_student, load_teacher
-from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.model_folder import (
     MODEL_FILE,
-    build_model,
     describe,
     is_model_folder,
     load_model,
@@ -61,11 +59,6 @@ def test_a_denoiser_comes_back_as_it_was(tmp_path, mlp_teacher):
         load_student(tmp_path)
 
 
-def test_a_description_is_json_that_builds_the_same_model(mlp_student):
-    description = json.loads(json.dumps(describe(mlp_student)))
-    assert describe(build_model(description, "a test")) == describe(mlp_student)
-
-
 def test_weights_are_chosen_by_their_averaging_rate(tmp_path, folder, mlp_student):
     averaged = {name: 2 * value for name, value in mlp_student.state_dict().items()}
     write_tensors(folder / "ema-0.999.safetensors", averaged)
@@ -102,13 +95,6 @@ def test_an_unregistered_network_comes_back_through_one_that_is_passed(tmp_path)
         load_student(tmp_path, network=Own(width=4))
 
 
-def test_a_native_teacher_with_an_unregistered_network_is_refused(tmp_path):
-    teacher = PreconditionedDenoiser(Own(), EDMPrecondition(), sample_shape=(2,), source="a test")
-    save(tmp_path, teacher)
-    with pytest.raises(PidistillError, match=rf"{__name__}:Own.*network="):
-        load_teacher(f"native:{tmp_path}")
-
-
 @pytest.mark.parametrize(
     "name", ["../secret.safetensors", "{absolute}", "sub/../../secret.safetensors", "..", "", "."]
 )
@@ -124,7 +110,6 @@ def test_weights_cannot_be_taken_from_outside_the_folder(folder, mlp_student, na
     ("change", "named"),
     [
         (lambda d: d.update(format=2), "format 2"),
-        (lambda d: d.pop("format"), "format None"),
         (lambda d: d.update(kind="oracle"), "'oracle'"),
         (lambda d: d.pop("kind"), "'kind'"),
         (lambda d: d["network"].update(name="os.system"), r"'os\.system'"),
@@ -132,7 +117,6 @@ def test_weights_cannot_be_taken_from_outside_the_folder(folder, mlp_student, na
         (lambda d: d["precondition"].update(name="x"), "'x'"),
         (lambda d: d["precondition"]["config"].update(x=1), MODEL_FILE),
         (lambda d: d["precondition"]["config"].update(sigma_max=1e-9), "1e-09"),
-        (lambda d: d["precondition"]["config"].update(sigma_max="a"), MODEL_FILE),
         (lambda d: d.update(network="mlp"), MODEL_FILE),
         (lambda d: d["network"].pop("name"), "'name'"),
         (lambda d: d["network"].update(name=None), "'class'"),
@@ -141,7 +125,6 @@ def test_weights_cannot_be_taken_from_outside_the_folder(folder, mlp_student, na
         (lambda d: d["network"]["config"].update(width=33), "has shape"),
         (lambda d: d["network"]["config"].update(num_blocks=3), "lacks the weight"),
         (lambda d: d["network"]["config"].update(num_blocks=1), "unexpected weight"),
-        (lambda d: d["network"]["config"].update(width=-1), "'mlp'"),
         (lambda d: d["network"]["config"].update(width="wide"), "'mlp'|network"),
     ],
 )

@@ -107,19 +107,23 @@ def test_edm_on_timesteps_is_edm_but_for_c_noise():
     torch.testing.assert_close(ours.c_noise, 1000 * edm.c_noise)
 
 
+def noise(x0, eps, sigma):
+    return eps
+
+
+def unit(sigma):
+    return (1 + sigma**2).sqrt()
+
+
 @pytest.mark.parametrize(
     ("precondition", "answer", "size"),
     [
-        (VPPrecondition(), lambda x0, eps, sigma: eps, lambda sigma: (1 + sigma**2).sqrt()),
-        (IDDPMPrecondition(), lambda x0, eps, sigma: eps, lambda sigma: (1 + sigma**2).sqrt()),
+        (VPPrecondition(), noise, unit),
+        (IDDPMPrecondition(), noise, unit),
         (VEPrecondition(), lambda x0, eps, sigma: -eps, torch.ones_like),
-        (discrete("epsilon"), lambda x0, eps, sigma: eps, lambda sigma: (1 + sigma**2).sqrt()),
-        (
-            discrete("v_prediction"),
-            lambda x0, eps, sigma: (eps - sigma * x0) / (1 + sigma**2).sqrt(),
-            lambda sigma: (1 + sigma**2).sqrt(),
-        ),
-        (discrete("sample"), lambda x0, eps, sigma: x0, lambda sigma: (1 + sigma**2).sqrt()),
+        (discrete("epsilon"), noise, unit),
+        (discrete("v_prediction"), lambda x0, eps, s: (eps - s * x0) / unit(s), unit),
+        (discrete("sample"), lambda x0, eps, sigma: x0, unit),
         (FlowPrecondition(0.01, 9.0), lambda x0, eps, sigma: eps - x0, lambda sigma: 1 + sigma),
     ],
 )

@@ -20,23 +20,19 @@ WRITERS = {
 every_writer = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 
 
-class DiskFull(OSError):
-    pass
-
-
 def fail(*args, **kwargs):
-    raise DiskFull
+    raise KeyError
 
 
 @every_writer
-@pytest.mark.parametrize("where", ["replace", "fsync"])
+@pytest.mark.parametrize("where", ["replace", "fsync", "mkdir"])
 def test_a_write_replaces_the_old_file_or_leaves_it(tmp_path, monkeypatch, write, where):
     path = tmp_path / "file"
     write(path, False)
     before = path.read_bytes()
     with monkeypatch.context() as broken:
         broken.setattr(os, where, fail)
-        with pytest.raises(DiskFull):
+        with pytest.raises(KeyError):
             write(path, True)
     assert path.read_bytes() == before
     write(str(path), True)
@@ -45,7 +41,7 @@ def test_a_write_replaces_the_old_file_or_leaves_it(tmp_path, monkeypatch, write
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, width=32),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
@@ -54,21 +50,13 @@ json_values = st.recursive(
 @given(st.dictionaries(st.text(), json_values))
 def test_json_comes_back_as_it_was(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("json") / "file.json"
-    if any(infinite(value) for value in content.values()):
-        with pytest.raises(ValueError, match="not JSON compliant"):
-            write_json(path, content)
+    try:
+        write_json(path, content)
+    except ValueError:  # infinity is not JSON
+        assert "inf" in str(content)
         assert not path.exists()
     else:
-        write_json(path, content)
         assert read_json(path) == content
-
-
-def infinite(value):
-    if isinstance(value, list):
-        return any(map(infinite, value))
-    if isinstance(value, dict):
-        return any(map(infinite, value.values()))
-    return value in (float("inf"), float("-inf"))
 
 
 def test_a_missing_file_is_named(tmp_path):

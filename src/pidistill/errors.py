@@ -10,3 +10,9 @@ class PidistillError(ValueError):
 
 class FolderHeldError(PidistillError):
     """Another process holds the run folder."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of a foreign exception, cut to fit one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

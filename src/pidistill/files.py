@@ -10,12 +10,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pidistill.errors import FolderHeldError, PidistillError
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 log = logging.getLogger("pidistill")
 
@@ -34,8 +31,6 @@ def held(folder: str | Path) -> Iterator[None]:
         FolderHeldError: Another process holds the folder.
         PidistillError: The folder is not writable, or a link in it leads out of it.
     """
-    from filelock import Timeout
-
     folder = Path(folder)
     try:
         new = not folder.exists() or _holds_lock_only(folder)
@@ -49,7 +44,7 @@ def held(folder: str | Path) -> Iterator[None]:
     lock = _lock(folder)
     try:
         lock.acquire(timeout=0.25)  # `is_held` has it for an instant
-    except Timeout as error:
+    except TimeoutError as error:
         raise FolderHeldError(
             f"another process is working in {folder}; wait for it, or choose another folder"
         ) from error
@@ -71,23 +66,21 @@ def _holds_lock_only(folder: Path) -> bool:
 
 def is_held(folder: str | Path) -> bool:
     """Whether a process, this one included, holds the run folder at the moment."""
-    from filelock import Timeout
-
     if not (Path(folder) / LOCK_FILE).exists():
         return False
     try:
         with _lock(Path(folder)).acquire(timeout=0):
             return False
-    except Timeout:
+    except TimeoutError:
         return True
     except (OSError, NotImplementedError):  # not ours to write, or a drive without locks
         return False
 
 
-def _lock(folder: Path) -> "FileLock":
-    from filelock import FileLock  # slow to import
+def _lock(folder: Path) -> Any:
+    import filelock  # slow to import
 
-    return FileLock(folder / LOCK_FILE, thread_local=False)
+    return filelock.FileLock(folder / LOCK_FILE, thread_local=False)
 
 
 def clear_leftovers(folder: str | Path) -> None:
@@ -103,9 +96,9 @@ def clear_leftovers(folder: str | Path) -> None:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path; the file or folder written there takes the place of `path` at the end.
 
-    When the block fails, `path` stays as it was. The data are on the disk before the rename, and
-    the rename is before anything else is done. An `OSError` names a file. A folder is replaced
-    only if it is empty.
+    When the block fails, `path` stays as it was. The data are flushed to the disk before the
+    rename, and the rename before anything else is done. An `OSError` names a file. A folder is
+    replaced only if it is empty.
     """
     path = Path(path)
     try:

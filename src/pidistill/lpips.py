@@ -32,24 +32,20 @@ from pidistill.storage import load_weights
 
 Pooling = Callable[[Tensor, int], Tensor]
 
-WIDTHS = (64, 128, 256, 512, 512)
-"""Channels of VGG-16's five stages."""
-DEPTHS = (2, 2, 3, 3, 3)
-"""Convolutions of its five stages."""
-MEAN = (0.485, 0.456, 0.406)
-"""Mean of ImageNet's colours in [0, 1]."""
-STD = (0.229, 0.224, 0.225)
-"""Their standard deviation."""
+WIDTHS, DEPTHS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
+"""Channels and convolutions of VGG-16's five stages."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's colours in [0, 1]."""
 SMALLEST = 16
 """Height or width of which four poolings leave one pixel."""
 
 VARIABLE = "PIDISTILL_LPIPS_WEIGHTS"
-VGG_FILES = ("vgg16-397923af.pth", "vgg16-397923af.safetensors")
-HEADS_FILES = ("vgg.pth", "vgg.safetensors", "lpips_weights.pt")
+"""The environment variable that names a folder with both files."""
+VGG_FILE = "vgg16-397923af.pth"
+HEADS_FILE = "vgg.pth"
 ORIGINS = {
-    VGG_FILES[0]: "https://download.pytorch.org/models/vgg16-397923af.pth",
-    HEADS_FILES[0]: "lpips/weights/v0.1/vgg.pth of "
-    "https://github.com/richzhang/PerceptualSimilarity",
+    VGG_FILE: "https://download.pytorch.org/models/vgg16-397923af.pth",
+    HEADS_FILE: "lpips/weights/v0.1/vgg.pth of https://github.com/richzhang/PerceptualSimilarity",
 }
 
 
@@ -82,18 +78,16 @@ class VGG16(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """The features, and the heads that weigh them; frozen."""
+    """The features, and the heads that weigh them; frozen. `widths` as in `WIDTHS`."""
 
     shift: Tensor
     scale: Tensor
 
     def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
-        """Build the network with fresh weights; `widths` are the channels of the five stages."""
         super().__init__()
         self.vgg = VGG16(widths)
-        # Named as in the lpips package, where a dropout stands before each convolution.
         self.heads = nn.ModuleDict()
-        for i, width in enumerate(widths):
+        for i, width in enumerate(widths):  # the lpips package has a dropout first
             weigh = nn.Sequential(nn.Identity(), nn.Conv2d(width, 1, 1, bias=False))
             self.heads[f"lin{i}"] = nn.ModuleDict({"model": weigh})
         # The statistics of images in [-1, 1].
@@ -108,17 +102,14 @@ class LPIPS(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             # Stage by stage, so that the features of an image without gradient are soon freed.
-            stages = zip(
-                self.vgg((x.to(self.shift) - self.shift) / self.scale, pool),
-                self.vgg((y.to(self.shift) - self.shift) / self.scale, pool),
-                self.heads.values(),
-                strict=True,
+            features = (
+                self.vgg((images.to(self.shift) - self.shift) / self.scale, pool)
+                for images in (x, y)
             )
             distance = x.new_zeros(len(x), dtype=self.shift.dtype)
-            for features, others, head in stages:
-                difference = unit_length(features) - unit_length(others)
-                weighed = head.get_submodule("model")(difference.square())
-                distance = distance + weighed.mean((1, 2, 3))
+            for fx, fy, head in zip(*features, self.heads.values(), strict=True):
+                squares = (unit_length(fx) - unit_length(fy)).square()
+                distance = distance + head.get_submodule("model")(squares).mean((1, 2, 3))
         return distance
 
 
@@ -142,8 +133,7 @@ def lpips(prediction: Tensor, target: Tensor) -> Tensor:
     Raises:
         PidistillError: The samples are not images, or the weights are missing.
     """
-    require_images("lpips", tuple(prediction.shape[1:]))
-    pair = [images.float().expand(-1, 3, -1, -1) for images in (prediction, target)]
+    pair = _in_colour("lpips", prediction, target)
     if prediction.shape[-1] < 256:
         pair = [functional.interpolate(images, size=(224, 224), mode="bilinear") for images in pair]
     return network_on(prediction.device)(*pair, functional.avg_pool2d)
@@ -154,9 +144,13 @@ def lpips_standard(prediction: Tensor, target: Tensor) -> Tensor:
 
     Arguments and errors as in `lpips`; images are at least 16 pixels high and wide.
     """
-    require_images("lpips-standard", tuple(prediction.shape[1:]))
-    pair = [images.float().expand(-1, 3, -1, -1) for images in (prediction, target)]
+    pair = _in_colour("lpips-standard", prediction, target)
     return network_on(prediction.device)(*pair, functional.max_pool2d)
+
+
+def _in_colour(name: str, *pair: Tensor) -> list[Tensor]:
+    require_images(name, tuple(pair[0].shape[1:]))
+    return [images.float().expand(-1, 3, -1, -1) for images in pair]
 
 
 def require_images(name: str, sample_shape: tuple[int, ...]) -> None:
@@ -220,21 +214,21 @@ def find_weights() -> tuple[Path, Path]:
             f"{VARIABLE} is {named!r}, which is not a folder; name the one with "
             f"{' and '.join(ORIGINS)}"
         )
+    own = [Path(named)] if named else []
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     spec = importlib.util.find_spec("lpips")
-    package = [Path(path) for path in (spec and spec.submodule_search_locations) or ()]
-    own = [Path(named)] if named else []
+    package = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
+    vgg_names = (VGG_FILE, "vgg16-397923af.safetensors")
+    heads_names = (HEADS_FILE, "vgg.safetensors", "lpips_weights.pt")
     places = {
-        VGG_FILES[0]: [folder / name for folder in (*own, hub) for name in VGG_FILES],
-        HEADS_FILES[0]: [
-            *[folder / name for folder in own for name in HEADS_FILES],
-            *[folder / "weights" / "v0.1" / "vgg.pth" for folder in package],
+        VGG_FILE: [folder / name for folder in (*own, hub) for name in vgg_names],
+        HEADS_FILE: [
+            *[folder / name for folder in own for name in heads_names],
+            *[folder / "weights" / "v0.1" / HEADS_FILE for folder in package],
             hub / "lpips_weights.pt",
         ],
     }
-    found = {
-        name: next(filter(Path.is_file, candidates), None) for name, candidates in places.items()
-    }
+    found = {name: next(filter(Path.is_file, paths), None) for name, paths in places.items()}
     vgg, heads = found.values()
     if vgg is None or heads is None:
         missing = [f"{name} ({ORIGINS[name]})" for name, path in found.items() if path is None]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pidistill.denoiser import PreconditionedDenoiser
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
 from pidistill.files import json_text, read_json, write_text
 from pidistill.networks import build_described, describe_network
 from pidistill.paths import user_path
@@ -29,7 +29,7 @@ FORMAT = 1
 
 Model = Student | PreconditionedDenoiser
 
-KINDS: dict[str, type[Student] | type[PreconditionedDenoiser]] = {
+KINDS: dict[str, Any] = {
     "denoiser": PreconditionedDenoiser,
     "trajectory": TrajectoryStudent,
     "trajectory-edm": EDMTrajectoryStudent,
@@ -71,18 +71,13 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
-def build_model(
-    description: dict[str, Any], name: str, network: nn.Module | None = None
-) -> Student | PreconditionedDenoiser:
+def build_model(description: dict[str, Any], name: str, network: nn.Module | None = None) -> Model:
     """Build a model with fresh weights from its description, the inverse of `describe`.
 
-    Args:
-        description: The description.
-        name: Where it comes from, for errors.
-        network: The network to use; needed if its class is not registered.
+    `name` says where the description comes from. A `network` that is given is used; it is needed
+    if its class is not registered.
 
-    Raises:
-        PidistillError: The description is incomplete, or names something unknown.
+    Raises `PidistillError` when the description is incomplete, or names something unknown.
     """
     if description.get("format") != FORMAT:
         raise PidistillError(
@@ -97,7 +92,7 @@ def build_model(
             )
         if kind not in KINDS:
             raise PidistillError(f"{name}: unknown kind {kind!r}; expected {', '.join(KINDS)}")
-        model: Student | PreconditionedDenoiser = KINDS[kind](
+        model: Model = KINDS[kind](
             build_described(description["network"]) if network is None else network,
             build_precondition(precondition["name"], precondition["config"]),
             sample_shape=tuple(description["sample_shape"]),
@@ -108,8 +103,7 @@ def build_model(
     except PidistillError:
         raise
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        line = str(error).partition("\n")[0]
-        raise PidistillError(f"{name} does not describe a model: {line}") from error
+        raise PidistillError(f"{name} does not describe a model: {one_line(error)}") from error
     return model
 
 
@@ -150,17 +144,8 @@ def read_description(folder: str | Path) -> dict[str, Any]:
 
 def load_model(
     folder: str | Path, ema: float | None = None, network: nn.Module | None = None
-) -> Student | PreconditionedDenoiser:
-    """Build the model of a folder and load its weights.
-
-    Args:
-        folder: The model folder.
-        ema: Averaging rate of the weights, 0 for the raw ones, None for the folder's default.
-        network: The network to load the weights into; needed if its class is not registered.
-
-    Raises:
-        PidistillError: The description or the weights are missing, damaged or do not match.
-    """
+) -> Model:
+    """Build the model of a folder and load its weights; arguments as in `load_student`."""
     folder = Path(folder)
     description = read_description(folder)
     model = build_model(description, str(folder / MODEL_FILE), network)

@@ -5,9 +5,6 @@ import datetime
 import os
 from typing import Any
 
-PATIENCE = datetime.timedelta(days=1)
-"""How long processes wait for the slowest one."""
-
 
 def is_main_process() -> bool:
     """Whether this process is the one that prints and writes."""
@@ -29,7 +26,6 @@ def _attempt() -> int:
 
 
 def _launcher_store(**options: Any) -> Any:
-    """The launcher's store of addresses."""
     import torch.distributed
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -40,8 +36,8 @@ def _launcher_store(**options: Any) -> Any:
 def is_first_to_fail() -> bool:
     """Whether no other process failed before this one, which is then the one to say why.
 
-    The processes count their failures in the launcher's store. If that is gone, it is the main
-    process that speaks.
+    The processes count their failures in the launcher's store. If it is gone, the main process
+    speaks.
     """
     if num_processes() == 1:
         return True
@@ -151,5 +147,6 @@ def join_processes() -> Processes:
 
     meet_after_restart()
     state = PartialState(cpu=not torch.accelerator.is_available())
-    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    patience = datetime.timedelta(days=1)  # with the slowest process
+    group = torch.distributed.new_group(backend="gloo", timeout=patience)
     return Processes(state.process_index, state.num_processes, group)

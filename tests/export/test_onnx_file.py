@@ -11,13 +11,18 @@ import torch
 from pidistill import PidistillError, initial_noise
 from pidistill.export import onnx_file
 from pidistill.export.export import export_student
-from pidistill.export.onnx_file import OneStepModule, write_onnx
+from pidistill.export.one_step import scales_of
+from pidistill.export.onnx_file import OneStepModule
 from pidistill.model_folder import load_student
 from pidistill.networks.mlp import MLP
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def write(folder, student):
+    return onnx_file.write_onnx(folder / "student.onnx", student, scales_of(student))
 
 
 def difference(session, student, num):
@@ -36,7 +41,7 @@ def difference(session, student, num):
 @pytest.mark.parametrize("name", ["mlp", "points", "song_unet"])
 def test_any_batch_gives_the_student_s_samples(name, tmp_path, student_named):
     student = student_named(name)
-    write_onnx(tmp_path / "student.onnx", student)
+    write(tmp_path, student)
     session = onnxruntime.InferenceSession(tmp_path / "student.onnx")
     for num in (1, 3, 8):
         assert difference(session, student, num) < 2e-6
@@ -103,20 +108,20 @@ def test_a_file_that_does_not_agree_is_refused(tmp_path, mlp_run, monkeypatch):
 
 def test_without_onnxruntime_the_file_is_written_unchecked(tmp_path, student_named, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert write_onnx(tmp_path / "student.onnx", student_named("points")) is None
+    assert write(tmp_path, student_named("points")) is None
     assert (tmp_path / "student.onnx").is_file()
 
 
 def test_what_cannot_be_turned_into_onnx_is_refused(tmp_path, student_named, monkeypatch):
-    student, file = student_named("points"), tmp_path / "student.onnx"
+    student = student_named("points")
     with monkeypatch.context() as small:
         small.setattr(onnx_file, "MOST_BYTES", 1000)
         with pytest.raises(PidistillError, match="2 GiB"):
-            write_onnx(file, student)
+            write(tmp_path, student)
     with monkeypatch.context() as branching:
         branching.setattr(OneStepModule, "forward", lambda self, z: z if z.sum() > 0 else -z)
         with pytest.raises(PidistillError, match="MLP"):
-            write_onnx(file, student)
+            write(tmp_path, student)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(PidistillError, match=r"onnxscript.*pidistill\[onnx\]"):
-        write_onnx(file, student)
+        write(tmp_path, student)

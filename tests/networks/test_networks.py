@@ -11,7 +11,6 @@ from pidistill.networks import (
     build_network,
     describe_network,
     fresh_network,
-    network_name,
     new_network,
     require_fit,
 )
@@ -37,7 +36,6 @@ def test_a_network_is_built_again_from_its_description():
     again = build_described(json.loads(json.dumps(describe_network(network))))
     again.load_state_dict(network.state_dict())
     assert again.config == network.config
-    assert network_name(again) == "mlp"
     values = [network.config[key] for key in ("sample_shape", "num_classes", "width")]
     assert values == [[1, 4, 4], 3, 24]
 
@@ -47,8 +45,6 @@ def test_a_network_of_another_class_is_described_but_not_built():
     assert description == {"name": None, "class": f"{__name__}:Own", "config": None}
     with pytest.raises(PidistillError, match=rf"{__name__}:Own.*network="):
         build_described(description)
-    with pytest.raises(PidistillError, match=f"{__name__}:Own is not registered"):
-        network_name(Own())
 
 
 def test_mistakes_are_named():

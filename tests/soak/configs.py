@@ -14,17 +14,14 @@ import shutil
 import signal
 import sys
 import typing
-from pathlib import Path
-from typing import Any
 
 import hypothesis
-import pydantic
 import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pidistill.cli import main as pidistill
-from pidistill.methods import BUILT_IN, method_class
+from pidistill.methods import NAMES, method_class
 from pidistill.training.config import RunConfig
 
 import forked
@@ -76,7 +73,7 @@ junk = st.one_of(
 keys = st.text(max_size=6) | st.sampled_from(["learning_rat", "method.name", "Network", "steps"])
 
 
-def values(field: pydantic.fields.FieldInfo) -> "st.SearchStrategy[Any] | None":
+def values(field):
     """Values of a setting that are within its bounds; None for those that are not plain."""
     kinds = [field.annotation, *typing.get_args(field.annotation)]
     low = max(
@@ -91,20 +88,20 @@ def values(field: pydantic.fields.FieldInfo) -> "st.SearchStrategy[Any] | None":
     return st.floats(low, low + 1, exclude_min=True, exclude_max=True) if float in kinds else None
 
 
-def table(draw: st.DrawFn, model: type[pydantic.BaseModel]) -> dict[str, Any]:
+def table(draw, model):
     """Some settings of a model, and all of those that are costly."""
     known = {name: values(field) for name, field in model.model_fields.items()}
     known |= {name: strategy for name, strategy in OTHERS.items() if name in known}
     always = {name: strategy for name, strategy in COSTLY.items() if name in known}
     free = {name: s for name, s in known.items() if s is not None and name not in always}
-    drawn: dict[str, Any] = draw(st.fixed_dictionaries(always, optional=free))
+    drawn = draw(st.fixed_dictionaries(always, optional=free))
     return drawn
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> dict[str, Any]:
+def configs(draw):
     """A config that should run, and what is then done to it."""
-    name = draw(st.sampled_from(sorted(BUILT_IN)))
+    name = draw(st.sampled_from(sorted(NAMES)))
     architecture = draw(st.sampled_from([*NETWORKS, "mlp", "mlp"]))
     arguments = draw(st.fixed_dictionaries(NETWORKS[architecture]))
     config = {
@@ -120,7 +117,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     return config
 
 
-def damage(draw: st.DrawFn, config: dict[str, Any]) -> None:
+def damage(draw, config):
     """Do one thing to a config, or to a table in it."""
     tables = [config, *(table for table in config.values() if isinstance(table, dict))]
     tables += [t["config"] for t in tables[1:] if isinstance(t.get("config"), dict)]
@@ -135,7 +132,7 @@ def damage(draw: st.DrawFn, config: dict[str, Any]) -> None:
         table[draw(st.sampled_from(sorted(table)))] = draw(junk)
 
 
-def attempt(config: dict[str, Any], place: Path) -> str:
+def attempt(config, place):
     """Run a config; how it ended."""
     file, folder, output = place / "config.toml", place / "deep" / "run", place / "output.txt"
     try:
@@ -144,7 +141,7 @@ def attempt(config: dict[str, Any], place: Path) -> str:
         text = f"seed = {'1' * 5000}\n"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
 
-    def command() -> int:
+    def command():
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         return pidistill(["distill", "--config", str(file), "--out", str(folder)])
 
@@ -160,7 +157,7 @@ def attempt(config: dict[str, Any], place: Path) -> str:
     return end
 
 
-def how_it_ended(code: int | None, refusals: list[str], folder: Path) -> str:
+def how_it_ended(code, refusals, folder):
     """A word for the end of a command."""
     if code == 0 and not refusals and (folder / "student.safetensors").is_file():
         return "ran"
@@ -172,9 +169,9 @@ def how_it_ended(code: int | None, refusals: list[str], folder: Path) -> str:
     return "WRONG"
 
 
-def attempt_many(number: int, seed: int, place: Path) -> bool:
+def attempt_many(number, seed, place):
     """Try so many configs; whether all of them ended as they should."""
-    ends: collections.Counter[str] = collections.Counter()
+    ends = collections.Counter()
 
     @hypothesis.seed(seed)
     @settings(
@@ -185,7 +182,7 @@ def attempt_many(number: int, seed: int, place: Path) -> bool:
         suppress_health_check=list(HealthCheck),
     )
     @given(configs())
-    def every_config_runs_or_is_refused(config: dict[str, Any]) -> None:
+    def every_config_runs_or_is_refused(config):
         ends[attempt(config, place)] += 1
 
     every_config_runs_or_is_refused()

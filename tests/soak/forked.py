@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -50,7 +49,7 @@ RUN = {
 """A small run that writes all that a run can write."""
 
 
-def soak(doc: str, test: Callable[[int, int, Path], bool], *, short: int, long: int) -> int:
+def soak(doc, test, *, short, long):
     """Read the arguments of a soak script, and call `test(number, seed, place)`.
 
     Returns 0 if it returns True. `place` is a folder, in memory if possible: what is killed is a
@@ -70,14 +69,14 @@ def soak(doc: str, test: Callable[[int, int, Path], bool], *, short: int, long: 
         return 0 if test(number, arguments.seed, Path(place)) else 1
 
 
-def distil(folder: Path, **changes: object) -> Callable[[], int]:
+def distil(folder, **changes):
     """The command that begins the run of `RUN`, or resumes it."""
     settings = [f"{key}={json.dumps(value)}" for key, value in {**RUN, **changes}.items()]
     assignments = [word for text in (NETWORK, *settings) for word in ("--set", text)]
     return lambda: main(["distill", "--out", str(folder), "--resume", *assignments])
 
 
-def start(action: Callable[[], int], output: Path) -> int:
+def start(action, output):
     """Fork a process that ends with the exit code that `action` returns; return its id."""
     process = os.fork()
     if process:
@@ -98,7 +97,7 @@ def start(action: Callable[[], int], output: Path) -> int:
         os._exit(code)
 
 
-def finish(process: int, seconds: float = 600) -> int | None:
+def finish(process, seconds=600):
     """The exit code of a process, or minus the signal; None if it has not ended after so long."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -109,18 +108,18 @@ def finish(process: int, seconds: float = 600) -> int | None:
     return None
 
 
-def run(action: Callable[[], int], output: Path) -> int | None:
+def run(action, output):
     """Run `action` in a forked process to its end; return its exit code."""
     return finish(start(action, output))
 
 
-def error_lines(output: Path) -> list[str]:
+def error_lines(output):
     """The lines with which a command was refused."""
     text = output.read_text(errors="replace")
     return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
-def remains(folder: Path) -> dict[str, object]:
+def remains(folder):
     """All that must be the same however often a run was interrupted, that is, all but times."""
     newest = max((folder / "state").glob("step-*"))
     files = [*folder.glob("*.safetensors"), *newest.glob("*.safetensors"), folder / "network.json"]
@@ -129,10 +128,10 @@ def remains(folder: Path) -> dict[str, object]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["seconds"]
-    contents: dict[str, object] = {str(f.relative_to(folder)): f.read_bytes() for f in files}
+    contents = {str(f.relative_to(folder)): f.read_bytes() for f in files}
     return {**contents, "manifest": manifest, "log": lines}
 
 
-def leftovers(folder: Path) -> list[str]:
+def leftovers(folder):
     """Temporary files and folders below `folder`."""
     return [str(p.relative_to(folder)) for p in folder.rglob(".*") if p.name != ".lock"]

@@ -12,7 +12,6 @@ import random
 import signal
 import sys
 import time
-from pathlib import Path
 
 import forked
 
@@ -25,7 +24,7 @@ SETTINGS = {
 """Most of the time is spent writing."""
 
 
-def interrupted(folder: Path) -> str:
+def interrupted(folder):
     """What a run was doing when it was killed, by what it left behind."""
     state, log = folder / "state", folder / "metrics.jsonl"
     if not (folder / "config.toml").exists():
@@ -41,7 +40,7 @@ def interrupted(folder: Path) -> str:
     return "training"
 
 
-def spend(kills: int, seed: int, place: Path) -> bool:
+def spend(kills, seed, place):
     """Spend `kills` kills; whether every run ended as the straight one."""
     draw, output = random.Random(seed), place / "output.txt"
     began = time.monotonic()
@@ -49,7 +48,7 @@ def spend(kills: int, seed: int, place: Path) -> bool:
     assert code == 0, output.read_text()
     longest = 0.3 * (time.monotonic() - began)
     expected = forked.remains(place / "straight")
-    moments: collections.Counter[str] = collections.Counter()
+    moments = collections.Counter()
     runs = different = 0
     while moments.total() < kills:
         folder = place / f"run-{runs}"

@@ -32,17 +32,17 @@ SAMPLES = 30
 """How often the memory is measured."""
 
 
-def resident() -> float:
+def resident():
     """The memory of this process, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
 
 
-def train(seconds: int, seed: int, place: Path) -> bool:
+def train(seconds, seed, place):
     """Train for so long; whether the memory stayed as it was when warm."""
     trainer = build_trainer(parse_config([{**SETTINGS, "seed": seed}]), place)
     began = time.monotonic()
-    sizes: list[float] = []
+    sizes = []
     for report in trainer.run():
         now = time.monotonic() - began
         if now < seconds * (2 + len(sizes)) / SAMPLES:

@@ -23,60 +23,53 @@ import psutil
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def command(processes: int, *arguments: str) -> list[str]:
-    """A command line of `processes` processes that are restarted twice at most."""
-    if processes == 1:
-        return [sys.executable, *arguments]
-    options = f"--nproc-per-node {processes} --max-restarts 2 --master-port 0"
-    rendezvous = "--rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0"
-    launcher = ["-m", "torch.distributed.run", *options.split(), *rendezvous.split()]
-    return [sys.executable, *launcher, *arguments]
+def start(processes, folder, steps):
+    """Begin a run of the digits teacher in `folder`, with processes that may be restarted twice."""
+    launcher = (
+        f"-m torch.distributed.run --nproc-per-node {processes} --max-restarts 2 --master-port 0 "
+        "--rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0 "
+    )
+    arguments = (
+        f"-m pidistill distill --teacher digits --max-train-steps {steps} --batch-size 32 "
+        f"--checkpointing-steps {max(1, steps // 10)} --set logging_steps=1 "
+        f"--set preview_steps=0 --out {folder}"
+    )
+    command = [sys.executable, *((launcher if processes > 1 else "") + arguments).split()]
+    with folder.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log)
 
 
-def distil(processes: int, folder: Path, steps: int) -> subprocess.Popen[bytes]:
-    """Begin a run of the digits teacher in `folder`."""
-    every = max(1, steps // 10)
-    flags = f"--max-train-steps {steps} --batch-size 32 --checkpointing-steps {every}"
-    more = f"--set logging_steps=1 --set preview_steps=0 --out {folder}"
-    arguments = f"-m pidistill distill --teacher digits {flags} {more}".split()
-    with (folder.parent / f"{folder.name}.log").open("wb") as log:
-        return subprocess.Popen(
-            command(processes, *arguments), env=ENVIRONMENT, stdout=log, stderr=log
-        )
-
-
-def finish(run: "subprocess.Popen[bytes]", folder: Path) -> None:
+def finish(run, folder):
     """Wait for the end of a run, which must be a good one."""
-    log = folder.parent / f"{folder.name}.log"
-    assert run.wait() == 0, log.read_text(errors="replace")[-2000:]
+    assert run.wait() == 0, folder.with_suffix(".log").read_text(errors="replace")[-2000:]
 
 
-def losses(folder: Path) -> list[float]:
+def losses(folder):
     """The logged losses; none if there is no log yet."""
     file = folder / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     return [json.loads(line)["loss"] for line in lines]
 
 
-def weights(folder: Path) -> dict[str, bytes]:
+def weights(folder):
     """The weights that a run ended with."""
     return {file.name: file.read_bytes() for file in sorted(folder.glob("*.safetensors"))}
 
 
-def compare_curves(place: Path, steps: int) -> float:
+def compare_curves(place, steps):
     """Runs of one and of two processes; returns the largest relative difference of a loss."""
     for processes in (1, 2):
         folder = place / f"of-{processes}"
-        finish(distil(processes, folder, steps), folder)
+        finish(start(processes, folder, steps), folder)
     one, two = losses(place / "of-1"), losses(place / "of-2")
     assert len(one) == len(two) == steps + 1
     return max(abs(a - b) / abs(a) for a, b in zip(one, two, strict=True))
 
 
-def kill_one(place: Path, steps: int) -> int:
+def kill_one(place, steps):
     """A run of two processes, the second of which is killed on the way; returns its last step."""
     folder = place / "killed"
-    run = distil(2, folder, steps)
+    run = start(2, folder, steps)
     while run.poll() is None and len(losses(folder)) < steps // 3:
         time.sleep(0.02)
     done = len(losses(folder)) - 1
@@ -93,7 +86,7 @@ def kill_one(place: Path, steps: int) -> int:
     return done
 
 
-def soak(short: bool) -> dict[str, float]:
+def soak(short):
     """Compare and kill; returns what was measured."""
     steps = 12 if short else 200
     with tempfile.TemporaryDirectory() as folder:

@@ -18,8 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -28,22 +26,20 @@ from pidistill.cli import main as pidistill
 import faults
 import forked
 
-NEVER = 10**9
 KILLED = -signal.SIGKILL
 
 
 class Soak:
     """One case after another, and what went wrong."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place):
         """Train the straight run, and count its write points."""
         self.place, self.output = place, place / "output.txt"
-        self.cases: collections.Counter[str] = collections.Counter()
-        self.problems: list[str] = []
+        self.cases, self.problems = collections.Counter(), []
         straight, points = place / "straight", place / "points.txt"
 
-        def counted() -> int:
-            counter = faults.Counter(straight, faults.nothing, NEVER)
+        def counted():
+            counter = faults.Counter(straight)
             counter.install()
             code = forked.distil(straight)()
             points.write_text(str(counter.count))
@@ -56,48 +52,42 @@ class Soak:
         shape = json.loads((straight / "network.json").read_text())["sample_shape"]
         np.savez(place / "reference.npz", samples=np.zeros((4, *shape), dtype=np.float32))
 
-    def require(self, fact: bool, what: str) -> None:
+    def require(self, fact, what):
         """Note a problem, with what the last command printed, if a fact does not hold."""
         if not fact:
-            self.problems.append(f"{what}\n{self.output.read_text(errors='replace')}")
-            print(self.problems[-1], flush=True)
+            self.problems.append(what)
+            print(f"{what}\n{self.output.read_text(errors='replace')}", flush=True)
 
-    def case(self, kind: str, name: str, folder: Path, broken: Callable[[], int]) -> None:
+    def case(self, kind, name, folder, broken):
         """Run `broken`, which works on `folder`, and look at the folder."""
         self.cases[kind] += 1
         code = forked.run(broken, self.output)
         ended = code in (0, KILLED) or (code == 2 and len(forked.error_lines(self.output)) == 1)
         self.require(ended, f"{name}: exit code {code}")
-        commands = [
-            ["inspect", str(folder)],
-            ["sample", str(folder), "-n", "2", "--out", str(self.place / "x.npz")],
-        ]
+        commands = [f"inspect {folder}", f"sample {folder} -n 2 --out {self.place}/x.npz"]
         if self.cases.total() % 10 == 1:  # it draws pictures, which takes seconds
-            reference = str(self.place / "reference.npz")
-            commands.append(["evaluate", str(folder), "--reference", reference, "--num", "4"])
+            commands.append(f"evaluate {folder} --reference {self.place}/reference.npz --num 4")
 
-        def look() -> int:
-            codes = {arguments[0]: pidistill(arguments) for arguments in commands}
+        def look():
+            codes = {command: pidistill(command.split()) for command in commands}
             print(codes)
             return 0 if set(codes.values()) <= {0, 2} else forked.CRASHED
 
         self.require(forked.run(look, self.output) == 0, f"{name}: a command failed")
 
-    def resume(self, name: str, folder: Path) -> None:
-        """Resume the run, which ends as the straight one."""
+    def resume(self, name, folder):
         code = forked.run(forked.distil(folder), self.output)
         self.require(code == 0, f"{name}: exit code {code} when resumed")
         if code == 0:
-            same = forked.remains(folder) == self.expected
-            self.require(same, f"{name}: not the straight run")
+            self.require(forked.remains(folder) == self.expected, f"{name}: not the straight run")
             left = forked.leftovers(folder)
             self.require(not left, f"{name}: left over are {left}")
 
-    def inject(self, fault: str, first: int) -> None:
+    def inject(self, fault, first):
         """One fault from one write point on."""
         name, folder = f"{fault} from write point {first}", self.place / "run"
 
-        def broken() -> int:
+        def broken():
             faults.Counter(folder, faults.FAULTS[fault], first).install()
             return forked.distil(folder)()
 
@@ -105,7 +95,7 @@ class Soak:
         self.resume(name, folder)
         shutil.rmtree(folder, ignore_errors=True)
 
-    def fill(self, kilobytes: int) -> bool:
+    def fill(self, kilobytes):
         """A file system of that size, which grows before the run is resumed; False if refused."""
         disk = self.place / "disk"
         disk.mkdir(exist_ok=True)
@@ -121,7 +111,7 @@ class Soak:
         return True
 
 
-def mounted(place: Path, options: str) -> bool:
+def mounted(place, options):
     """Mount a file system in memory; whether that is permitted."""
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
     try:
@@ -130,7 +120,7 @@ def mounted(place: Path, options: str) -> bool:
         return False
 
 
-def fail_writes(every: int, seed: int, place: Path) -> bool:
+def fail_writes(every, seed, place):
     """All cases, or every so many; whether nothing went wrong."""
     soaked = Soak(place)
     for number, fault in enumerate(faults.FAULTS):

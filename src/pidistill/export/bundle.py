@@ -9,22 +9,19 @@ import functools
 import hashlib
 import importlib.util
 import re
-from importlib.machinery import SourceFileLoader
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+Import = ast.Import | ast.ImportFrom
+"""An import of a single name."""
 
 _CHECKER_COMMENT = re.compile(r"  # (?:type: ignore|noqa)\b.*")
 
 
 class Definition(NamedTuple):
-    """A function, a class or a constant at the top of a module."""
+    """The source of a function, a class or a constant, and the names in it, in order."""
 
     source: str
     uses: list[str]
-    """The names in it, in order of appearance."""
-
-
-Import = ast.Import | ast.ImportFrom
-"""An import of a single name."""
 
 
 def bundle(*wanted: str, docstring: str) -> str:
@@ -89,10 +86,8 @@ def is_internal(module: str) -> bool:
 @functools.cache
 def names_of(module: str) -> dict[str, Import | Definition]:
     """What each name at the top of a module of this package stands for; nothing is executed."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or not isinstance(spec.loader, SourceFileLoader):
-        raise ValueError(f"the source code of {module} is missing")
-    return parse_names(spec.loader.get_source(module) or "")
+    loader: Any = importlib.util.find_spec(module).loader  # type: ignore[union-attr]
+    return parse_names(loader.get_source(module))
 
 
 def parse_names(source: str) -> dict[str, Import | Definition]:

@@ -21,7 +21,7 @@ import pidistill
 from pidistill.errors import PidistillError
 from pidistill.export.bundle import bundle, is_internal, with_checksum
 from pidistill.export.card import without_folders
-from pidistill.export.one_step import scales_of
+from pidistill.export.one_step import Scales
 from pidistill.files import write_json, write_text
 from pidistill.networks.diffusers_unet import plain_config
 from pidistill.storage import write_tensors
@@ -34,18 +34,13 @@ CODE = "pidistill.export.diffusers_code"
 CREDIT = f"Written by pidistill {pidistill.__version__} from its own sources (Apache-2.0)."
 
 
-def write_pipeline(folder: Path, student: Student, decoder: Any = None) -> None:
-    """Write the pipeline of a student.
+def write_pipeline(folder: Path, student: Student, scales: Scales, decoder: Any) -> None:
+    """Write the pipeline of a student to `folder`, which does not exist yet.
 
-    Args:
-        folder: The folder to write, which does not exist yet.
-        student: The student.
-        decoder: The diffusers autoencoder that decodes its samples, if they are latents.
+    `decoder` is the diffusers autoencoder that decodes its samples, or None.
 
-    Raises:
-        PidistillError: The student cannot be exported.
+    Raises `PidistillError` when the student cannot be exported.
     """
-    scales = scales_of(student)
     stem, source = student_source(student.network)
     pipeline = bundle(
         f"{CODE}:OneStepPipeline",

@@ -8,15 +8,8 @@ import tomli_w
 from torch import nn
 
 from pidistill.errors import PidistillError
-from pidistill.export.card import (
-    Provenance,
-    model_card,
-    provenance_of,
-    without_folders,
-    without_folders_in,
-)
+from pidistill.export.card import CARD, Provenance, model_card, provenance_of, without_folders
 from pidistill.export.diffusers_folder import write_pipeline
-from pidistill.export.hub import CARD
 from pidistill.export.one_step import scales_of
 from pidistill.export.onnx_file import write_onnx
 from pidistill.files import replacing, require_no_way_out, write_json, write_text
@@ -72,12 +65,11 @@ def export_student(
     require_free(path, is_file=to == "onnx")
     student = load_student(folder, ema, network=network)
     provenance = provenance_of(folder, ema)
+    scales = None if to == "run" else scales_of(student)
     notes: list[str] = []
     decoder, difference = None, None
     if to == "diffusers":
-        scales_of(student)  # refuses before the decoder is looked for
-        latent_decoder = decoder_of_run(folder, lambda line: notes.append(without_folders(line)))
-        decoder = None if latent_decoder is None else latent_decoder.autoencoder.float()
+        decoder = decoder_of_run(folder, lambda line: notes.append(without_folders(line)))
     if to != "run":
         notes += _left_out(student, decoded=decoder is not None)
     card = model_card(
@@ -91,13 +83,12 @@ def export_student(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        match to:
-            case "diffusers":
-                write_pipeline(temporary, student, decoder)
-            case "onnx":
-                difference = write_onnx(temporary, student)
-            case "run":
-                copy_run(temporary, folder, provenance)
+        if scales is None:
+            copy_run(temporary, folder, provenance)
+        elif to == "onnx":
+            difference = write_onnx(temporary, student, scales)
+        else:
+            write_pipeline(temporary, student, scales, decoder and decoder.autoencoder.float())
         if temporary.is_dir():
             write_text(temporary / CARD, card)
     return Export(student, card, notes, difference)
@@ -133,7 +124,7 @@ def copy_run(folder: Path, run: Path, provenance: Provenance) -> None:
     """
     require_no_way_out(run)
     folder.mkdir()
-    description = without_folders_in(read_description(run))
+    description = without_folders(read_description(run))
     write_json(folder / MODEL_FILE, {**description, "weights": provenance.weights})
     shutil.copyfile(run / provenance.weights, folder / provenance.weights)
     if provenance.config:

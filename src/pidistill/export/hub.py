@@ -8,10 +8,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
+from pidistill.export.card import CARD
 from pidistill.files import write_text
 
-CARD = "README.md"
 CONFLICT = 409
 
 
@@ -20,8 +20,9 @@ def require_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        reason = str(error).splitlines()[0]
-        raise PidistillError(f"repository {repo_id!r} is not OWNER/NAME: {reason}") from error
+        raise PidistillError(
+            f"repository {repo_id!r} is not OWNER/NAME: {one_line(error)}"
+        ) from error
     if "/" not in repo_id:
         raise PidistillError(
             f"repository {repo_id!r} names no owner; expected OWNER/NAME, as in me/{repo_id}"
@@ -54,10 +55,9 @@ def push(path: str | Path, repo_id: str, *, card: str, private: bool) -> str:
     except PidistillError:
         raise
     except Exception as error:  # the network and the hub fail in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PidistillError(
-            f"{path} is written, but the upload to {repo_id} failed: {reason}; repeat it with: "
-            f"hf upload {repo_id} {path}"
+            f"{path} is written, but the upload to {repo_id} failed: {one_line(error)}; repeat it "
+            f"with: hf upload {repo_id} {path}"
         ) from error
 
 

@@ -13,7 +13,6 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from pidistill import precondition
 from pidistill.denoiser import call_network
 from pidistill.errors import PidistillError
 from pidistill.students.base import Student
@@ -24,14 +23,13 @@ from pidistill.students.trajectory import TrajectoryStudent
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """The constants of the formula."""
+    """The constants of the formula; `noise_share` is the share s of `z` that a sample keeps."""
 
     c_in: float
     c_noise: float
     c_skip: float
     c_out: float
     noise_share: float
-    """The share s of `z` that a sample keeps."""
 
 
 def one_step_sample(network: nn.Module, z: Tensor, label: Tensor | None, scales: Scales) -> Tensor:
@@ -60,22 +58,19 @@ def scales_of(student: Student) -> Scales:
         )
     match student:
         case TrajectoryStudent():
-            sigma_min = torch.tensor([student.sigma_min], dtype=torch.float64)
-            share = student.share(sigma_min).item()
-            return _with_noise_share(student.scales(sigma_min), share)
+            sigma = torch.tensor([student.sigma_min], dtype=torch.float64)
+            factors, share = student.scales(sigma), student.share(sigma).item()
         case EulerStudent():
-            sigma_max = torch.tensor([student.sigma_max])  # its steps are taken in float32
+            sigma = torch.tensor([student.sigma_max])  # its steps are taken in float32
+            factors = student.precondition.scales(sigma)
             share = student.sigma_min / student.sigma_max
-            return _with_noise_share(student.precondition.scales(sigma_max), share)
         case ConsistencyStudent():
-            sigma_max = torch.tensor([student.sigma_max], dtype=torch.float64)
-            return _with_noise_share(student.scales(sigma_max), 0.0)
-    raise PidistillError(
-        f"the student is a {type(student).__name__}; expected a trajectory, Euler or consistency "
-        "student"
-    )
-
-
-def _with_noise_share(scales: precondition.Scales, noise_share: float) -> Scales:
-    factors = {name: value.item() for name, value in scales._asdict().items()}
-    return Scales(**factors, noise_share=noise_share)
+            sigma = torch.tensor([student.sigma_max], dtype=torch.float64)
+            factors, share = student.scales(sigma), 0.0
+        case _:
+            raise PidistillError(
+                f"the student is a {type(student).__name__}; expected a trajectory, Euler or "
+                "consistency student"
+            )
+    constants = {name: value.item() for name, value in factors._asdict().items()}
+    return Scales(**constants, noise_share=share)

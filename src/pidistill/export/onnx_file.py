@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
 from pidistill.export.card import without_folders
-from pidistill.export.one_step import Scales, one_step_sample, scales_of
+from pidistill.export.one_step import Scales, one_step_sample
 from pidistill.noise import initial_noise
 from pidistill.students.base import Student, labels_for
 
@@ -39,22 +39,16 @@ class OneStepModule(nn.Module):
     """The formula of `one_step_sample` as a module with tensors in and out."""
 
     def __init__(self, network: nn.Module, scales: Scales) -> None:
-        """Wrap the raw network of a student and its constants."""
         super().__init__()
-        self.network = network
-        self.scales = scales
+        self.network, self.scales = network, scales
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Samples of the starting noise `z` (b, ...), with labels (b,), int64."""
         return one_step_sample(self.network, z, label, self.scales)
 
 
-def write_onnx(path: Path, student: Student) -> float | None:
-    """Write a student to the ONNX file `path` and check it.
-
-    Args:
-        path: The file.
-        student: The student, on the CPU.
+def write_onnx(path: Path, student: Student, scales: Scales) -> float | None:
+    """Write a student on the CPU to the ONNX file `path` and check it.
 
     Returns:
         The largest difference of a sample's value between onnxruntime and torch, over
@@ -78,7 +72,7 @@ def write_onnx(path: Path, student: Student) -> float | None:
             f"the student's weights take {size / 2**30:.1f} GiB; one ONNX file holds at most "
             "2 GiB: export to diffusers instead"
         )
-    module = OneStepModule(student.network, scales_of(student)).eval()
+    module = OneStepModule(student.network, scales).eval()
     program = _program(module, student)
     facts = {
         "sigma_min": student.sigma_min,
@@ -90,12 +84,11 @@ def write_onnx(path: Path, student: Student) -> float | None:
     metadata = {name: json.dumps(value) for name, value in facts.items()}
     program.model.metadata_props.update({"source": without_folders(student.source), **metadata})
     program.save(str(path), external_data=False)
-    return checked_difference(path, module, student)
+    return _checked_difference(path, module, student)
 
 
 def _program(module: OneStepModule, student: Student) -> Any:
-    """The student as an ONNX program, traced with a batch of 2."""
-    inputs = example_inputs(student, 2)
+    inputs = _example_inputs(student, 2)  # torch takes a batch of 1 for fixed
     try:
         with _quiet():
             return torch.onnx.export(
@@ -109,12 +102,13 @@ def _program(module: OneStepModule, student: Student) -> Any:
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        name = type(student.network).__name__
-        raise PidistillError(f"the network {name} cannot be turned into ONNX: {reason}") from error
+        raise PidistillError(
+            f"the network {type(student.network).__name__} cannot be turned into ONNX: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
 
 
-def checked_difference(path: Path, module: OneStepModule, student: Student) -> float | None:
+def _checked_difference(path: Path, module: OneStepModule, student: Student) -> float | None:
     """The largest difference between onnxruntime's samples and torch's; None without the library.
 
     Raises `PidistillError` when it is more than rounding.
@@ -123,7 +117,7 @@ def checked_difference(path: Path, module: OneStepModule, student: Student) -> f
         import onnxruntime
     except ModuleNotFoundError:
         return None
-    inputs = example_inputs(student, CHECKED_SAMPLES)
+    inputs = _example_inputs(student, CHECKED_SAMPLES)
     with torch.no_grad():
         expected = module(*inputs.values())
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -139,8 +133,8 @@ def checked_difference(path: Path, module: OneStepModule, student: Student) -> f
     return difference
 
 
-def example_inputs(student: Student, num: int) -> dict[str, Tensor]:
-    """Inputs of the file by name, for the first `num` samples of seed 0."""
+def _example_inputs(student: Student, num: int) -> dict[str, Tensor]:
+    """Inputs by name, those of the first `num` samples of seed 0."""
     inputs = {"z": initial_noise(student, num, seed=0)}
     label = labels_for(student, num)
     return inputs if label is None else {**inputs, "label": label}

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
 from pidistill.networks.dhariwal_unet import DhariwalUNet
 from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet
 from pidistill.networks.mlp import MLP
@@ -39,6 +39,13 @@ BAD_ARGUMENTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeE
 """What a registered network may raise when its arguments make no sense."""
 
 
+def network_class(name: str) -> Any:
+    """The class registered as `name`; `PidistillError` when there is none."""
+    if name not in NETWORKS:
+        raise PidistillError(f"unknown network {name!r}; expected one of {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
 def build_network(name: str, config: dict[str, Any]) -> nn.Module:
     """Build the network registered as `name` from its constructor arguments.
 
@@ -47,9 +54,8 @@ def build_network(name: str, config: dict[str, Any]) -> nn.Module:
     try:
         network: nn.Module = network_class(name)(**config)
     except BAD_ARGUMENTS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise PidistillError(
-            f"network {name!r} does not take these arguments: {reason[:300]}"
+            f"network {name!r} does not take these arguments: {one_line(error)}"
         ) from error
     return network
 
@@ -80,21 +86,19 @@ def new_network(
 
 def require_fit(network: nn.Module, sample_shape: tuple[int, ...], num_classes: int) -> None:
     """Raise `PidistillError` unless a registered `network` can evaluate a sample of zeros."""
-    name = network_name(network)
     label = torch.zeros(1, dtype=torch.int64) if num_classes else None
+    subject = f"network {describe_network(network)['name']!r} with these arguments"
     try:
         with torch.no_grad():
             shape = tuple(network(torch.zeros(1, *sample_shape), torch.zeros(1), label).shape)
     except BAD_ARGUMENTS as error:
-        reason = " ".join(str(error).split())
         raise PidistillError(
-            f"network {name!r} with these arguments cannot evaluate samples of shape "
-            f"{tuple(sample_shape)}: {reason[:300]}"
+            f"{subject} cannot evaluate samples of shape {tuple(sample_shape)}: {one_line(error)}"
         ) from error
     if shape[2:] != tuple(sample_shape)[1:] or shape[1] < sample_shape[0]:
         raise PidistillError(
-            f"network {name!r} with these arguments turns samples of shape {tuple(sample_shape)} "
-            f"into {shape[1:]}; leave out the arguments that follow from the samples"
+            f"{subject} turns samples of shape {tuple(sample_shape)} into {shape[1:]}; leave out "
+            "the arguments that follow from the samples"
         )
 
 
@@ -106,8 +110,9 @@ def fresh_network(network: nn.Module) -> nn.Module:
     Raises `PidistillError` when the class of `network` is not registered and a layer of it that
     holds weights has no method `reset_parameters`.
     """
-    if type(network) in NETWORKS.values():
-        fresh = build_network(network_name(network), network.config)  # type: ignore[arg-type]
+    description = describe_network(network)
+    if description["name"] is not None:
+        fresh = build_described(description)
         fresh.load_state_dict(dict(network.named_buffers()), strict=False)
         return fresh.to(next(network.parameters()))
     fresh = copy.deepcopy(network)
@@ -117,39 +122,10 @@ def fresh_network(network: nn.Module) -> nn.Module:
             reset()
         elif next(module.parameters(recurse=False), None) is not None:
             raise PidistillError(
-                f"network {class_path(type(network))} cannot start from fresh weights, because its "
+                f"network {description['class']} cannot start from fresh weights, because its "
                 f"{type(module).__name__} has no method reset_parameters(); add one"
             )
     return fresh
-
-
-def network_name(network: nn.Module) -> str:
-    """The name under which the class of `network` is registered.
-
-    Raises `PidistillError` when it is not.
-    """
-    for name, registered in NETWORKS.items():
-        if type(network) is registered:
-            return name
-    raise PidistillError(
-        f"network class {class_path(type(network))} is not registered in "
-        f"pidistill.networks.NETWORKS; expected one of {', '.join(NETWORKS)}"
-    )
-
-
-def network_class(name: str) -> Any:
-    """The class registered as `name`.
-
-    Raises `PidistillError` when there is none.
-    """
-    if name not in NETWORKS:
-        raise PidistillError(f"unknown network {name!r}; expected one of {', '.join(NETWORKS)}")
-    return NETWORKS[name]
-
-
-def class_path(cls: type) -> str:
-    """A class as "module:name"."""
-    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:
@@ -158,9 +134,11 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
     The entries `name` and `config` of a network that is not registered are None; its entry `class`
     names it for people.
     """
-    if type(network) not in NETWORKS.values():
-        return {"name": None, "class": class_path(type(network)), "config": None}
-    return {"name": network_name(network), "config": network.config}
+    cls = type(network)
+    for name, registered in NETWORKS.items():
+        if cls is registered:
+            return {"name": name, "config": network.config}
+    return {"name": None, "class": f"{cls.__module__}:{cls.__qualname__}", "config": None}
 
 
 def build_described(description: dict[str, Any]) -> nn.Module:

@@ -3,11 +3,10 @@
 import functools
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from pidistill.networks.edm_unet import EDMUNet, UNetBlock, init_weights, shrink
+from pidistill.networks.edm_unet import NEAR_ZERO, EDMUNet, UNetBlock
 from pidistill.networks.layers import Conv2d, PositionalEmbedding, group_norm, plain_arguments
 
 CHANNELS_PER_HEAD = 64
@@ -50,29 +49,15 @@ class DhariwalUNet(EDMUNet):
             num_heads=lambda width: width // CHANNELS_PER_HEAD,
         )
         self.out_norm = group_norm(width, eps=1e-5)
-        self.out_conv = Conv2d(width, out_channels, 3)
-        init_weights(self)
-        shrink(self.out_conv)
+        self.out_conv = Conv2d(width, out_channels, 3, init_scale=NEAR_ZERO)
+        self.init_linear_layers()
 
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F(u, c_noise, label) (see `pidistill.networks`)."""
-        embedding = self.embed(u, c_noise, label)
-        skips: list[Tensor] = []
-        x = u
-        for key, layer in self.enc.items():
-            x = layer(x) if key.endswith("_conv") else layer(x, embedding)
-            skips.append(x)
-        for key, layer in self.dec.items():
-            if "_block" in key:
-                x = torch.cat([x, skips.pop()], dim=1)
-            x = layer(x, embedding)
-        out: Tensor = self.out_conv(functional.silu(self.out_norm(x)))
-        return out
-
-    def embed(self, u: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
-        """The embedding of noise level and label (b, channels), ready for the blocks."""
-        embedding = functional.silu(self.map_layer0(self.map_noise(c_noise)))
-        embedding = self.map_layer1(embedding)
+        embedding = self.map_layer1(functional.silu(self.map_layer0(self.map_noise(c_noise))))
         if self.config["label_dim"]:
             embedding = embedding + self.map_label(self.label_rows(label, u))
-        return functional.silu(embedding)
+        embedding = functional.silu(embedding)
+        x, _ = self.run_levels(u, embedding)
+        out: Tensor = self.out_conv(functional.silu(self.out_norm(x)))
+        return out

@@ -31,16 +31,48 @@ def require(library: str) -> ModuleType:
         ) from error
 
 
-def library_network(name: str, arguments: dict[str, Any]) -> Any:
-    """Build a network of the diffusers library with fresh weights.
+def _library_network(name: str, arguments: dict[str, Any]) -> Any:
+    """A network of the diffusers library with fresh weights, differentiable in forward mode.
 
     Raises `PidistillError` when the library is missing or refuses the arguments.
     """
     network_class = getattr(require("diffusers"), name)
     try:
-        return network_class(**arguments)
+        network = network_class(**arguments)
     except (TypeError, ValueError) as error:
         raise PidistillError(f"{name} does not take these arguments: {error}") from error
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(_contiguous_tangent)
+    return network
+
+
+def _contiguous_tangent(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Make a tangent as attention leaves it behind contiguous, which torch's group norm needs."""
+    if not _has_tangent(inputs[0]):
+        return None
+    return (inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:])
+
+
+def _attention_for(c_noise: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Attention that torch can differentiate in forward mode, where `c_noise` has a tangent."""
+    return sdpa_kernel(SDPBackend.MATH) if _has_tangent(c_noise) else contextlib.nullcontext()
+
+
+def _has_tangent(x: Tensor) -> bool:
+    return forward_ad.unpack_dual(x).tangent is not None
+
+
+def _no_labels(u: Tensor) -> Tensor:
+    """The label -1, "no label", for every sample of `u` (b, ...)."""
+    return torch.full((len(u),), -1, dtype=torch.int64, device=u.device)
+
+
+def plain_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The constructor arguments in the configuration of a diffusers model, as JSON values."""
+    arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+    plain: dict[str, Any] = json.loads(json.dumps(arguments))
+    return plain
 
 
 class DiffusersUNet(nn.Module):
@@ -66,7 +98,7 @@ class DiffusersUNet(nn.Module):
                 "(null, with num_class_embeds) can serve as labels"
             )
         self.config: dict[str, Any] = {**plain_config(unet), "null_class": null_class}
-        self.unet = library_network("UNet2DModel", unet)
+        self.unet = _library_network("UNet2DModel", unet)
         self.is_conditional = self.unet.class_embedding is not None
         if self.is_conditional:
             rows, width = self.unet.class_embedding.weight.shape
@@ -74,7 +106,6 @@ class DiffusersUNet(nn.Module):
         if unet.get("time_embedding_type") == "learned":
             rows, width = self.unet.time_proj.weight.shape
             self.unet.time_proj = FractionalEmbedding(rows, width)
-        support_forward_mode(self.unet)
 
     @classmethod
     def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
@@ -91,8 +122,8 @@ class DiffusersUNet(nn.Module):
         """Return F(u, timestep, label); `c_noise` is the timestep (see `pidistill.networks`)."""
         conditions = {}
         if self.is_conditional:
-            conditions["class_labels"] = no_labels(u) if label is None else label
-        with attention_for(c_noise):
+            conditions["class_labels"] = _no_labels(u) if label is None else label
+        with _attention_for(c_noise):
             out: Tensor = self.unet(u, c_noise, return_dict=False, **conditions)[0]
         return out
 
@@ -140,11 +171,9 @@ class TextUNet(nn.Module):
             "prompts": list(prompts),
             "prompt_length": prompt_length,
         }
-        self.unet = library_network("UNet2DConditionModel", unet)
-        width = self.unet.config.cross_attention_dim
-        encoded = torch.zeros(len(prompts) + 1, prompt_length, width)
-        self.register_buffer("prompts", encoded)
-        support_forward_mode(self.unet)
+        self.unet = _library_network("UNet2DConditionModel", unet)
+        shape = (len(prompts) + 1, prompt_length, self.unet.config.cross_attention_dim)
+        self.register_buffer("prompts", torch.zeros(shape))
 
     @classmethod
     def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
@@ -159,9 +188,9 @@ class TextUNet(nn.Module):
 
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F(u, timestep, prompt); `c_noise` is the timestep (see `pidistill.networks`)."""
-        rows = no_labels(u) if label is None else label
+        rows = _no_labels(u) if label is None else label
         texts = self.prompts[rows].to(u.dtype)  # row -1, the last, is the empty prompt
-        with attention_for(c_noise):
+        with _attention_for(c_noise):
             out: Tensor = self.unet(u, c_noise, texts, return_dict=False)[0]
         return out
 
@@ -191,41 +220,3 @@ class FractionalEmbedding(nn.Embedding):
         left = super().forward(below)
         right = super().forward((below + 1).clamp(max=last))
         return torch.lerp(left, right, (timestep - below).to(left.dtype)[:, None])
-
-
-def no_labels(u: Tensor) -> Tensor:
-    """The label -1, "no label", for every sample of `u` (b, ...)."""
-    return torch.full((len(u),), -1, dtype=torch.int64, device=u.device)
-
-
-def plain_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The constructor arguments in the configuration of a diffusers model, as JSON values."""
-    arguments = {name: value for name, value in config.items() if not name.startswith("_")}
-    plain: dict[str, Any] = json.loads(json.dumps(arguments))
-    return plain
-
-
-def attention_for(c_noise: Tensor) -> contextlib.AbstractContextManager[None]:
-    """Attention that torch can differentiate in forward mode, where `c_noise` carries a tangent."""
-    return sdpa_kernel(SDPBackend.MATH) if has_tangent(c_noise) else contextlib.nullcontext()
-
-
-def support_forward_mode(network: nn.Module) -> None:
-    """Make torch's group norm accept the tangents that attention leaves behind.
-
-    In forward mode it needs them contiguous; outside of forward mode nothing changes.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.GroupNorm):
-            module.register_forward_pre_hook(_contiguous_tangent)
-
-
-def _contiguous_tangent(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    if not has_tangent(inputs[0]):
-        return None
-    return (inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:])
-
-
-def has_tangent(x: Tensor) -> bool:
-    """Whether `x` is being differentiated in forward mode."""
-    return forward_ad.unpack_dual(x).tangent is not None

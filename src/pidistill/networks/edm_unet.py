@@ -1,5 +1,6 @@
-"""What the two U-Nets of Karras et al. 2022 share: residual blocks, levels, initial weights."""
+"""What the two U-Nets of Karras et al. 2022 share: residual blocks, levels, label embedding."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
 from pidistill.networks.layers import Conv2d, attention, group_norm, one_hot_label
+
+NEAR_ZERO = 1e-5
+"""Factor on the initial weights of the last layer of every residual branch, and of the network."""
 
 
 class UNetBlock(nn.Module):
@@ -46,22 +50,17 @@ class UNetBlock(nn.Module):
         )
         self.affine = nn.Linear(embedding_channels, out_channels * (2 if adaptive_scale else 1))
         self.norm1 = group_norm(out_channels, eps)
-        self.conv1 = Conv2d(out_channels, out_channels, 3)
+        self.conv1 = Conv2d(out_channels, out_channels, 3, init_scale=NEAR_ZERO)
         self.skip: Conv2d | None = None
         if in_channels != out_channels or up or down:
-            project = project_resampled_skip or in_channels != out_channels
+            kernel = 1 if project_resampled_skip or in_channels != out_channels else 0
             self.skip = Conv2d(
-                in_channels,
-                out_channels,
-                1 if project else 0,
-                up=up,
-                down=down,
-                resample_filter=resample_filter,
+                in_channels, out_channels, kernel, up=up, down=down, resample_filter=resample_filter
             )
         if num_heads > 0:
             self.norm2 = group_norm(out_channels, eps)
             self.qkv = Conv2d(out_channels, 3 * out_channels, 1)
-            self.proj = Conv2d(out_channels, out_channels, 1)
+            self.proj = Conv2d(out_channels, out_channels, 1, init_scale=NEAR_ZERO)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv0(functional.silu(self.norm0(x)))
@@ -149,12 +148,9 @@ class EDMUNet(nn.Module):
     ) -> int:
         """Make `enc` and `dec`, and return the width of the last block.
 
-        Args:
-            resolution: Height and width at the top level.
-            in_channels: Channels of the input.
-            width: Width of the first convolution.
-            block: `UNetBlock` with the arguments that all blocks share.
-            num_heads: Attention heads by the width of a block.
+        `resolution` is that of the top level and `width` that of the first convolution. `block` is
+        `UNetBlock` with the arguments that all blocks share, `num_heads` gives the attention heads
+        of a block by its width.
         """
 
         def blocks(width_in: int, width_out: int, attend: bool) -> UNetBlock:
@@ -194,32 +190,41 @@ class EDMUNet(nn.Module):
                 self.dec[f"{name}_{key}"] = layer
         return width
 
+    def run_levels(self, u: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The output of the last block, and the sum of the levels' output convolutions, if any.
 
-def require_choice(argument: str, value: str, choices: Sequence[str]) -> None:
-    """Raise `PidistillError` unless `value` is one of `choices`."""
-    if value not in choices:
-        raise PidistillError(f"{argument} is {value!r}; expected one of {', '.join(choices)}")
+        Auxiliary layers carry the input, resampled, down the levels beside the blocks, and the
+        output up.
+        """
+        skips: list[Tensor] = []
+        x = aux = u
+        for key, layer in self.enc.items():
+            if key.endswith("aux_down"):
+                aux = layer(aux)
+            elif key.endswith("aux_skip"):
+                x = skips[-1] = x + layer(aux)
+            elif key.endswith("aux_residual"):
+                x = skips[-1] = aux = (x + layer(aux)) * math.sqrt(0.5)
+            else:
+                x = layer(x) if key.endswith("_conv") else layer(x, embedding)
+                skips.append(x)
+        h, out = x, None
+        for key, layer in self.dec.items():
+            if key.endswith("aux_up"):
+                out = layer(out)
+            elif key.endswith("aux_norm"):
+                h = functional.silu(layer(x))
+            elif key.endswith("aux_conv"):
+                out = layer(h) if out is None else out + layer(h)
+            else:
+                x = torch.cat([x, skips.pop()], dim=1) if "_block" in key else x
+                x = layer(x, embedding)
+        return x, out
 
-
-def init_weights(network: nn.Module) -> None:
-    """Start every residual branch of `network` near zero, so that deep networks train from scratch.
-
-    Linear layers get the uniform Xavier distribution, as the convolutions have it already.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        if isinstance(module, UNetBlock):
-            last = [module.conv1, module.proj] if module.num_heads else [module.conv1]
-            shrink(*last)
-
-
-@torch.no_grad()
-def shrink(*layers: nn.Module, factor: float = 1e-5) -> None:
-    """Multiply the weights of `layers` by `factor`."""
-    for layer in layers:
-        assert isinstance(layer, Conv2d)
-        assert layer.weight is not None
-        layer.weight.mul_(factor)
+    def init_linear_layers(self) -> None:
+        """Draw them from Xavier's uniform distribution, as the convolutions are."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)

@@ -35,14 +35,15 @@ class Conv2d(nn.Module):
         down: bool = False,
         resample_filter: Sequence[float] = (1, 1),
         filter_last: bool = False,
+        init_scale: float = 1.0,
     ) -> None:
         """Build the layer, which resamples before it convolves.
 
         With `filter_last` it halves the resolution after the convolution ("fused" in EDM), and all
-        of the padding comes first.
+        of the padding comes first. `init_scale` is a factor on the initial weights.
         """
         super().__init__()
-        self.up, self.down, self.filter_last = up, down, filter_last
+        self.up, self.filter_last = up, filter_last
         self.box = len(resample_filter) == 2 and resample_filter[0] == resample_filter[1]
         self.weight: nn.Parameter | None = None
         self.bias: nn.Parameter | None = None
@@ -50,6 +51,7 @@ class Conv2d(nn.Module):
             self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
             self.bias = nn.Parameter(torch.zeros(out_channels))
             nn.init.xavier_uniform_(self.weight)
+            self.weight.data.mul_(init_scale)
         self.register_buffer(
             "resample_filter", resampling_kernel(resample_filter) if up or down else None
         )
@@ -68,13 +70,9 @@ class Conv2d(nn.Module):
         return functional.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
 
     def resample(self, x: Tensor, f: Tensor) -> Tensor:
-        """Halve or double the resolution of `x` with the filter `f` (1, 1, k, k).
-
-        With the box filter that is copying pixels, or their mean, which have faster kernels.
-        """
-        if self.box and self.up:
-            return functional.interpolate(x, scale_factor=2.0, mode="nearest")
-        if self.box:
+        if self.box:  # copying pixels, or their mean, which have faster kernels
+            if self.up:
+                return functional.interpolate(x, scale_factor=2.0, mode="nearest")
             return functional.avg_pool2d(x, 2)
         channels = x.shape[1]
         f = f.to(x.dtype).expand(channels, -1, -1, -1)
@@ -84,7 +82,6 @@ class Conv2d(nn.Module):
         return functional.conv2d(x, f, stride=2, padding=padding, groups=channels)
 
     def convolve_then_halve(self, x: Tensor) -> Tensor:
-        """Halve the resolution after the convolution, with the padding of both put first."""
         w, f = self.weight, self.resample_filter
         assert w is not None
         assert f is not None
@@ -101,10 +98,9 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`softmax(q k / sqrt(c)) v` over pixels, all (b, heads, pixels, c).
 
-    The softmax has at least the precision of float32.
-
-    On a GPU the fused kernel saves memory and time; it has no forward-mode derivative, so under a
-    jvp, and on the CPU where it is no faster, the formula is evaluated as it stands.
+    On a GPU the fused kernel saves memory and time. It has no forward-mode derivative, so under a
+    jvp, and on the CPU where it is no faster, the formula is evaluated, its softmax at least in
+    float32.
     """
     if q.is_cuda:
         with contextlib.suppress(NotImplementedError):
@@ -122,12 +118,11 @@ class PositionalEmbedding(nn.Module):
 
     def __init__(self, num_channels: int, *, endpoint: bool) -> None:
         super().__init__()
-        self.num_channels, self.endpoint = num_channels, endpoint
+        self.num_frequencies, self.endpoint = num_channels // 2, endpoint
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        half = self.num_channels // 2
-        k = torch.arange(half, dtype=torch.float32, device=c_noise.device)
-        frequencies = (1 / 10000) ** (k / (half - (1 if self.endpoint else 0)))
+        k = torch.arange(self.num_frequencies, dtype=torch.float32, device=c_noise.device)
+        frequencies = (1 / 10000) ** (k / (self.num_frequencies - self.endpoint))
         angle = torch.outer(c_noise, frequencies.to(c_noise.dtype))
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
@@ -137,9 +132,9 @@ class FourierEmbedding(nn.Module):
 
     freqs: Tensor
 
-    def __init__(self, num_channels: int, scale: float = 16.0) -> None:
+    def __init__(self, num_channels: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", torch.randn(num_channels // 2) * scale)
+        self.register_buffer("freqs", torch.randn(num_channels // 2) * 16)
 
     def forward(self, c_noise: Tensor) -> Tensor:
         angle = torch.outer(c_noise, (2 * math.pi * self.freqs).to(c_noise.dtype))

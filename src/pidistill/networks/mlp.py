@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from pidistill.networks.layers import one_hot_label, plain_arguments
 
 
-def linear_in_parts(layer: nn.Linear, h: Tensor, parts: int = 8) -> Tensor:
-    """`layer(h)` as a sum of `parts` shorter sums, which rounds half as much as one long sum.
+def linear_in_parts(layer: nn.Linear, h: Tensor) -> Tensor:
+    """`layer(h)` as a sum of eight shorter sums, which rounds half as much as one long sum.
 
     PID multiplies what its network rounds by up to 30 (`pidistill.derivative`), and most of that
     comes from the last layer.
     """
-    pairs = zip(h.chunk(parts, dim=-1), layer.weight.chunk(parts, dim=-1), strict=True)
+    pairs = zip(h.chunk(8, dim=-1), layer.weight.chunk(8, dim=-1), strict=True)
     sums = torch.stack([functional.linear(part, weight) for part, weight in pairs])
     return sums.sum(0) + layer.bias
 
@@ -69,8 +69,7 @@ class MLP(nn.Module):
         """
         config = plain_arguments(locals())
         super().__init__()
-        self.config = config
-        self.num_classes = num_classes
+        self.config, self.num_classes = config, num_classes
         size = math.prod(sample_shape)
         frequencies = torch.logspace(
             math.log10(0.25), math.log10(max_frequency), num_frequencies, dtype=torch.float64

@@ -9,13 +9,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
-from pidistill.networks.edm_unet import (
-    EDMUNet,
-    UNetBlock,
-    init_weights,
-    require_choice,
-    shrink,
-)
+from pidistill.networks.edm_unet import NEAR_ZERO, EDMUNet, UNetBlock
 from pidistill.networks.layers import (
     Conv2d,
     FourierEmbedding,
@@ -23,6 +17,12 @@ from pidistill.networks.layers import (
     group_norm,
     plain_arguments,
 )
+
+CHOICES = {
+    "embedding_type": ("positional", "fourier"),
+    "encoder_type": ("standard", "residual", "skip"),
+    "decoder_type": ("standard", "skip"),
+}
 
 
 class SongUNet(EDMUNet):
@@ -79,9 +79,11 @@ class SongUNet(EDMUNet):
         patch_size: int = 1,
     ) -> None:
         super().__init__(plain_arguments(locals()))
-        require_choice("embedding_type", embedding_type, ("positional", "fourier"))
-        require_choice("encoder_type", encoder_type, ("standard", "skip", "residual"))
-        require_choice("decoder_type", decoder_type, ("standard", "skip"))
+        for argument, choices in CHOICES.items():
+            if self.config[argument] not in choices:
+                raise PidistillError(
+                    f"{argument} is {self.config[argument]!r}; expected one of {', '.join(choices)}"
+                )
         if patch_size < 1 or img_resolution % patch_size:
             raise PidistillError(
                 f"patch_size is {patch_size}; expected a divisor of img_resolution, "
@@ -113,8 +115,7 @@ class SongUNet(EDMUNet):
         )
         resolution = img_resolution // patch_size
         self.build_levels(resolution, self.folded_in, model_channels, block, lambda width: 1)
-        init_weights(self)
-        shrink(*(layer for key, layer in self.dec.items() if key.endswith("aux_conv")))
+        self.init_linear_layers()
 
     def after_halving(self, level: int, width: int) -> dict[str, nn.Module]:
         config = self.config
@@ -140,64 +141,18 @@ class SongUNet(EDMUNet):
             layers["aux_up"] = Conv2d(channels, channels, 0, up=True, resample_filter=taps)
         if every_level or level == 0:
             layers["aux_norm"] = group_norm(width, eps=1e-6)
-            layers["aux_conv"] = Conv2d(width, self.folded_out, 3)
+            layers["aux_conv"] = Conv2d(width, self.folded_out, 3, init_scale=NEAR_ZERO)
         return layers
 
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F(u, c_noise, label) (see `pidistill.networks`)."""
-        embedding = self.embed(u, c_noise, label)
-        folded = functional.pixel_unshuffle(u, self.patch_size)
-        out = self.decode(self.encode(folded, embedding), embedding)
-        return functional.pixel_shuffle(out, self.patch_size)
-
-    def embed(self, u: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
-        """The embedding of noise level and label (b, channels), ready for the blocks."""
         cosines, sines = self.map_noise(c_noise).chunk(2, dim=1)
         embedding = torch.cat([sines, cosines], dim=1)
         if self.config["label_dim"]:
             rows = self.label_rows(label, u) * math.sqrt(self.config["label_dim"])
             embedding = embedding + self.map_label(rows)
         embedding = functional.silu(self.map_layer0(embedding))
-        return functional.silu(self.map_layer1(embedding))
-
-    def encode(self, u: Tensor, embedding: Tensor) -> list[Tensor]:
-        """The outputs of the encoder, one for each decoder block that takes a skip.
-
-        The auxiliary path carries the input, resampled, down the levels beside the blocks.
-        """
-        skips: list[Tensor] = []
-        x = aux = u
-        for key, layer in self.enc.items():
-            match key.partition("_")[2]:
-                case "aux_down":
-                    aux = layer(aux)
-                case "aux_skip":
-                    x = skips[-1] = x + layer(aux)
-                case "aux_residual":
-                    x = skips[-1] = aux = (x + layer(aux)) * math.sqrt(0.5)
-                case "conv":
-                    x = layer(x)
-                    skips.append(x)
-                case _:
-                    x = layer(x, embedding)
-                    skips.append(x)
-        return skips
-
-    def decode(self, skips: list[Tensor], embedding: Tensor) -> Tensor:
-        """The output, which is the sum over the levels that have an output convolution."""
-        x = h = skips[-1]
-        out: Tensor | None = None
-        for key, layer in self.dec.items():
-            match key.partition("_")[2]:
-                case "aux_up":
-                    out = layer(out)
-                case "aux_norm":
-                    h = functional.silu(layer(x))
-                case "aux_conv":
-                    out = layer(h) if out is None else out + layer(h)
-                case "in0" | "in1" | "up":
-                    x = layer(x, embedding)
-                case _:
-                    x = layer(torch.cat([x, skips.pop()], dim=1), embedding)
+        embedding = functional.silu(self.map_layer1(embedding))
+        _, out = self.run_levels(functional.pixel_unshuffle(u, self.patch_size), embedding)
         assert out is not None
-        return out
+        return functional.pixel_shuffle(out, self.patch_size)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -12,6 +13,11 @@ class Scales(NamedTuple):
     c_out: Tensor
     c_in: Tensor
     c_noise: Tensor
+
+
+def noise_prediction(sigma: Tensor, c_noise: Tensor) -> Scales:
+    """The factors of a variance-preserving network that predicts noise: `D = x - sigma F`."""
+    return Scales(torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), c_noise)
 
 
 class Precondition(Protocol):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pidistill.errors import PidistillError
-from pidistill.precondition.base import Scales
+from pidistill.precondition.base import Scales, noise_prediction
 from pidistill.precondition.karras import EDMPrecondition
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -61,14 +61,15 @@ class DiscreteVPPrecondition:
 
     def scales(self, sigma: Tensor) -> Scales:
         """The four factors at `sigma` (b,)."""
+        timestep = self.timestep(sigma)
+        if self.prediction_type == "epsilon":
+            return noise_prediction(sigma, timestep)
         total = sigma**2 + 1
-        if self.prediction_type == "epsilon":  # D = x - sigma F
-            c_skip, c_out = torch.ones_like(sigma), -sigma
-        elif self.prediction_type == "v_prediction":  # D = sqrt(alpha_bar) x_t - sigma_t F
-            c_skip, c_out = 1 / total, -sigma * total.rsqrt()
-        else:
+        if self.prediction_type == "sample":
             c_skip, c_out = torch.zeros_like(sigma), torch.ones_like(sigma)
-        return Scales(c_skip, c_out, c_in=total.rsqrt(), c_noise=self.timestep(sigma))
+        else:  # D = sqrt(alpha_bar) x_t - sigma_t F
+            c_skip, c_out = 1 / total, -sigma * total.rsqrt()
+        return Scales(c_skip, c_out, total.rsqrt(), timestep)
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The timestep of `sigma` (b,): whole at every discrete level, linear in ln(sigma) between.

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from pidistill.precondition.base import Scales
+from pidistill.precondition.base import Scales, noise_prediction
 from pidistill.schedule import iddpm_index, iddpm_sigmas, vp_sigma, vp_time
 
 
@@ -20,12 +20,9 @@ class EDMPrecondition:
     def scales(self, sigma: Tensor) -> Scales:
         """The four factors at `sigma` (b,)."""
         total = sigma**2 + self.sigma_data**2
-        return Scales(
-            c_skip=self.sigma_data**2 / total,
-            c_out=sigma * self.sigma_data * total.rsqrt(),
-            c_in=total.rsqrt(),
-            c_noise=self.smooth_c_noise(sigma),
-        )
+        c_skip = self.sigma_data**2 / total
+        c_out = sigma * self.sigma_data * total.rsqrt()
+        return Scales(c_skip, c_out, total.rsqrt(), self.smooth_c_noise(sigma))
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
         """`ln(sigma) / 4`."""
@@ -57,12 +54,7 @@ class VPPrecondition:
 
     def scales(self, sigma: Tensor) -> Scales:
         """The four factors at `sigma` (b,)."""
-        return Scales(
-            c_skip=torch.ones_like(sigma),
-            c_out=-sigma,
-            c_in=(sigma**2 + 1).rsqrt(),
-            c_noise=self.smooth_c_noise(sigma),
-        )
+        return noise_prediction(sigma, self.smooth_c_noise(sigma))
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
         """`(num_times - 1) t(sigma)`."""
@@ -120,12 +112,7 @@ class IDDPMPrecondition:
         """The four factors at `sigma` (b,)."""
         nodes = iddpm_sigmas(self.num_steps, self.c_1, self.c_2, sigma.device)
         nearest = (sigma[:, None] - nodes).abs().argmin(dim=1)
-        return Scales(
-            c_skip=torch.ones_like(sigma),
-            c_out=-sigma,
-            c_in=(sigma**2 + 1).rsqrt(),
-            c_noise=(self.num_steps - 1 - nearest).to(sigma.dtype),
-        )
+        return noise_prediction(sigma, (self.num_steps - 1 - nearest).to(sigma.dtype))
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
         """`M - 1 - j(sigma)`, smooth between the noise levels that the network was trained on."""
