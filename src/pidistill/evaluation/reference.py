@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pidistill.data import Dataset, load_data
 from pidistill.errors import PidistillError
-from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork, gather_features
+from pidistill.evaluation.features.base import FeatureNetwork, features_of
 from pidistill.evaluation.frechet import Statistics, split_half_distance, statistics
 from pidistill.images import to_uint8
 from pidistill.noise import device_of
@@ -31,7 +31,7 @@ from pidistill.storage import read_tensors, tensors_sha256, write_tensors
 
 CACHE = "PIDISTILL_CACHE"
 CHECKSUM = "sha256"
-IMAGES_AT_ONCE = 500
+HASHED_AT_ONCE = 500
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +46,14 @@ def no_progress(title: str, total: int, unit: str) -> Iterator[Callable[..., Non
 
 
 class Reference(NamedTuple):
-    """A reference as it is read, before any network has seen it."""
+    """A reference as it is read, before any network has seen it: images, or statistics."""
 
     name: str
     """What it was read from."""
     images: Tensor | None
-    """Shape (n, c, h, w), float32, in [-1, 1]; None where only statistics are known."""
-    labels: Tensor | None = None
-    """Class labels (n,), int64, or None where there are none."""
+    """Shape (n, c, h, w), float32, in [-1, 1]."""
     statistics: Statistics | None = None
-    """Given statistics of features; None where there are images."""
+    """Given statistics of features."""
     are_drawn: bool = False
     """Whether a model drew the images: then nothing was trained on them."""
 
@@ -63,36 +61,47 @@ class Reference(NamedTuple):
 def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
     """Read a reference.
 
-    Args:
-        reference: A data spec (see `data.load_data`), a folder of images, an `.npz` file with an
-            array `samples` or with `mu` and `sigma`, a data set, or images (n, c, h, w) in [-1, 1].
-
-    Raises:
-        PidistillError: It is none of these, or is damaged.
+    It is a data spec (see `data.load_data`), a folder of images, an `.npz` file with an array
+    `samples` or with `mu` and `sigma`, a data set, or images (n, c, h, w) in [-1, 1]. Raises
+    `PidistillError` when it is none of these, or is damaged.
     """
     if isinstance(reference, Tensor):
         return Reference("samples", reference.float().cpu())
     if isinstance(reference, Dataset):
-        return Reference(reference.name, reference.images, reference.labels)
+        return Reference(reference.name, reference.images)
     spec = str(reference)
     if spec.endswith(".npz"):
         given = _read_statistics(Path(spec))
-        images = read_samples(spec) if given is None else None
-        return Reference(spec, images, statistics=given)
-    data = load_data(f"folder:{spec}" if Path(spec).is_dir() else spec)
-    return Reference(spec, data.images, data.labels)
+        return Reference(spec, read_samples(spec) if given is None else None, given)
+    return Reference(spec, load_data(f"folder:{spec}" if Path(spec).is_dir() else spec).images)
+
+
+def _read_statistics(file: Path) -> Statistics | None:
+    """The arrays `mu` and `sigma` of an `.npz` file, or None where it has neither."""
+    with open_npz(file) as content:
+        if not {"mu", "sigma"} <= set(content.files):
+            return None
+        mean, covariance = content["mu"], content["sigma"]
+    kinds = {mean.dtype.kind, covariance.dtype.kind}
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or kinds != {"f"}:
+        raise PidistillError(
+            f"{file}: mu is {mean.dtype} of shape {mean.shape} and sigma {covariance.dtype} of "
+            f"shape {covariance.shape}; expected floating point numbers, (d,) and (d, d)"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise PidistillError(f"{file}: mu or sigma holds a number that is not finite")
+    if np.abs(covariance - covariance.T).max() > 1e-4 * np.abs(covariance).max():
+        raise PidistillError(f"{file}: sigma is not symmetric; expected a covariance")
+    return Statistics(torch.from_numpy(mean).double(), torch.from_numpy(covariance).double())
 
 
 class ReferenceFeatures:
-    """A reference in the features of a network: each part is computed when asked for, or cached."""
+    """A reference in the features of a network; what is asked for is computed, or cached."""
 
     def __init__(
-        self,
-        reference: Reference,
-        network: FeatureNetwork,
-        progress: Progress = no_progress,
+        self, reference: Reference, network: FeatureNetwork, progress: Progress = no_progress
     ) -> None:
-        """Begin; nothing is computed yet.
+        """Compute nothing yet.
 
         Raises `PidistillError` where given statistics are of another number of features.
         """
@@ -105,26 +114,17 @@ class ReferenceFeatures:
             )
         self.reference, self.network, self.progress = reference, network, progress
 
-    @functools.cached_property
+    @property
     def statistics(self) -> Statistics:
         """Mean and covariance of the features."""
         if self.reference.statistics is not None:
             return self.reference.statistics
-        place = with_float64(device_of(self.network))
-        return Statistics(
-            **self._cached("statistics", lambda: statistics(self._computed, place)._asdict())
-        )
+        return Statistics(self._fitted["mean"], self._fitted["covariance"])
 
-    @functools.cached_property
+    @property
     def split_half(self) -> float:
         """Frechet distance between two random halves: what sampling alone costs at half size."""
-        place = with_float64(device_of(self.network))
-
-        def compute() -> dict[str, Tensor]:
-            distance = split_half_distance(self._computed, place)
-            return {"value": torch.tensor(distance, dtype=torch.float64)}
-
-        return self._cached("split-half", compute)["value"].item()
+        return self._fitted["split_half"].item()
 
     @functools.cached_property
     def features(self) -> Tensor:
@@ -132,28 +132,32 @@ class ReferenceFeatures:
         return self._cached("features", lambda: {"features": self._computed})["features"]
 
     @functools.cached_property
+    def _fitted(self) -> dict[str, Tensor]:
+        def fit() -> dict[str, Tensor]:
+            device = with_float64(device_of(self.network))
+            fitted = statistics(self._computed, device)
+            distance = split_half_distance(self._computed, device)
+            split_half = torch.tensor(distance, dtype=torch.float64)
+            return {**fitted._asdict(), "split_half": split_half}
+
+        return self._cached("fitted", fit)
+
+    @functools.cached_property
     def _computed(self) -> Tensor:
-        """The features, from one pass over the images."""
-        images = self.reference.images
-        assert images is not None  # given statistics are not computed
-        device = device_of(self.network)
+        with self.progress("reference", len(self._images), "images") as advance:
+            return features_of(self._images, self.network, advance).features
 
-        with torch.no_grad(), self.progress("reference", len(images), "images") as advance:
-
-            def look(part: Tensor) -> FeatureBatch:
-                features: FeatureBatch = self.network(part.to(device))
-                advance(len(part))
-                return features
-
-            return gather_features(map(look, images.split(IMAGES_AT_ONCE)), len(images)).features
+    @property
+    def _images(self) -> Tensor:
+        assert self.reference.images is not None  # given statistics are not computed
+        return self.reference.images
 
     @functools.cached_property
     def _identity(self) -> str:
         """Content hash of the images as 8-bit pixels, and of the network that sees them."""
-        images = self.reference.images
-        assert images is not None  # given statistics are not computed
-        digest = hashlib.sha256(f"{self.network.identity} {tuple(images.shape)}".encode())
-        for part in images.split(IMAGES_AT_ONCE):
+        facts = f"{self.network.identity} {tuple(self._images.shape)}"
+        digest = hashlib.sha256(facts.encode())
+        for part in self._images.split(HASHED_AT_ONCE):
             digest.update(to_uint8(part).contiguous().numpy().data)
         return f"{self.network.name}-{digest.hexdigest()}"
 
@@ -203,22 +207,3 @@ def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
         write_tensors(file, {**tensors, CHECKSUM: checksum})
     except OSError as error:
         logger.warning("%s cannot be written, so nothing is cached: %s", file, error.strerror)
-
-
-def _read_statistics(file: Path) -> Statistics | None:
-    """The arrays `mu` and `sigma` of an `.npz` file, or None where it has neither."""
-    with open_npz(file) as content:
-        if not {"mu", "sigma"} <= set(content.files):
-            return None
-        mean, covariance = content["mu"], content["sigma"]
-    kinds = {mean.dtype.kind, covariance.dtype.kind}
-    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or kinds != {"f"}:
-        raise PidistillError(
-            f"{file}: mu is {mean.dtype} of shape {mean.shape} and sigma {covariance.dtype} of "
-            f"shape {covariance.shape}; expected floating point numbers, (d,) and (d, d)"
-        )
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise PidistillError(f"{file}: mu or sigma holds a number that is not finite")
-    if np.abs(covariance - covariance.T).max() > 1e-4 * np.abs(covariance).max():
-        raise PidistillError(f"{file}: sigma is not symmetric; expected a covariance")
-    return Statistics(torch.from_numpy(mean).double(), torch.from_numpy(covariance).double())

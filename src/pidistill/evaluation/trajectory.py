@@ -70,13 +70,7 @@ def trajectory_metrics(
 ) -> dict[str, Any]:
     """Errors, residuals and straightness along the first `num` paths, as JSON values.
 
-    Args:
-        student: The student.
-        teacher: Its teacher, on the same device.
-        num: Number of paths.
-        seed: Seed of the noise.
-        steps: Nodes of the teacher's solver.
-        batch_size: Paths followed at once.
+    The teacher, on the student's device, is solved in `steps` nodes, `batch_size` paths at once.
 
     Returns:
         `straightness` and `teacher_straightness`; and in `trajectory` the number of paths, the
@@ -112,13 +106,8 @@ def straightness(sigmas: Tensor, points: Tensor, sigma_data: float) -> float:
     $S = \int_0^1 E \left| (y_1 - y_0) - \frac{dy}{dt} \right|^2 dt$ (arXiv 2209.03003), as a mean
     over pixels. There $y = (1 - t) x_0 + t \epsilon$ joins data and noise, both of unit variance,
     which in EDM coordinates is $y = x / (\sigma_{data} + \sigma)$ at $t = \sigma / (\sigma_{data} +
-    \sigma)$. Paths are taken as straight between their nodes, and time from their first node to
-    their last, in units of the whole.
-
-    Args:
-        sigmas: Noise levels, shape (k,), decreasing.
-        points: The paths there, shape (k, b, *sample_shape), in EDM coordinates.
-        sigma_data: Standard deviation of the data.
+    \sigma)$. The paths are given by `points` (k, b, *sample_shape), in EDM coordinates, at `sigmas`
+    (k,), decreasing; straight lines join them, and time runs from the first node to the last.
     """
     sigmas = sigmas.double()
     y = points.double().flatten(1) / (sigma_data + sigmas).to(points.device)[:, None]

@@ -31,9 +31,8 @@ BUNDLED = {
 class Classifier(nn.Module):
     """A small convolutional classifier of images of one shape; its last hidden layer is features.
 
-    `benchmarks/train_classifier.py` trains the weights that are bundled. The hidden layer for the
-    glyphs was trained to tell all factors of an image, so that distances see colours, places and
-    sizes too.
+    `benchmarks/train_classifier.py` trains the bundled weights: those for the glyphs to tell all
+    factors of an image, so that distances see colours, places and sizes too.
     """
 
     num_features = 64

@@ -49,16 +49,10 @@ class Dinov2Features(FeatureNetwork):
 
 
 def load_dinov2(weights: Path | None, allow_download: bool) -> Dinov2Features:
-    """DINOv2 with its published weights, on the CPU.
+    """DINOv2 with the weights in a folder with `FILES`, by default in the Hugging Face cache.
 
-    Args:
-        weights: A folder with `FILES`, of any size of the model; None means that of `REPOSITORY` in
-            the Hugging Face cache.
-        allow_download: Whether to fetch the files where they are missing.
-
-    Raises:
-        PidistillError: transformers is not installed, or the weights are not there or are not those
-            of a DINOv2. Nothing in them is executed.
+    Raises `PidistillError` when transformers is not installed, or the weights are not there or are
+    not those of a DINOv2. Nothing in them is executed.
     """
     try:
         from transformers import Dinov2Model
@@ -96,7 +90,6 @@ def load_dinov2(weights: Path | None, allow_download: bool) -> Dinov2Features:
 
 
 def _cached_folder(allow_download: bool) -> Path:
-    """The folder of `REPOSITORY` in the Hugging Face cache."""
     from huggingface_hub import snapshot_download
 
     try:
