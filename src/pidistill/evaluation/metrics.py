@@ -51,7 +51,7 @@ class Measured:
 
     @property
     def num(self) -> int:
-        """How many samples were seen."""
+        """Number of samples."""
         return len(self.seen.prints)
 
     @property
@@ -62,24 +62,25 @@ class Measured:
     @functools.cached_property
     def neighbours(self) -> tuple[Nearest, Nearest | None]:
         """Nearest neighbours among equally many samples of the subject, and of its teacher."""
-        both = (self.seen, self.of_teacher or self.seen)
-        num = min(len(seen.x) for seen in both)
+        num = min(len(seen.x) for seen in (self.seen, self.of_teacher or self.seen))
 
         def nearest(seen: Seen) -> Nearest:
             x = as_pixels(seen.x[:num])
             return nearest_among(x, x, self.device)
 
-        return nearest(self.seen), None if self.of_teacher is None else nearest(self.of_teacher)
+        return self._of_both(nearest)
 
     @functools.cached_property
     def training_neighbours(self) -> tuple[Nearest, Nearest | None]:
         """The nearest reference images to samples of the subject, and of its teacher."""
+        return self._of_both(
+            lambda seen: nearest_among(
+                as_pixels(seen.x[:NEAREST_NUM]), self.reference_pixels, self.device
+            )
+        )
 
-        def nearest(seen: Seen) -> Nearest:
-            x = as_pixels(seen.x[:NEAREST_NUM])
-            return nearest_among(x, self.reference_pixels, self.device)
-
-        return nearest(self.seen), None if self.of_teacher is None else nearest(self.of_teacher)
+    def _of_both(self, find: Callable[[Seen], Nearest]) -> tuple[Nearest, Nearest | None]:
+        return find(self.seen), None if self.of_teacher is None else find(self.of_teacher)
 
     @functools.cached_property
     def reference_pixels(self) -> Tensor:

@@ -29,6 +29,9 @@ from pidistill.students.base import Student
 from pidistill.teachers import load_teacher
 from pidistill.training.run_folder import teacher_of_run, what_is_measured
 
+NUM = 50_000
+"""Samples that published distances are taken over."""
+
 ModelOrSamples = str | Path | Student | Denoiser | Tensor
 Averages = float | str | Sequence[float | str] | None
 Say = Callable[[str], None]
@@ -40,6 +43,8 @@ class Opened(NamedTuple):
 
     subjects: Mapping[str | None, Subject]
     """Averages of the weights, by the names of their files; or one subject, under None."""
+    num: int
+    """How many samples are measured."""
     teacher: Denoiser | None
     facts: dict[str, Any]
     """`target`, a name, unless it is a student; `weights` and `step` of a run."""
@@ -53,6 +58,7 @@ class Opened(NamedTuple):
 def open_subjects(
     given: ModelOrSamples,
     *,
+    num: int | None,
     teacher: str | Denoiser | None,
     ema: Averages,
     steps: int | None,
@@ -63,9 +69,11 @@ def open_subjects(
     say: Say,
 ) -> Opened:
     """Open what is measured, and its teacher; arguments and errors as in `evaluate`."""
+    if num is not None and num < 1:
+        raise PidistillError(f"num is {num}; expected at least 1")
     if isinstance(given, Tensor) or (isinstance(given, str | Path) and str(given).endswith(".npz")):
         options = {"ema": ema, "steps": steps, "solver": solver}
-        return _open_samples(given, torch.device(device or "cpu"), options)
+        return _open_samples(given, num, torch.device(device or "cpu"), options)
     models, facts, folder = _open_models(given, ema)
     first = next(iter(models.values()))
     if isinstance(first, Student) and solver is not None:
@@ -87,18 +95,20 @@ def open_subjects(
         store=None if store is None else Path(store),
     )
     samplers = {name: dataclasses.replace(sampler, model=model) for name, model in models.items()}
-    return Opened(samplers, teacher, facts)
+    return Opened(samplers, num or NUM, teacher, facts)
 
 
 def _open_samples(
-    given: str | Path | Tensor, device: torch.device, options: dict[str, Any]
+    given: str | Path | Tensor, num: int | None, device: torch.device, options: dict[str, Any]
 ) -> Opened:
     name = "samples" if isinstance(given, Tensor) else str(given)
     for option, value in options.items():
         if value is not None:
             raise PidistillError(f"{option} is {value}, but {name} holds samples, not a model")
     x = given if isinstance(given, Tensor) else read_pixels(given)
-    return Opened({None: GivenSamples(x, name, device)}, None, {"target": name})
+    if num is not None and num > len(x):
+        raise PidistillError(f"num is {num}, but {name} holds {len(x)} samples")
+    return Opened({None: GivenSamples(x, device)}, num or len(x), None, {"target": name})
 
 
 def _open_models(

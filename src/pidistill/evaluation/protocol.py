@@ -74,6 +74,7 @@ def evaluate(
     say, progress = say or (lambda text: None), progress or no_progress
     opened = open_subjects(
         model_or_samples,
+        num=num,
         teacher=teacher,
         ema=ema,
         steps=steps,
@@ -90,7 +91,7 @@ def evaluate(
     if not any("features" in METRICS[name].needs for name in names):
         network = None
     terms = Terms(opened, compared, network, num_error, processes or ALONE, progress, say)
-    return terms.results(names, num, seeds, pictures)
+    return terms.results(names, seeds, pictures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,18 +115,13 @@ class Terms:
         return ReferenceFeatures(self.reference, self.network, self.progress)
 
     def results(
-        self,
-        names: Sequence[str],
-        num: int | None,
-        seeds: Sequence[int],
-        pictures: str | Path | None,
+        self, names: Sequence[str], seeds: Sequence[int], pictures: str | Path | None
     ) -> Values:
         """The metrics of every subject under every seed; nothing but in the main process."""
         measurements: list[Values] = []
         for weights, opened in self.opened.subjects.items():
             for seed in seeds:
-                subject = dataclasses.replace(opened, seed=seed)
-                measured = self.measure(subject, subject.count(num), names)
+                measured = self.measure(dataclasses.replace(opened, seed=seed), names)
                 if measured is None:
                     continue
                 first = not measurements
@@ -144,12 +140,13 @@ class Terms:
             facts["features"] = self.network.identity
         return {**together(measurements, len(seeds)), **facts}
 
-    def measure(self, subject: Subject, num: int, names: Collection[str]) -> Measured | None:
+    def measure(self, subject: Subject, names: Collection[str]) -> Measured | None:
         """What is seen of a subject, and of its teacher where an error is asked for."""
-        teacher, of_teacher = self.opened.teacher, None
+        num, teacher, of_teacher = self.opened.num, self.opened.teacher, None
         in_features = self.in_features  # what does not fit is refused here, before the work
-        if kept := subject.num_kept():
-            self.say(f"going on: {kept} blocks of {BLOCK} samples were drawn before")
+        kept = [] if subject.folder is None else list(subject.folder.glob("*.safetensors"))
+        if kept:
+            self.say(f"going on: {len(kept)} blocks of {BLOCK} samples were drawn before")
         num_error = min(num, self.num_error) if "error" in names else 0
         total = own_share(num, self.processes) + own_share(num_error, self.processes)
         with self.progress("sampling", total, "samples") as advance:

@@ -164,11 +164,27 @@ class ReferenceFeatures:
     def _cached(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors kept under a name, or computed and kept."""
         file = cache_folder() / f"{name}-{self._identity}.safetensors"
-        kept = _recall(file)
-        if kept is None:
-            kept = compute()
-            _keep(file, kept)
-        return kept
+        if file.exists():
+            try:
+                return _recall(file)
+            except (PidistillError, ValueError) as error:
+                logger.warning("a cached file is damaged and computed anew: %s", error)
+        computed = compute()
+        checksum = torch.tensor(list(tensors_sha256(computed).encode()), dtype=torch.uint8)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(file, {**computed, CHECKSUM: checksum})
+        except OSError as error:
+            logger.warning("%s cannot be written, so nothing is cached: %s", file, error.strerror)
+        return computed
+
+
+def _recall(file: Path) -> dict[str, Tensor]:
+    tensors = read_tensors(file)
+    checksum = tensors.pop(CHECKSUM, torch.zeros(0, dtype=torch.uint8))
+    if bytes(checksum.tolist()).decode() != tensors_sha256(tensors):
+        raise PidistillError(f"{file} does not match its checksum")
+    return tensors
 
 
 def with_float64(device: torch.device) -> torch.device:
@@ -182,28 +198,3 @@ def cache_folder() -> Path:
     if named:
         return user_path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pidistill"
-
-
-def _recall(file: Path) -> dict[str, Tensor] | None:
-    """The tensors in `file`; None where it is missing or, with a warning, damaged."""
-    if not file.exists():
-        return None
-    try:
-        tensors = read_tensors(file)
-        checksum = tensors.pop(CHECKSUM, torch.zeros(0, dtype=torch.uint8))
-        if bytes(checksum.tolist()).decode() != tensors_sha256(tensors):
-            raise PidistillError(f"{file} does not match its checksum")
-    except (PidistillError, ValueError) as error:
-        logger.warning("a cached file is damaged and computed anew: %s", error)
-        return None
-    return tensors
-
-
-def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors to `file`, or warn where the disk refuses."""
-    checksum = torch.tensor(list(tensors_sha256(tensors).encode()), dtype=torch.uint8)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(file, {**tensors, CHECKSUM: checksum})
-    except OSError as error:
-        logger.warning("%s cannot be written, so nothing is cached: %s", file, error.strerror)

@@ -27,8 +27,6 @@ from pidistill.storage import read_tensors, weights_sha256, write_tensors
 from pidistill.students.base import Student, sample_in_batches
 from pidistill.teachers import load_teacher
 
-NUM = 50_000
-"""Samples that published distances are taken over."""
 TEACHER_STEPS = 40
 """Nodes of Heun's method that stand for the teacher's solution."""
 BLOCK = 512
@@ -70,10 +68,6 @@ class Sampler:
         """Where samples are drawn, and measured."""
         return device_of(self.model)
 
-    def count(self, num: int | None) -> int:
-        """How many samples are measured where `num` are asked for."""
-        return NUM if num is None else num
-
     def draw(self, block: range, on_batch: OnBatch = lambda count: None) -> Solution:
         """The samples of a block as the model draws them, on the CPU: read, or drawn and kept.
 
@@ -91,13 +85,9 @@ class Sampler:
         write_tensors(path, {"x": drawn.x, "nfe": torch.tensor(drawn.nfe)})
         return drawn
 
-    def num_kept(self) -> int:
-        """How many blocks were drawn before."""
-        return 0 if self.folder is None else len(list(self.folder.glob("*.safetensors")))
-
     @functools.cached_property
     def folder(self) -> Path | None:
-        """Where blocks are kept: a hash of all that samples depend on, so not of the batch size."""
+        """Where blocks are kept, named by a hash of all that samples depend on."""
         if self.store is None:
             return None
         model = self.model
@@ -142,35 +132,22 @@ class GivenSamples:
 
     x: Tensor
     """Shape (n, *sample_shape), images in 8 bits or in [-1, 1]."""
-    name: str
     device: torch.device
     """Where their features are computed."""
     seed: int = 0
     """Without effect."""
     decoder: None = None
+    folder: None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.x.shape[1:])
 
-    def count(self, num: int | None) -> int:
-        """`num`, or all there are.
-
-        Raises `PidistillError` when there are fewer.
-        """
-        if num is not None and num > len(self.x):
-            raise PidistillError(f"num is {num}, but {self.name} holds {len(self.x)} samples")
-        return len(self.x) if num is None else num
-
     def draw(self, block: range, on_batch: OnBatch = lambda count: None) -> Solution:
         """The samples of a block."""
         on_batch(len(block))
         return Solution(self.x[block.start : block.stop].cpu(), 0)
-
-    def num_kept(self) -> int:
-        """None is drawn."""
-        return 0
 
 
 Subject = Sampler | GivenSamples

@@ -1,7 +1,6 @@
 """A page about a student beside its teacher, in one file that opens without a network."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,20 +42,11 @@ def write_report(
     seed: int,
     steps: int,
 ) -> None:
-    """Write the page about a student of images to `path`.
+    """Write the page about a student of images to `path`, beside the log of its run.
 
-    Args:
-        path: Where to; the log of the run is read from the same folder.
-        student: The student.
-        teacher: Its teacher.
-        title: The page's title.
-        subtitle: A line below it.
-        table: Column names and rows; the last row is the student's.
-        context: A sentence below the table.
-        error_curve: RMS error against the teacher, by training step.
-        provenance: What a reader needs to make the page again, by name.
-        seed: Seed of the noise.
-        steps: Nodes of the teacher's solver.
+    `table` has column names and rows, the student's last; `context` is a sentence below it.
+    `error_curve` has the RMS error by training step, `provenance` what a reader needs to make the
+    page again. The teacher is solved in `steps` nodes from the noise of `seed`.
     """
     path = Path(path)
     paths = solve_paths(student, teacher, ERROR_SAMPLES, seed=seed, steps=steps)

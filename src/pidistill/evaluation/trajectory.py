@@ -40,10 +40,7 @@ def solve_paths(
     steps: int,
     first: int = 0,
 ) -> Paths:
-    """Follow the paths of the samples `first .. first + num - 1` of both.
-
-    The noise levels are the teacher's grid of `steps` nodes.
-    """
+    """Follow the paths of the samples `first .. first + num - 1` on the teacher's `steps` nodes."""
     z = initial_noise(student, num, seed=seed, first=first)
     label = labels_for(student, num, first=first)
     label = None if label is None else label.to(z.device)
