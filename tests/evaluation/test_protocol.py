@@ -12,7 +12,6 @@ from pidistill import PidistillError, load_teacher
 from pidistill.data import load_data
 from pidistill.evaluation import evaluate, sampling
 from pidistill.evaluation.features import FeatureBatch, FeatureNetwork
-from pidistill.evaluation.protocol import over_seeds
 from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
 from pidistill.evaluation.trajectory import per_sample_rms, rms
 from pidistill.processes import join_processes
@@ -163,20 +162,13 @@ def test_every_average_and_seed_is_measured(ring_run):
     assert all("nearest_sample" not in one for one in every)
     first, second = metrics["over_seeds"]
     assert [first["weights"], second["weights"]] == names
-    assert first["rms_error"]["min"] == min(errors.values())
+    (low, high), spread = sorted(errors.values()), first["rms_error"]
+    assert (spread["min"], spread["max"]) == (low, high)
+    assert spread["mean"] == pytest.approx((low + high) / 2)
+    assert spread["spread"] == pytest.approx((high - low) / 2**0.5)
     alone = evaluate(ring_run, num=12, seed=4, ema=0.99, metrics=["error"], num_error=8)
     assert alone["rms_error"] == every[3]["rms_error"]
     assert not {"measurements", "over_seeds"} & alone.keys()
-
-
-def test_what_seeds_say_together():
-    runs = [
-        {"seed": seed, "num_samples": 9, "frechet_distance": value}
-        for seed, value in enumerate((3.0, 1.0, 2.0))
-    ]
-    assert over_seeds(runs) == [
-        {"frechet_distance": pytest.approx({"min": 1, "mean": 2, "max": 3, "spread": 1})}
-    ]
 
 
 def test_the_progress_bar_knows_the_end(ring_run):

@@ -1,7 +1,5 @@
 """One pass over samples: what it sees is what the whole shows."""
 
-import time
-
 import pytest
 import torch
 from hypothesis import given as each
@@ -9,8 +7,7 @@ from hypothesis import strategies as st
 
 from pidistill import PidistillError
 from pidistill.evaluation import sampling, streaming
-from pidistill.evaluation.features import FeatureBatch, FeatureNetwork, features_for
-from pidistill.evaluation.features.base import AT_ONCE
+from pidistill.evaluation.features import features_for
 from pidistill.evaluation.sampling import GivenSamples, Sampler, blocks, teacher_samples
 from pidistill.evaluation.streaming import as_measured, in_order, look_at
 from pidistill.evaluation.trajectory import per_sample_rms
@@ -95,45 +92,3 @@ def test_latents_are_measured_as_images():
     subject = given(latents, decoder=Decoder())
     seen = look_at(subject, 20, network=features_for((1, 8, 8)), processes=ALONE)
     assert torch.equal(seen.x, to_uint8(Decoder()(latents)))
-
-
-@pytest.mark.slow
-def test_the_pass_costs_little_beside_the_feature_network():
-    """In processor time, for a network that is light beside Inception: 1 ms a sample."""
-
-    class Convolutions(FeatureNetwork):
-        name, num_features = "convolutions", 256
-
-        def __init__(self):
-            super().__init__()
-            self.layers = torch.nn.Sequential(
-                torch.nn.Conv2d(3, 64, 3, padding=1),
-                torch.nn.ReLU(),
-                torch.nn.Conv2d(64, 128, 3, stride=2, padding=1),
-                torch.nn.ReLU(),
-                torch.nn.Conv2d(128, 256, 3, stride=2, padding=1),
-                torch.nn.AdaptiveAvgPool2d(1),
-                torch.nn.Flatten(),
-            )
-
-        def extract(self, x):
-            return FeatureBatch(self.layers(x), None)
-
-    network = Convolutions().eval().requires_grad_(False)
-    x = torch.randint(0, 256, (2048, 3, 32, 32), dtype=torch.uint8)
-
-    def seconds(work):
-        times = []
-        for _ in range(3):
-            began = time.process_time()
-            work()
-            times.append(time.process_time() - began)
-        return min(times)
-
-    def network_alone():
-        for part in x.split(AT_ONCE):
-            network.extract(from_uint8(part))
-
-    alone = seconds(network_alone)
-    whole = seconds(lambda: look_at(given(x), len(x), network=network, processes=ALONE))
-    assert whole < 1.1 * alone

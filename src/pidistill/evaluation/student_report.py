@@ -12,6 +12,7 @@ from pidistill.evaluation.trajectory import (
     Paths,
     error_along_path,
     residual_along_path,
+    rms,
     solve_paths,
 )
 from pidistill.report.page import write_page
@@ -52,8 +53,8 @@ def write_report(
     paths = solve_paths(student, teacher, ERROR_SAMPLES, seed=seed, steps=steps)
     curves = {
         "sigma": paths.sigmas.tolist(),
-        "error": error_along_path(paths),
-        "residual": residual_along_path(student, teacher, paths),
+        "error": [rms(level) for level in error_along_path(paths)],
+        "residual": [rms(level) for level in residual_along_path(student, teacher, paths)],
     }
     log = read_log(path.parent)
     training = [
