@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pidistill.data import load_data
 from pidistill.data.glyphs import Factors, glyphs_images
-from pidistill.evaluation.features.bundled import BUNDLED, Classifier
+from pidistill.evaluation.features.bundled import Classifier
 from pidistill.evaluation.frechet import split_half_distance
 from pidistill.noise import Draws
 from pidistill.storage import write_tensors
@@ -90,14 +90,14 @@ RECIPES = {
 def train(data: str, examples: Examples) -> tuple[Classifier, torch.nn.Linear]:
     """A trained classifier, and the layer that told the targets from its features."""
     recipe = RECIPES[data]
-    classifier = Classifier(BUNDLED[data].sample_shape, BUNDLED[data].widths)
+    classifier = Classifier(data)
     teller = torch.nn.Linear(classifier.num_features, examples.targets.shape[1])
     parameters = [*classifier.parameters(), *teller.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-2)
     for _ in range(recipe.epochs):
         for rows in torch.randperm(len(examples.images)).split(64):
-            features = classifier.features(examples.images[rows])
-            loss = functional.cross_entropy(classifier.output(features), examples.labels[rows])
+            features, logits = classifier.extract(examples.images[rows])
+            loss = functional.cross_entropy(logits, examples.labels[rows])
             if recipe.weight:
                 errors = teller(features) - examples.targets[rows]
                 loss = loss + recipe.weight * errors.square().mean()
@@ -119,10 +119,11 @@ def main() -> None:
     seen, fresh = recipe.examples(arguments.seed)
     classifier, teller = train(arguments.data, seen)
     with torch.no_grad():
-        features = classifier.features(fresh.images)
-        right = classifier.output(features).argmax(1) == fresh.labels
+        features, logits = classifier.extract(fresh.images)
+        right = logits.argmax(1) == fresh.labels
         errors = (teller(features) - fresh.targets).square().mean(0)
-        split_half = split_half_distance(classifier.features(load_data(arguments.data).images))
+        of_data = classifier.extract(load_data(arguments.data).images).features
+        split_half = split_half_distance(of_data)
     file = ASSETS / f"{arguments.data}-classifier.safetensors"
     write_tensors(file, classifier.state_dict())
     scores = {

@@ -66,58 +66,10 @@ def test_it_vanishes_between_a_gaussian_and_itself(size, seed, rank):
     assert frechet_distance(gaussian, gaussian) == pytest.approx(0, abs=1e-6 * (1 + size))
 
 
-def test_singular_covariances_on_different_axes_have_a_closed_form():
-    """Two segments at a right angle: nothing of one is explained by the other."""
-    zero = torch.zeros(3, dtype=torch.float64)
-    first = Statistics(zero, torch.diag(torch.tensor([4.0, 0, 0], dtype=torch.float64)))
-    second = Statistics(zero, torch.diag(torch.tensor([0, 9.0, 0], dtype=torch.float64)))
-    assert frechet_distance(first, second) == pytest.approx(13)
-    point = Statistics(zero, torch.zeros(3, 3, dtype=torch.float64))
-    assert frechet_distance(first, point) == pytest.approx(4)
-
-
-@given(st.integers(2, 30), sizes, seeds)
-def test_statistics_are_those_of_numpy(num, size, seed):
-    features = torch.randn(num, size, generator=torch.Generator().manual_seed(seed))
-    fitted = statistics(features)
-    np.testing.assert_allclose(fitted.mean, features.double().numpy().mean(0), atol=1e-12)
-    np.testing.assert_allclose(
-        fitted.covariance,
-        np.cov(features.double().numpy(), rowvar=False).reshape(size, size),
-        atol=1e-12,
-    )
-
-
 def test_statistics_keep_their_digits_far_from_zero():
     features = 1e6 + torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)).double()
     torch.testing.assert_close(
         statistics(features).covariance, statistics(features - 1e6).covariance, rtol=1e-6, atol=1e-6
-    )
-
-
-def test_samples_of_one_distribution_are_near():
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.randn(2, 20_000, 8, generator=generator)
-    assert frechet_distance(statistics(first), statistics(second)) < 0.02
-    assert frechet_distance(statistics(first), statistics(second + 1)) == pytest.approx(8, rel=0.05)
-
-
-def test_features_that_will_not_do_are_refused():
-    with pytest.raises(PidistillError, match="expected at least 2"):
-        statistics(torch.zeros(1, 3))
-    with pytest.raises(PidistillError, match="not finite"):
-        statistics(torch.tensor([[1.0, 2.0], [torch.nan, 1.0]]))
-
-
-@given(sizes, seeds, seeds)
-def test_turning_both_changes_nothing(size, seed, other):
-    first, second = random_statistics(size, seed), random_statistics(size, 10_000 + other)
-    turn, _ = torch.linalg.qr(random_statistics(size, seed + other).covariance)
-    turned = [
-        Statistics(turn @ mean, turn @ covariance @ turn.T) for mean, covariance in (first, second)
-    ]
-    assert frechet_distance(*turned) == pytest.approx(
-        frechet_distance(first, second), rel=1e-7, abs=1e-7
     )
 
 
@@ -137,24 +89,23 @@ def test_few_samples_of_many_features_have_an_exact_answer(n, m, size, seed):
     assert fitted == pytest.approx(expected.item(), rel=1e-9, abs=1e-9)
 
 
-def test_what_is_no_covariance_is_refused_and_not_repaired():
-    zero = torch.zeros(2, dtype=torch.float64)
-    good = Statistics(zero, torch.eye(2, dtype=torch.float64))
-    for values in ([1.0, -1e-3], [-1.0, -2.0], [torch.nan, 1.0]):
-        bad = Statistics(zero, torch.diag(torch.tensor(values, dtype=torch.float64)))
-        with pytest.raises(PidistillError, match="covariance"):
-            frechet_distance(good, bad)
-        with pytest.raises(PidistillError, match="covariance"):
-            frechet_distance(bad, good)
-
-
-def test_different_numbers_of_features_have_no_distance():
+def test_what_has_no_distance_is_refused_and_not_repaired():
+    with pytest.raises(PidistillError, match="expected at least 2"):
+        statistics(torch.zeros(1, 3))
+    with pytest.raises(PidistillError, match="not finite"):
+        statistics(torch.tensor([[1.0, 2.0], [torch.nan, 1.0]]))
     with pytest.raises(PidistillError, match="of 3 and of 4 features"):
         frechet_distance(random_statistics(3, 0), random_statistics(4, 0))
+    good = random_statistics(2, 0)
+    for values in ([1.0, -1e-3], [-1.0, -2.0], [torch.nan, 1.0]):
+        bad = good._replace(covariance=torch.diag(torch.tensor(values, dtype=torch.float64)))
+        for pair in ((good, bad), (bad, good)):
+            with pytest.raises(PidistillError, match="covariance"):
+                frechet_distance(*pair)
 
 
 @given(st.integers(1, 9), st.integers(2, 40), sizes, seeds)
-def test_statistics_do_not_depend_on_the_blocks(block, num, size, seed):
+def test_statistics_are_those_of_numpy_whatever_the_blocks(block, num, size, seed):
     features = 100 + torch.randn(num, size, generator=torch.Generator().manual_seed(seed))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frechet, "BLOCK", block)

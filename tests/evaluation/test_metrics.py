@@ -5,64 +5,60 @@ import json
 import pytest
 import torch
 
-from pidistill import PidistillError, load_teacher
+from pidistill import PidistillError
 from pidistill.data import load_data
 from pidistill.evaluation import evaluate
 from pidistill.evaluation.features import features_for
 from pidistill.evaluation.frechet import Statistics
-from pidistill.evaluation.metrics import DEFAULT, METRICS, NEEDS, choose_metrics, error_metrics
-from pidistill.evaluation.opening import Opened
+from pidistill.evaluation.metrics import choose_metrics, error_metrics
 from pidistill.evaluation.reference import Reference
 from pidistill.evaluation.sampling import GivenSamples, Sampler
 from pidistill.evaluation.speed import measure_speed
-from pidistill.students.trajectory import TrajectoryStudent
 
 OF_FEATURES = ("fid", "kid", "is", "precision-recall")
+IMAGES = Reference("x", torch.zeros(4, 1, 8, 8))
 
 
-def opened(model, teacher=None):
-    return Opened({None: Sampler(model, 1)}, teacher, {})
+def chosen(asked, model, teacher=None, reference=None, network=None):
+    subject = (
+        GivenSamples(model, torch.device("cpu")) if torch.is_tensor(model) else Sampler(model, 1)
+    )
+    return choose_metrics(asked, subject, teacher, reference, network)
 
 
-@pytest.fixture
-def digits_student():
-    return TrajectoryStudent.from_teacher(load_teacher("digits"), anchored=True)
-
-
-def test_what_can_be_had_by_default(gaussian, gaussian_student, digits_student):
-    images = Reference("x", torch.zeros(4, 1, 8, 8))
-    drawn = images._replace(are_drawn=True)
-    edm = Reference("x", None, statistics=Statistics(torch.zeros(2), torch.eye(2)))
-    network = features_for((1, 8, 8))
-    samples = Opened({None: GivenSamples(torch.zeros(4, 2), "x", torch.device("cpu"))}, None, {})
-    digits = opened(digits_student)
-    for given, reference, features, expected in [
-        (opened(gaussian_student, gaussian), None, None, "error trajectory diversity speed"),
-        (opened(gaussian), None, None, "diversity speed"),
-        (digits, images, network, "fid diversity training-images speed"),
-        (digits, drawn, network, "fid diversity speed"),
-        (digits, edm, network, "fid diversity speed"),
-        (digits, images, None, "diversity training-images speed"),
-        (samples, None, None, "diversity"),
+def test_what_can_be_had_by_default(gaussian, gaussian_student, digits):
+    drawn = IMAGES._replace(are_drawn=True)
+    edm = Reference("x", None, Statistics(torch.zeros(2), torch.eye(2)))
+    network, (_, student) = features_for((1, 8, 8)), digits
+    for given, expected in [
+        ((gaussian_student, gaussian), "error trajectory diversity speed"),
+        ((gaussian,), "diversity speed"),
+        ((student, None, IMAGES, network), "fid diversity training-images speed"),
+        ((student, None, drawn, network), "fid diversity speed"),
+        ((student, None, edm, network), "fid diversity speed"),
+        ((student, None, IMAGES), "diversity training-images speed"),
+        ((torch.zeros(4, 2),), "diversity"),
     ]:
-        assert " ".join(choose_metrics(None, given, reference, features)) == expected
+        assert " ".join(chosen(None, *given)) == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "word"),
-    [("fid", "reference"), ("kid", "images"), ("error", "teacher"), ("trajectory", "pid")],
+    ("name", "words"),
+    [
+        ("fid", "'fid' needs .*reference"),
+        ("kid", "'kid' needs .*images"),
+        ("error", "'error' needs .*teacher"),
+        ("trajectory", "'trajectory' needs .*pid"),
+        ("fod", "'fod'.*fid.*speed"),
+    ],
 )
-def test_what_is_asked_for_and_cannot_be_had_is_refused(digits_student, name, word):
-    with pytest.raises(PidistillError, match=f"'{name}' needs .*{word}"):
-        choose_metrics([name], opened(digits_student), None, features_for((1, 8, 8)))
+def test_what_is_asked_for_and_cannot_be_had_is_refused(digits, name, words):
+    with pytest.raises(PidistillError, match=words):
+        chosen([name], digits[1], network=features_for((1, 8, 8)))
 
 
-def test_names_are_checked_and_taken_once(digits_student):
-    assert choose_metrics(["speed", "speed"], opened(digits_student), None, None) == ("speed",)
-    with pytest.raises(PidistillError, match=r"'fod'.*fid.*speed"):
-        choose_metrics(["fod"], opened(digits_student), None, None)
-    assert set().union(*(metric.needs for metric in METRICS.values())) == NEEDS.keys()
-    assert set(DEFAULT) <= METRICS.keys()
+def test_names_are_taken_once(digits):
+    assert chosen(["speed", "speed"], digits[1]) == ("speed",)
 
 
 def test_all_of_them_tell_digits_from_noisy_digits():
@@ -97,9 +93,16 @@ def test_training_images_that_were_copied_are_found_out():
     assert metrics["nearest_training_image"]["median"] == pytest.approx(0, abs=1e-9)
 
 
-def test_diversity_compares_as_many_of_the_teachers(digits_student):
+def test_copies_among_samples_are_counted():
+    x = torch.zeros(40, 1, 8, 8)
+    x[0] = 1
+    assert evaluate(x, metrics=["diversity"])["duplicates"] == 38
+
+
+def test_diversity_compares_as_many_of_the_teachers(digits):
+    teacher, student = digits
     metrics = evaluate(
-        digits_student, teacher="digits", num=30, num_error=20, metrics=["error", "diversity"]
+        student, teacher=teacher, num=30, num_error=20, metrics=["error", "diversity"]
     )
     assert metrics["nearest_sample"]["num_samples"] == metrics["error_num_samples"] == 20
     assert metrics["nearest_sample"]["teacher_median"] > 0.05

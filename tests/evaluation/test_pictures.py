@@ -1,17 +1,15 @@
 """Pictures of an evaluation show what was measured, and nothing else."""
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from pidistill.data import load_data
 from pidistill.evaluation import evaluate
-from pidistill.evaluation.neighbours import Nearest, nearest_among
+from pidistill.evaluation.neighbours import nearest_among
 from pidistill.evaluation.pictures import (
     COLUMNS,
     nearest_picture,
-    neighbours_figure,
     trajectory_figure,
 )
 from pidistill.images import grid
@@ -49,17 +47,6 @@ def test_curves_leave_out_what_a_logarithm_cannot_show():
     assert list(residual.get_ydata()) == [0.3, 0.2, 0.1]
     exact = trajectory_figure({"sigma": [80.0], "error": [0.0], "residual": [0.0]})
     assert not any(axes.lines for axes in exact.axes)
-
-
-@pytest.mark.parametrize("with_teacher", [False, True])
-def test_a_panel_for_each_kind_of_neighbour(with_teacher):
-    own = Nearest(torch.linspace(0, 1, 10), torch.zeros(10))
-    pair = (own, own if with_teacher else None)
-    assert len(neighbours_figure(pair, None).axes) == 1
-    both = neighbours_figure(pair, pair)
-    assert len(both.axes) == 2
-    names = [text.get_text() for text in both.axes[0].get_legend().get_texts()]
-    assert ("teacher" in names) == with_teacher
 
 
 def test_samples_stand_above_their_nearest_images():

@@ -1,4 +1,7 @@
-"""Subjects draw samples by their index; labels in the proportions of a reference."""
+"""Samples by their index: the same for any block, batch, interruption and number of processes."""
+
+import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,34 +9,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pidistill import PidistillError, initial_noise, load_teacher, solve
-from pidistill.evaluation.blocks import Blocks
+from pidistill.evaluation import sampling
 from pidistill.evaluation.sampling import (
     DECODED_AT_ONCE,
     GivenSamples,
-    ProportionalLabels,
     Sampler,
+    blocks,
     decoded,
     open_model,
+    own_share,
     teacher_samples,
 )
+from pidistill.processes import Processes
 
 
-def draw(subject, first, count, seed=4):
-    return subject.draw(seed, first, count, lambda done: None)
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(sampling, "BLOCK", 8)
 
 
-@pytest.mark.parametrize("labels", [None, ProportionalLabels((1, 5, 2))])
-def test_parts_of_a_students_samples_are_those_that_it_generates(mlp_student, labels):
-    sampler = Sampler(mlp_student, steps=1, labels=labels)
-    parts = [draw(sampler, first, 5).x for first in (0, 5, 10)]
-    label = None if labels is None else labels(0, 15)
-    whole = mlp_student.generate(15, seed=4, label=label)
+@given(st.integers(1, 100), st.integers(1, 7))
+def test_blocks_hold_every_sample_once_and_are_shared(num, count):
+    assert list(itertools.chain(*blocks(num))) == list(range(num))
+    assert sum(own_share(num, Processes(index, count)) for index in range(count)) == num
+
+
+def test_parts_of_a_students_samples_are_those_that_it_generates(mlp_student):
+    sampler = Sampler(mlp_student, steps=1, seed=4)
+    parts = [sampler.draw(block).x for block in blocks(15)]
+    whole = mlp_student.generate(15, seed=4)
     torch.testing.assert_close(torch.cat(parts), whole.x, rtol=0, atol=1e-4)
 
 
 def test_a_teachers_samples_are_its_solution(gaussian, mlp_teacher):
-    sampler = Sampler(gaussian, steps=6)
-    parts = [draw(sampler, first, 10) for first in (0, 10)]
+    sampler = Sampler(gaussian, steps=6, seed=4)
+    parts = [sampler.draw(block) for block in blocks(20)]
     z = initial_noise(gaussian, 20, seed=4)
     torch.testing.assert_close(torch.cat([part.x for part in parts]), solve(gaussian, z, steps=6).x)
     assert {part.nfe for part in parts} == {11}
@@ -44,32 +54,52 @@ def test_a_teachers_samples_are_its_solution(gaussian, mlp_teacher):
 
 def test_given_samples_are_handed_out():
     x = torch.arange(12.0).reshape(6, 2)
-    given_samples = GivenSamples(x, "x.npz", torch.device("cpu"))
-    assert torch.equal(draw(given_samples, 2, 3).x, x[2:5])
-    assert given_samples.count(None) == 6
-    assert given_samples.count(4) == 4
-    with pytest.raises(PidistillError, match=r"7.*6 samples"):
-        given_samples.count(7)
+    assert torch.equal(GivenSamples(x, torch.device("cpu")).draw(range(2, 5)).x, x[2:5])
+
+
+def test_what_was_drawn_before_a_cut_is_not_drawn_again(mlp_student, tmp_path, monkeypatch):
+    sampler = Sampler(mlp_student, 1, store=tmp_path)
+    whole = [replace(sampler, store=None).draw(block) for block in blocks(20)]
+    for block in blocks(18):  # the last block grows
+        sampler.draw(block)
+    assert len(list(sampler.folder.iterdir())) == 3
+    drawn, draw = [], Sampler._draw
+    monkeypatch.setattr(
+        Sampler, "_draw", lambda *given: drawn.append(given[1].start) or draw(*given)
+    )
+    done = []
+    parts = [replace(sampler, batch_size=3).draw(block, done.append) for block in blocks(20)]
+    assert drawn == [16]
+    assert sum(done) == 20
+    for part, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part.x, expected.x, rtol=0, atol=1e-4)
+        assert part.nfe == expected.nfe
+
+
+def test_a_damaged_block_is_named(mlp_student, tmp_path):
+    sampler = Sampler(mlp_student, 1, store=tmp_path)
+    sampler.draw(range(8))
+    (file,) = sampler.folder.iterdir()
+    file.write_bytes(b"half a block")
+    with pytest.raises(PidistillError, match=file.name):
+        sampler.draw(range(8))
 
 
 def test_samples_are_kept_under_all_that_they_depend_on(tmp_path, mlp_student, mlp_teacher):
-    def names():
-        yield Sampler(mlp_student, 1), 0
-        yield Sampler(mlp_student, 1), 1
-        yield Sampler(mlp_student, 1, labels=ProportionalLabels((1, 2, 3))), 0
-        yield Sampler(mlp_student, 1, labels=ProportionalLabels((1, 2, 4))), 0
-        yield Sampler(mlp_teacher, 40), 0
-        yield Sampler(mlp_teacher, 18), 0
-        yield Sampler(mlp_teacher, 40, solver="euler"), 0
-        mlp_student.network.output.weight.data += 1
-        yield Sampler(mlp_student, 1), 0
-
-    folders = [Blocks(sampler, seed, tmp_path).folder for sampler, seed in names()]
-    assert len(set(folders)) == len(folders)
-    first, second = (
-        Blocks(Sampler(mlp_student, 1, batch_size=size), 0, tmp_path) for size in (1, 7)
+    student, teacher = (
+        Sampler(model, 1, store=tmp_path, batch_size=7) for model in (mlp_student, mlp_teacher)
     )
-    assert first.folder == second.folder
+    folders = [
+        student.folder,
+        replace(student, seed=1).folder,
+        teacher.folder,
+        replace(teacher, steps=18).folder,
+        replace(teacher, solver="euler").folder,
+    ]
+    assert replace(student, batch_size=1).folder == student.folder
+    mlp_student.network.output.weight.data += 1
+    folders.append(replace(student).folder)
+    assert len(set(folders)) == len(folders)
 
 
 def test_latents_are_decoded_a_few_at_a_time():
@@ -84,17 +114,6 @@ def test_latents_are_decoded_a_few_at_a_time():
     assert torch.equal(decoded(x, Decoder()), 2 * x)
     assert max(seen) <= DECODED_AT_ONCE
     assert decoded(x, None) is x
-
-
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=12).filter(any), st.integers(0, 5000))
-def test_every_stretch_of_labels_keeps_to_the_proportions(counts, first):
-    num = 1000
-    labels = ProportionalLabels(tuple(counts))(first, num)
-    found = torch.bincount(labels, minlength=len(counts))
-    for count, expected in zip(found.tolist(), counts, strict=True):
-        share = num * expected / sum(counts)
-        assert abs(count - share) <= 8  # the discrepancy of the golden ratio grows with ln(num)
-        assert expected or not count
 
 
 def test_models_are_opened_by_folder_or_spec(tmp_path):

@@ -1,22 +1,18 @@
 """Errors and residuals along the path, for students whose answer is known."""
 
-import json
-
 import pytest
 import torch
 
-from pidistill import initial_noise, load_teacher
+from pidistill import initial_noise
 from pidistill.evaluation.trajectory import (
     Paths,
     error_along_path,
-    per_sample_rms,
     residual_along_path,
     rms,
     straightness,
     trajectory_metrics,
 )
 from pidistill.schedule import karras_sigmas
-from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.teachers.mixture import gaussian_trajectory
 
 SIGMAS = karras_sigmas(9, 0.002, 80.0)
@@ -42,9 +38,9 @@ def test_the_exact_student_has_neither_error_nor_residual(gaussian, gaussian_stu
     paths = paths_of(gaussian_student, points(gaussian, z), z)
     errors = error_along_path(paths)
     residuals = residual_along_path(gaussian_student, gaussian, paths)
-    assert len(errors) == len(residuals) == 9
-    assert max(errors) < 1e-12
-    assert max(residuals) < 1e-12
+    assert errors.shape == residuals.shape == (9, 5)
+    assert errors.max() < 1e-12
+    assert residuals.max() < 1e-12
 
 
 def test_an_error_of_the_raw_output_shows_in_proportion(gaussian, gaussian_student, z):
@@ -54,40 +50,20 @@ def test_an_error_of_the_raw_output_shows_in_proportion(gaussian, gaussian_stude
     errors = error_along_path(paths_of(gaussian_student, exact, z))
     for sigma, x, error in zip(SIGMAS, exact, errors, strict=True):
         expected = 0.1 * rms(x - sigma / 80 * z)
-        assert error == pytest.approx(expected, rel=1e-9, abs=1e-12)
-
-
-def test_the_residual_does_not_depend_on_how_many_samples_there_are(digits_copy):
-    student, teacher, z, label = digits_copy
-    together = residual_along_path(student, teacher, paths_of(student, None, z, label))
-    alone = [
-        residual_along_path(
-            student, teacher, paths_of(student, None, z[i : i + 1], label[i : i + 1])
-        )
-        for i in range(len(z))
-    ]
-    mean = torch.tensor(alone).square().mean(0).sqrt()
-    torch.testing.assert_close(torch.tensor(together), mean, rtol=1e-3, atol=1e-6)
+        assert rms(error) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.fixture
-def digits_copy():
-    teacher = load_teacher("digits")
-    student = TrajectoryStudent.from_teacher(teacher, anchored=True)
+def digits_copy(digits):
+    teacher, student = digits
     return student, teacher, initial_noise(teacher, 3, seed=0), torch.arange(3)
 
 
 def test_an_anchored_copy_has_no_residual_at_sigma_max(digits_copy):
     student, teacher, z, label = digits_copy
     residuals = residual_along_path(student, teacher, paths_of(student, None, z, label))
-    assert residuals[0] < 1e-5
-    assert residuals[4] > 1e-2
-
-
-def test_root_mean_squares():
-    x = torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]]])
-    assert per_sample_rms(x, torch.zeros_like(x)).tolist() == pytest.approx([12.5**0.5, 0])
-    assert rms(torch.tensor([3.0, 4.0])) == pytest.approx(12.5**0.5)
+    assert residuals[0].max() < 1e-5
+    assert residuals[4].max() > 1e-2
 
 
 class TestStraightness:
@@ -96,7 +72,7 @@ class TestStraightness:
         m = torch.tensor([[0.3, -0.2]])
         z = 80 * torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double()
         points = torch.stack([m + sigma / 80 * (z - m) for sigma in SIGMAS])
-        assert straightness(SIGMAS, points, 0.5) < 1e-20
+        assert straightness(SIGMAS, points, 0.5).max() < 1e-20
 
     def test_a_quarter_of_a_circle_has_a_closed_form(self):
         """y = (cos, sin)(a t): dy/dt has length a, the chord 2 sin(a/2); S = a^2 - chord^2, halved.
@@ -109,21 +85,16 @@ class TestStraightness:
         y = torch.stack([angle.cos(), angle.sin()], dim=1)[:, None]
         expected = ((torch.pi / 2) ** 2 - 2) / 2
         points = y * (0.5 + sigmas)[:, None, None]
-        assert straightness(sigmas, points, 0.5) == pytest.approx(expected, rel=1e-5)
-
-    def test_it_does_not_depend_on_the_scale_of_the_data(self, gaussian, z):
-        exact = points(gaussian, z)
-        scaled = straightness(3 * SIGMAS, 3 * exact, 3 * 0.5)
-        assert scaled == pytest.approx(straightness(SIGMAS, exact, 0.5), rel=1e-9)
+        assert straightness(sigmas, points, 0.5).item() == pytest.approx(expected, rel=1e-5)
 
     def test_more_nodes_converge(self, gaussian, z):
         def at(num):
             sigmas = karras_sigmas(num, 0.002, 80.0)
             exact = [gaussian_trajectory(gaussian, z, s.expand(len(z))) for s in sigmas]
-            return straightness(sigmas, torch.stack(exact), gaussian.sigma_data)
+            return straightness(sigmas, torch.stack(exact), gaussian.sigma_data).mean()
 
         assert abs(at(80) - at(160)) < abs(at(20) - at(40)) / 4
-        assert at(40) == pytest.approx(at(160), rel=0.02)
+        assert at(40).item() == pytest.approx(at(160).item(), rel=0.02)
 
 
 def test_the_metrics_of_exact_paths(gaussian, gaussian_student):
@@ -134,7 +105,6 @@ def test_the_metrics_of_exact_paths(gaussian, gaussian_student):
     assert max(curves["error"]) < 0.02  # the solver's own
     assert max(curves["residual"]) < 1e-5
     assert metrics["straightness"] == pytest.approx(metrics["teacher_straightness"], rel=0.01)
-    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
 
 def test_metrics_along_the_path_do_not_depend_on_the_batch_size(digits_copy):

@@ -80,13 +80,6 @@ from pidistill.cli.console import (
     metavar="RATE",
     help="Averaging rate of the weights; 0: raw. May be repeated; all: every average.",
 )
-@click.option(
-    "--labels",
-    type=click.Choice(["even", "reference"]),
-    default="even",
-    show_default=True,
-    help="Labels of samples: evenly, or in the reference's proportions.",
-)
 @steps_option
 @click.option(
     "--solver", type=click.Choice(["heun", "euler"]), default=None, help="For a teacher only."
@@ -114,7 +107,6 @@ def evaluate(
     allow_download: bool,
     seeds: tuple[int, ...],
     rates: tuple[str, ...],
-    labels: str,
     steps: int | None,
     solver: str | None,
     file: Path | None,
@@ -150,7 +142,6 @@ def evaluate(
         allow_download=allow_download,
         seed=seeds,
         ema=rates or None,
-        labels=labels,
         steps=steps,
         solver=solver,
         batch_size=batch_size,

@@ -8,11 +8,10 @@ from pidistill import __version__
 from pidistill.comparison.plan import Configuration, Plan
 from pidistill.comparison.table import METRICS, Comparison, Row, Spread
 from pidistill.comparison.train import progress_of
-from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation import evaluate
-from pidistill.evaluation.reference import Progress, read_reference
+from pidistill.evaluation.reference import Progress, Reference, read_reference
 from pidistill.files import read_json, sha256_of, write_json
 from pidistill.model_folder import load_student
 from pidistill.noise import device_of
@@ -142,13 +141,12 @@ def _row(
     )
 
 
-def _read_reference(spec: str | None) -> tuple[Dataset | str | None, str | None]:
+def _read_reference(spec: str | None) -> tuple[Reference | None, str | None]:
     """The reference, read once for all runs, and a hash of what it holds, whatever its name."""
     if spec is None:
         return None, None
     found = read_reference(spec)
     if found.images is None:
         assert found.statistics is not None
-        return spec, tensors_sha256(found.statistics._asdict())
-    images = Dataset(found.images, found.labels, 0, found.name)
-    return images, tensors_sha256({"images": found.images})
+        return found, tensors_sha256(found.statistics._asdict())
+    return found, tensors_sha256({"images": found.images})

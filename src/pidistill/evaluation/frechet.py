@@ -25,17 +25,12 @@ class Statistics(NamedTuple):
 
 
 def statistics(features: Tensor, device: torch.device | None = None) -> Statistics:
-    """Mean and covariance of features (n, d), in float64.
+    """Mean and covariance of features (n, d), in float64, computed on `device` or the CPU.
 
     Blocks are merged about the running mean (Chan, Golub & LeVeque 1979), so that features far from
     zero keep their digits and only one block is in memory as float64.
 
-    Args:
-        features: The features, on any device.
-        device: Where to compute; it needs float64. None means the CPU.
-
-    Raises:
-        PidistillError: There are fewer than two samples, or a feature is not finite.
+    Raises `PidistillError` when there are fewer than two samples, or a feature is not finite.
     """
     if len(features) < 2:
         raise PidistillError(f"{len(features)} sample(s) have no covariance; expected at least 2")
@@ -83,9 +78,9 @@ def frechet_distance(first: Statistics, second: Statistics) -> float:
 
 
 def split_half_distance(features: Tensor, device: torch.device | None = None) -> float:
-    """The Frechet distance between two random halves of features (n, d).
+    """The Frechet distance between two random halves of features (n, d), as in `statistics`.
 
-    It is what sampling alone costs at half the size. Arguments and errors as in `statistics`.
+    It is what sampling alone costs at half the size.
     """
     order = Draws(0, 0, len(features)).uniform("split").argsort()
     first, second = (rows.sort().values for rows in order.tensor_split([len(features) // 2]))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.evaluation.blocks import as_measured, as_pixels
 from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
 from pidistill.evaluation.frechet import frechet_distance, statistics
 from pidistill.evaluation.neighbours import (
@@ -19,13 +18,13 @@ from pidistill.evaluation.neighbours import (
     neighbour_metrics,
     precision_recall,
 )
-from pidistill.evaluation.opening import Opened
 from pidistill.evaluation.reference import Reference, ReferenceFeatures, with_float64
 from pidistill.evaluation.sampling import TEACHER_STEPS, Sampler, Subject
 from pidistill.evaluation.scores import inception_score, kernel_distance
 from pidistill.evaluation.speed import measure_speed
-from pidistill.evaluation.streaming import Seen
+from pidistill.evaluation.streaming import Seen, as_measured, as_pixels
 from pidistill.evaluation.trajectory import rms, trajectory_metrics
+from pidistill.noise import device_of
 from pidistill.students.trajectory import TrajectoryStudent
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -35,21 +34,25 @@ NEAREST_NUM = 1000
 """Samples whose nearest training images are looked for."""
 
 Values = dict[str, Any]
+"""Metrics by name, as JSON values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A subject under one seed beside its teacher and a reference: what metrics are made of."""
+    """Samples beside those of the teacher and a reference: what metrics are computed from."""
 
     subject: Subject
     teacher: Denoiser | None
-    seed: int
-    num: int
     seen: Seen
     of_teacher: Seen | None
     """Of the teacher's samples; None where they were not looked at."""
     reference: Reference | None
     in_features: ReferenceFeatures | None
+
+    @property
+    def num(self) -> int:
+        """Number of samples."""
+        return len(self.seen.prints)
 
     @property
     def device(self) -> torch.device:
@@ -59,23 +62,25 @@ class Measured:
     @functools.cached_property
     def neighbours(self) -> tuple[Nearest, Nearest | None]:
         """Nearest neighbours among equally many samples of the subject, and of its teacher."""
-        x = as_pixels(self.seen.x)
-        if self.of_teacher is None:
-            return nearest_among(x, x, self.device), None
-        teacher_x = as_pixels(self.of_teacher.x)
-        num = min(len(x), len(teacher_x))
-        x, teacher_x = x[:num], teacher_x[:num]
-        return nearest_among(x, x, self.device), nearest_among(teacher_x, teacher_x, self.device)
+        num = min(len(seen.x) for seen in (self.seen, self.of_teacher or self.seen))
+
+        def nearest(seen: Seen) -> Nearest:
+            x = as_pixels(seen.x[:num])
+            return nearest_among(x, x, self.device)
+
+        return self._of_both(nearest)
 
     @functools.cached_property
     def training_neighbours(self) -> tuple[Nearest, Nearest | None]:
         """The nearest reference images to samples of the subject, and of its teacher."""
+        return self._of_both(
+            lambda seen: nearest_among(
+                as_pixels(seen.x[:NEAREST_NUM]), self.reference_pixels, self.device
+            )
+        )
 
-        def nearest(seen: Seen) -> Nearest:
-            x = as_pixels(seen.x[:NEAREST_NUM])
-            return nearest_among(x, self.reference_pixels, self.device)
-
-        return nearest(self.seen), None if self.of_teacher is None else nearest(self.of_teacher)
+    def _of_both(self, find: Callable[[Seen], Nearest]) -> tuple[Nearest, Nearest | None]:
+        return find(self.seen), None if self.of_teacher is None else find(self.of_teacher)
 
     @functools.cached_property
     def reference_pixels(self) -> Tensor:
@@ -162,15 +167,17 @@ def _trajectory(measured: Measured) -> Values:
         sampler.model,
         teacher,
         min(measured.num, PATHS),
-        seed=measured.seed,
+        seed=sampler.seed,
         steps=TEACHER_STEPS,
         batch_size=sampler.batch_size,
     )
 
 
 def _diversity(measured: Measured) -> Values:
-    values = neighbour_metrics(*measured.neighbours)
-    return {"duplicates": measured.seen.duplicates, "nearest_sample": values}
+    return {
+        "duplicates": measured.num - len(measured.seen.prints.unique()),
+        "nearest_sample": neighbour_metrics(*measured.neighbours),
+    }
 
 
 def _training_images(measured: Measured) -> Values:
@@ -182,6 +189,30 @@ def _speed(measured: Measured) -> Values:
     assert isinstance(sampler, Sampler)
     return measure_speed(sampler, measured.teacher, min(measured.num, sampler.batch_size))
 
+
+class Metric(NamedTuple):
+    """Metrics that are chosen by one name."""
+
+    values: Callable[[Measured], Values]
+    needs: frozenset[str]
+    """Keys of `NEEDS`."""
+    every_time: bool = True
+    """Whether each seed and each average of the weights is measured, or the first one only."""
+
+
+METRICS = {
+    "fid": Metric(_fid, frozenset({"features", "reference"})),
+    "kid": Metric(_kid, frozenset({"features", "images"})),
+    "is": Metric(_inception_score, frozenset({"features", "classes"})),
+    "precision-recall": Metric(_precision_recall, frozenset({"features", "images"})),
+    "error": Metric(_error, frozenset({"teacher"})),
+    "trajectory": Metric(_trajectory, frozenset({"trajectory"}), every_time=False),
+    "diversity": Metric(_diversity, frozenset(), every_time=False),
+    "training-images": Metric(_training_images, frozenset({"real images"}), every_time=False),
+    "speed": Metric(_speed, frozenset({"model"}), every_time=False),
+}
+DEFAULT = ("fid", "error", "trajectory", "diversity", "training-images", "speed")
+"""What is measured, as far as it can be, where nothing is named."""
 
 NEEDS = {
     "features": "a feature network for samples of this shape; choose features",
@@ -196,37 +227,10 @@ NEEDS = {
 """What a metric may need, for the error that says so."""
 
 
-class Metric(NamedTuple):
-    """Metrics that are chosen by one name."""
-
-    values: Callable[[Measured], Values]
-    """Their values by name, as JSON values."""
-    needs: frozenset[str]
-    """Keys of `NEEDS`."""
-    every_time: bool
-    """Whether each seed and each average of the weights is measured, or the first one only."""
-
-
-METRICS = {
-    "fid": Metric(_fid, frozenset({"features", "reference"}), every_time=True),
-    "kid": Metric(_kid, frozenset({"features", "images"}), every_time=True),
-    "is": Metric(_inception_score, frozenset({"features", "classes"}), every_time=True),
-    "precision-recall": Metric(
-        _precision_recall, frozenset({"features", "images"}), every_time=True
-    ),
-    "error": Metric(_error, frozenset({"teacher"}), every_time=True),
-    "trajectory": Metric(_trajectory, frozenset({"trajectory"}), every_time=False),
-    "diversity": Metric(_diversity, frozenset(), every_time=False),
-    "training-images": Metric(_training_images, frozenset({"real images"}), every_time=False),
-    "speed": Metric(_speed, frozenset({"model"}), every_time=False),
-}
-DEFAULT = ("fid", "error", "trajectory", "diversity", "training-images", "speed")
-"""What is measured, as far as it can be, where nothing is named."""
-
-
 def choose_metrics(
     asked: Sequence[str] | None,
-    opened: Opened,
+    subject: Subject,
+    teacher: Denoiser | None,
     reference: Reference | None,
     network: FeatureNetwork | None,
 ) -> tuple[str, ...]:
@@ -234,47 +238,42 @@ def choose_metrics(
 
     Raises `PidistillError` when one that was asked for is unknown, or what it needs is missing.
     """
-    there = _met(opened, reference, network)
+    is_model = isinstance(subject, Sampler)
+    is_path = isinstance(subject, Sampler) and isinstance(subject.model, TrajectoryStudent)
+    has_images = reference is not None and reference.images is not None
+    there = {
+        "features": network is not None,
+        "classes": network is not None and _classifies(network, subject.image_shape),
+        "reference": reference is not None,
+        "images": has_images,
+        "real images": has_images and reference is not None and not reference.are_drawn,
+        "teacher": is_model and teacher is not None,
+        "trajectory": is_path and teacher is not None,
+        "model": is_model,
+    }
     if asked is None:
-        return tuple(name for name in DEFAULT if METRICS[name].needs <= there)
+        return tuple(name for name in DEFAULT if all(there[need] for need in METRICS[name].needs))
     for name in asked:
         if name not in METRICS:
             raise PidistillError(f"unknown metric {name!r}; expected some of {', '.join(METRICS)}")
-        for need in sorted(METRICS[name].needs - there):
-            raise PidistillError(f"the metric {name!r} needs {NEEDS[need]}")
+        for need in sorted(METRICS[name].needs):
+            if not there[need]:
+                raise PidistillError(f"the metric {name!r} needs {NEEDS[need]}")
     return tuple(dict.fromkeys(asked))
 
 
 @torch.no_grad()
-def _met(
-    opened: Opened, reference: Reference | None, network: FeatureNetwork | None
-) -> frozenset[str]:
-    """The keys of `NEEDS` that are met."""
-    subject = opened.first
-    is_model = isinstance(subject, Sampler)
-    is_path = isinstance(subject, Sampler) and isinstance(subject.model, TrajectoryStudent)
-    images = reference is not None and reference.images is not None
-    met = {
-        "features": network is not None,
-        "classes": network is not None
-        and network(torch.zeros(1, *subject.image_shape, device=subject.device)).logits is not None,
-        "reference": reference is not None,
-        "images": images,
-        "real images": images and reference is not None and not reference.are_drawn,
-        "teacher": is_model and opened.teacher is not None,
-        "trajectory": is_path and opened.teacher is not None,
-        "model": is_model,
-    }
-    return frozenset(need for need, is_met in met.items() if is_met)
+def _classifies(network: FeatureNetwork, image_shape: tuple[int, ...]) -> bool:
+    return network(torch.zeros(1, *image_shape, device=device_of(network))).logits is not None
 
 
 def compute(measured: Measured, names: Collection[str]) -> Values:
-    """The metrics of these `names`, keys of `METRICS`, as JSON values."""
+    """The metrics of these `names`, keys of `METRICS`."""
     values: Values = {"num_samples": measured.num}
     if measured.seen.nfe:
-        values = {"nfe": measured.seen.nfe, **values, "seed": measured.seed}
+        values = {"nfe": measured.seen.nfe, **values, "seed": measured.subject.seed}
     if measured.of_teacher is not None:
         values["teacher_nfe"] = measured.of_teacher.nfe
     for name in names:
-        values.update(METRICS[name].values(measured))
+        values |= METRICS[name].values(measured)
     return values

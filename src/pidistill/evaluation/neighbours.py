@@ -34,15 +34,8 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(x: Tensor, y: Tensor, device: torch.device | None = None) -> PrecisionRecall:
     """Precision and recall of features `x` (n, d) against those of a reference, `y` (m, d).
 
-    Distances are computed in float64, tile by tile, so that memory does not grow with n m.
-
-    Args:
-        x: Features of the samples.
-        y: Features of the reference.
-        device: Where to compute; None means where `x` is.
-
-    Raises:
-        PidistillError: There are fewer than four of one.
+    Distances are computed in float64 on `device`, or where `x` is, tile by tile, so that memory
+    does not grow with n m. Raises `PidistillError` when there are fewer than four of one.
     """
     for features, what in ((x, "sample(s)"), (y, "reference sample(s)")):
         if len(features) <= NEIGHBOUR:
@@ -74,10 +67,8 @@ def squared_distances(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of the squared distances between features (n, d) and (m, d), float64.
 
-    What is within rounding of zero is zero, so that equal features have no distance.
-
-    Yields:
-        Rows, columns, and the tile (rows, columns).
+    Yields rows, columns and their tile. What is within rounding of zero is zero, so that equal
+    features have no distance.
     """
     for first in range(0, len(x), TILE):
         left = x[first : first + TILE].to(device).double()
@@ -102,10 +93,8 @@ class Nearest(NamedTuple):
 def nearest_among(x: Tensor, others: Tensor, device: torch.device | None = None) -> Nearest:
     """The nearest of `others` (m, *sample_shape) to every sample `x` (n, *sample_shape).
 
-    Args:
-        x: Samples, floating point.
-        others: The candidates. Where it is `x` itself, a sample is not its own neighbour.
-        device: Where to compute; None means where `x` is.
+    Where `others` is `x` itself, a sample is not its own neighbour. Computed on `device`, or where
+    `x` is.
     """
     place = device or x.device
     best = torch.full((len(x),), torch.inf, dtype=torch.float64, device=place)
@@ -141,8 +130,3 @@ def fingerprints(x: Tensor) -> Tensor:
     rows = x.cpu().contiguous().reshape(len(x), -1).view(torch.uint8).numpy()
     hashes = [hashlib.blake2b(row, digest_size=8).digest() for row in rows]
     return torch.tensor([int.from_bytes(value, "big") >> 1 for value in hashes])
-
-
-def count_duplicates(prints: Tensor) -> int:
-    """How many samples have the fingerprint of an earlier one."""
-    return len(prints) - len(prints.unique())

@@ -1,7 +1,8 @@
-"""From what a caller names to what is measured: models, references, labels, feature networks."""
+"""What a caller of `evaluate` names, opened: a run folder, a teacher's spec, a file, an object."""
 
+import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ from pidistill.evaluation.reference import Progress, Reference, read_reference
 from pidistill.evaluation.sampling import (
     TEACHER_STEPS,
     GivenSamples,
-    ProportionalLabels,
     Sampler,
     Subject,
     open_model,
@@ -25,9 +25,12 @@ from pidistill.evaluation.sampling import (
 from pidistill.model_folder import is_model_folder
 from pidistill.paths import user_path
 from pidistill.sample_files import read_pixels
-from pidistill.students.base import Student, labels_for
+from pidistill.students.base import Student
 from pidistill.teachers import load_teacher
 from pidistill.training.run_folder import teacher_of_run, what_is_measured
+
+NUM = 50_000
+"""Samples that published distances are taken over."""
 
 ModelOrSamples = str | Path | Student | Denoiser | Tensor
 Averages = float | str | Sequence[float | str] | None
@@ -36,13 +39,15 @@ Say = Callable[[str], None]
 
 
 class Opened(NamedTuple):
-    """What a caller named, opened."""
+    """What is measured."""
 
-    subjects: dict[str | None, Subject]
+    subjects: Mapping[str | None, Subject]
     """Averages of the weights, by the names of their files; or one subject, under None."""
+    num: int
+    """How many samples are measured."""
     teacher: Denoiser | None
     facts: dict[str, Any]
-    """What is measured: `target`, a name, unless it is a student; `weights` and `step` of a run."""
+    """`target`, a name, unless it is a student; `weights` and `step` of a run."""
 
     @property
     def first(self) -> Subject:
@@ -52,76 +57,90 @@ class Opened(NamedTuple):
 
 def open_subjects(
     given: ModelOrSamples,
+    *,
+    num: int | None,
     teacher: str | Denoiser | None,
     ema: Averages,
     steps: int | None,
     solver: str | None,
     batch_size: int,
     device: str | torch.device | None,
+    store: str | Path | None,
     say: Say,
 ) -> Opened:
-    """Open what `evaluate` measures, beside its teacher; arguments and errors are its."""
-    if isinstance(given, Tensor) or (not isinstance(given, nn.Module) and _is_npz(given)):
-        name = "samples" if isinstance(given, Tensor) else str(given)
-        for option, value in (("ema", ema), ("steps", steps), ("solver", solver)):
-            if value is not None:
-                raise PidistillError(f"{option} is {value}, but {name} holds samples, not a model")
-        x = given if isinstance(given, Tensor) else read_pixels(given)
-        samples = GivenSamples(x, name, torch.device(device or "cpu"))
-        return Opened({None: samples}, None, {"target": name})
-    models: dict[str | None, Student | Denoiser]
-    facts: dict[str, Any] = {}
-    folder = None
-    if isinstance(given, nn.Module):
-        name, models = given.source, {None: given}
-    else:
-        name = str(given)
-        folder = user_path(name) if is_model_folder(user_path(name)) else None
-        rates = _rates(ema, folder, name)
-        models = {None: open_model(name)}
-        if folder is not None:
-            facts = what_is_measured(folder, rates[0])
-            models = {what_is_measured(folder, r)["weights"]: open_model(name, r) for r in rates}
+    """Open what is measured, and its teacher; arguments and errors as in `evaluate`."""
+    if num is not None and num < 1:
+        raise PidistillError(f"num is {num}; expected at least 1")
+    if isinstance(given, Tensor) or (isinstance(given, str | Path) and str(given).endswith(".npz")):
+        options = {"ema": ema, "steps": steps, "solver": solver}
+        return _open_samples(given, num, torch.device(device or "cpu"), options)
+    models, facts, folder = _open_models(given, ema)
     first = next(iter(models.values()))
     if isinstance(first, Student) and solver is not None:
-        raise PidistillError(f"solver is {solver!r}, but {name!r} is a student, not a teacher")
-    if isinstance(first, Denoiser):
-        facts = {"target": name, **facts}
+        raise PidistillError(f"solver is {solver!r}; expected None for a student")
     if isinstance(teacher, str):
         teacher = load_teacher(teacher)
     elif teacher is None and folder is not None and isinstance(first, Student):
         teacher = teacher_of_run(folder, say)
     if device is not None:
         teacher = None if teacher is None else teacher.to(device)
-        models = {key: model.to(device) for key, model in models.items()}
+        models = {name: model.to(device) for name, model in models.items()}
     owner = first if isinstance(first, Denoiser) else teacher
-    default = first.num_steps if isinstance(first, Student) else TEACHER_STEPS
-    subjects: dict[str | None, Subject] = {
-        key: Sampler(
-            model,
-            steps=steps or default,
-            solver=solver or "heun",
-            batch_size=batch_size,
-            decoder=None if owner is None else owner.decoder,
-        )
-        for key, model in models.items()
-    }
-    return Opened(subjects, teacher, facts)
+    sampler = Sampler(
+        first,
+        steps=steps or (first.num_steps if isinstance(first, Student) else TEACHER_STEPS),
+        solver=solver or "heun",
+        batch_size=batch_size,
+        decoder=None if owner is None else owner.decoder,
+        store=None if store is None else Path(store),
+    )
+    samplers = {name: dataclasses.replace(sampler, model=model) for name, model in models.items()}
+    return Opened(samplers, num or NUM, teacher, facts)
 
 
-def _is_npz(given: str | Path) -> bool:
-    return str(given).endswith(".npz")
+def _open_samples(
+    given: str | Path | Tensor, num: int | None, device: torch.device, options: dict[str, Any]
+) -> Opened:
+    name = "samples" if isinstance(given, Tensor) else str(given)
+    for option, value in options.items():
+        if value is not None:
+            raise PidistillError(f"{option} is {value}, but {name} holds samples, not a model")
+    x = given if isinstance(given, Tensor) else read_pixels(given)
+    if num is not None and num > len(x):
+        raise PidistillError(f"num is {num}, but {name} holds {len(x)} samples")
+    return Opened({None: GivenSamples(x, device)}, num or len(x), None, {"target": name})
 
 
-def _rates(ema: Averages, folder: Path | None, name: str) -> list[float | None]:
-    """The averaging rates that `ema` asks for: the default, one, several, or all in the folder."""
+def _open_models(
+    given: str | Path | Student | Denoiser, ema: Averages
+) -> tuple[dict[str | None, Student | Denoiser], dict[str, Any], Path | None]:
+    """The models by the names of their weights, facts about them, and their run folder."""
+    name = given.source if isinstance(given, nn.Module) else str(given)
+    folder = None
+    models: dict[str | None, Student | Denoiser] = {}
+    facts: dict[str, Any] = {}
+    if isinstance(given, str | Path) and is_model_folder(user_path(given)):
+        folder = user_path(given)
+        for rate in _rates(ema, folder):
+            about = what_is_measured(folder, rate)
+            models[about["weights"]] = open_model(folder, rate)
+            facts = facts or about
+    elif ema is not None:
+        raise PidistillError(f"ema is {ema!r}, but {name!r} is not a run folder")
+    else:
+        models[None] = given if isinstance(given, nn.Module) else open_model(name)
+    if isinstance(next(iter(models.values())), Denoiser):
+        facts["target"] = name
+    return models, facts, folder
+
+
+def _rates(ema: Averages, folder: Path) -> list[float | None]:
+    """The averaging rates that are asked for; None is the default of the folder."""
     if ema is None:
         return [None]
-    if folder is None:
-        raise PidistillError(f"ema is {ema!r}, but {name!r} is not a run folder")
     asked = [ema] if isinstance(ema, str | float | int) else list(ema)
     if asked == ["all"]:
-        names = (re.fullmatch(r"ema-(.+)\.safetensors", f.name) for f in folder.iterdir())
+        names = (re.fullmatch(r"ema-(.+)\.safetensors", file.name) for file in folder.iterdir())
         return [*sorted(float(match[1]) for match in names if match)]
     try:
         return [float(rate) for rate in asked]
@@ -132,7 +151,7 @@ def _rates(ema: Averages, folder: Path | None, name: str) -> list[float | None]:
 
 
 def open_reference(
-    given: str | Path | Dataset | Tensor | None,
+    given: str | Path | Dataset | Tensor | Reference | None,
     opened: Opened,
     num: int,
     seed: int,
@@ -145,9 +164,11 @@ def open_reference(
     if given is None:
         return None
     subject = opened.first
-    if isinstance(given, str) and given.partition(":")[0] == "teacher":
-        locator = given.partition(":")[2]
-        teacher = load_teacher(locator).to(subject.device) if locator else opened.teacher
+    if isinstance(given, Reference):
+        reference = given
+    elif isinstance(given, str) and given.partition(":")[0] == "teacher":
+        spec = given.partition(":")[2]
+        teacher = load_teacher(spec).to(subject.device) if spec else opened.teacher
         if teacher is None or subject.decoder is not None:
             raise PidistillError(
                 f"the reference is {given!r}, but there is no teacher of images here; name one as "
@@ -155,7 +176,7 @@ def open_reference(
             )
         with progress("drawing the reference", num, "samples") as advance:
             x = teacher_samples(teacher, num, seed=seed, on_batch=advance).x
-        reference = Reference(given, x.cpu(), labels_for(teacher, num), are_drawn=True)
+        reference = Reference(given, x.cpu(), are_drawn=True)
     else:
         reference = read_reference(given)
     if reference.images is not None and reference.images.shape[1:] != subject.image_shape:
@@ -164,39 +185,6 @@ def open_reference(
             f"{tuple(reference.images.shape[1:])}; those measured have {subject.image_shape}"
         )
     return reference
-
-
-def _labels_of_reference(subject: Subject, reference: Reference | None) -> ProportionalLabels:
-    num_classes = subject.num_classes
-    if reference is None or reference.labels is None or num_classes == 0:
-        raise PidistillError(
-            "labels is 'reference'; expected a reference with labels, and a model that is "
-            f"class-conditional (got {'no reference' if reference is None else reference.name}, "
-            f"and {num_classes} classes)"
-        )
-    if int(reference.labels.max()) >= num_classes:
-        raise PidistillError(
-            f"labels is 'reference', but {reference.name} has the label "
-            f"{int(reference.labels.max())}; the model knows 0 .. {num_classes - 1}"
-        )
-    counts = torch.bincount(reference.labels, minlength=num_classes)
-    return ProportionalLabels(tuple(counts.tolist()))
-
-
-LABELS: dict[str, Callable[[Subject, Reference | None], ProportionalLabels | None]] = {
-    "even": lambda subject, reference: None,
-    "reference": _labels_of_reference,
-}
-"""How labels are chosen."""
-
-
-def with_labels(opened: Opened, labels: str, reference: Reference | None) -> Opened:
-    """The subjects, drawing labels as the key `labels` of `LABELS` says."""
-    if labels not in LABELS:
-        raise PidistillError(f"labels is {labels!r}; expected one of {', '.join(LABELS)}")
-    rule = LABELS[labels](opened.first, reference)
-    subjects = {key: subject.with_labels(rule) for key, subject in opened.subjects.items()}
-    return opened._replace(subjects=subjects)
 
 
 def choose_network(

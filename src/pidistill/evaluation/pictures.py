@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pidistill import images
-from pidistill.evaluation.blocks import as_pixels
 from pidistill.evaluation.metrics import Measured
 from pidistill.evaluation.neighbours import LOOK_THE_SAME, Nearest
+from pidistill.evaluation.streaming import as_pixels
 from pidistill.report.plots import STUDENT, TEACHER, finish_axes, save_png
 
 GRID = 100
@@ -63,7 +63,7 @@ def points_figure(x: Tensor, teacher_x: Tensor | None) -> Figure:
 
 
 def trajectory_figure(curves: dict[str, Any]) -> Figure:
-    """The error and the residual against the noise level, side by side."""
+    """The error and the residual against the noise level, as in `metrics["trajectory"]`."""
     figure = Figure(figsize=(9.6, 3.2), layout="constrained")
     titles = {"error": "Distance to the teacher's path", "residual": "Residual of the equation"}
     for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
@@ -90,17 +90,10 @@ def neighbours_figure(
         lines = (("teacher", TEACHER, of_teacher), ("measured", STUDENT, own))
         distances = [(name, color, found.distance) for name, color, found in lines if found]
         reach = max(distance.max().item() for _, _, distance in distances)
+        style: dict[str, Any] = {"histtype": "step", "density": True, "linewidth": 1.6, "bins": 50}
         for name, color, distance in distances:
-            axes.hist(
-                distance.numpy(),
-                bins=50,
-                range=(0, max(reach, LOOK_THE_SAME)),
-                density=True,
-                histtype="step",
-                linewidth=1.6,
-                color=color,
-                label=name,
-            )
+            span = (0, max(reach, LOOK_THE_SAME))
+            axes.hist(distance.numpy(), range=span, color=color, label=name, **style)
         axes.axvline(LOOK_THE_SAME, color="#111827", linewidth=0.8, ls=":", label="look the same")
         finish_axes(axes, title=title, x_label="RMS distance in pixels", y_label="density")
         axes.legend(fontsize=8, frameon=False)

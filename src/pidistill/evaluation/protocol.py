@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
-from pidistill.evaluation.blocks import BLOCK, Blocks, own_share
 from pidistill.evaluation.features import FeatureNetwork
 from pidistill.evaluation.metrics import METRICS, Measured, Values, choose_metrics, compute
 from pidistill.evaluation.opening import (
@@ -23,16 +22,9 @@ from pidistill.evaluation.opening import (
     choose_network,
     open_reference,
     open_subjects,
-    with_labels,
 )
-from pidistill.evaluation.pictures import write_pictures
-from pidistill.evaluation.reference import (
-    Progress,
-    Reference,
-    ReferenceFeatures,
-    no_progress,
-)
-from pidistill.evaluation.sampling import TEACHER_STEPS, Sampler, Subject
+from pidistill.evaluation.reference import Progress, Reference, ReferenceFeatures, no_progress
+from pidistill.evaluation.sampling import BLOCK, TEACHER_STEPS, Sampler, Subject, own_share
 from pidistill.evaluation.streaming import look_at
 from pidistill.processes import ALONE, Processes
 
@@ -42,7 +34,7 @@ FACTS = {"nfe", "num_samples", "error_num_samples", "seed", "teacher_nfe", "spee
 
 def evaluate(
     model_or_samples: ModelOrSamples,
-    reference: str | Path | Dataset | Tensor | None = None,
+    reference: str | Path | Dataset | Tensor | Reference | None = None,
     *,
     num: int | None = None,
     seed: int | Sequence[int] = 0,
@@ -50,7 +42,6 @@ def evaluate(
     steps: int | None = None,
     solver: str | None = None,
     ema: Averages = None,
-    labels: str = "even",
     metrics: Sequence[str] | None = None,
     features: str | FeatureNetwork = "auto",
     weights: str | Path | None = None,
@@ -70,60 +61,74 @@ def evaluate(
     h, w) in [-1, 1], `num` samples (50,000, or all there are) are compared with a `reference`: a
     data spec, `Dataset` or tensor, an `.npz` of samples or of `mu` and `sigma`, or `teacher[:SPEC]`
     for what a teacher draws; and `num_error` of them with solutions of `teacher`, by default the
-    run's. A model draws in `steps` evaluations, or a teacher in `steps` nodes of `solver`, with
-    "even" labels or those of the "reference". `metrics` and `features` are chosen by name, or by
-    what fits. Blocks of samples stay in the folder `store`: a call that was killed goes on there,
-    and calls with the same teacher share its solutions. `pictures` is a folder for pictures. `say`
-    gets one-line notes; `progress(title, total, unit)` is a context that yields a counter.
+    run's. A model draws in `steps` evaluations, or a teacher in `steps` nodes of `solver`.
+    `metrics` and `features` are chosen by name, or by what fits. Blocks of samples stay in the
+    folder `store`: a call that was killed goes on there, and calls with the same teacher share its
+    solutions. `pictures` is a folder for pictures. `say` gets one-line notes; `progress(title,
+    total, unit)` is a context that yields a counter.
 
     Returns JSON values, without those that could not be had. Several seeds or averages (`ema`:
     rates, or "all") add `measurements` and `over_seeds`. Processes but the main one get nothing.
     Raises `PidistillError` when an input is missing, damaged or does not fit the others.
     """
     say, progress = say or (lambda text: None), progress or no_progress
-    opened = open_subjects(model_or_samples, teacher, ema, steps, solver, batch_size, device, say)
+    opened = open_subjects(
+        model_or_samples,
+        num=num,
+        teacher=teacher,
+        ema=ema,
+        steps=steps,
+        solver=solver,
+        batch_size=batch_size,
+        device=device,
+        store=store,
+        say=say,
+    )
     seeds = (seed,) if isinstance(seed, int) else tuple(seed)
     compared = open_reference(reference, opened, num_error, max(seeds) + 1, progress)
     network = choose_network(features, weights, allow_download, opened.first, compared, say)
-    opened = with_labels(opened, labels, compared)
-    evaluation = Evaluation(
-        opened, compared, network, num_error, store, processes or ALONE, progress, say
-    )
-    return evaluation.run(metrics, num, seeds, pictures)
+    names = choose_metrics(metrics, opened.first, opened.teacher, compared, network)
+    if not any("features" in METRICS[name].needs for name in names):
+        network = None
+    terms = Terms(opened, compared, network, num_error, processes or ALONE, progress, say)
+    return terms.results(names, seeds, pictures)
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` opened, and how it is measured."""
+class Terms:
+    """What `evaluate` opened: the same for every average of the weights and every seed."""
 
     opened: Opened
     reference: Reference | None
     network: FeatureNetwork | None
+    """None where no metric needs one."""
     num_error: int
-    store: str | Path | None
     processes: Processes
     progress: Progress
     say: Say
 
-    def run(
-        self,
-        metrics: Sequence[str] | None,
-        num: int | None,
-        seeds: Sequence[int],
-        pictures: str | Path | None,
+    @functools.cached_property
+    def in_features(self) -> ReferenceFeatures | None:
+        """The reference in the features of the network, if there are both."""
+        if self.reference is None or self.network is None:
+            return None
+        return ReferenceFeatures(self.reference, self.network, self.progress)
+
+    def results(
+        self, names: Sequence[str], seeds: Sequence[int], pictures: str | Path | None
     ) -> Values:
         """The metrics of every subject under every seed; nothing but in the main process."""
-        chosen = choose_metrics(metrics, self.opened, self.reference, self.network)
         measurements: list[Values] = []
-        for weights, subject in self.opened.subjects.items():
+        for weights, opened in self.opened.subjects.items():
             for seed in seeds:
-                measured = self.measure(subject, seed, subject.count(num), chosen)
+                measured = self.measure(dataclasses.replace(opened, seed=seed), names)
                 if measured is None:
                     continue
                 first = not measurements
-                names = [name for name in chosen if first or METRICS[name].every_time]
-                values = compute(measured, names)
+                values = compute(measured, [n for n in names if first or METRICS[n].every_time])
                 if first and pictures is not None:
+                    from pidistill.evaluation.pictures import write_pictures  # loads matplotlib
+
                     write_pictures(Path(pictures), measured, values)
                 measurements.append(values if weights is None else {"weights": weights, **values})
         if not measurements:
@@ -131,42 +136,36 @@ class Evaluation:
         facts = dict(self.opened.facts)
         if self.reference is not None:
             facts["reference"] = self.reference.name
-        if self.network is not None and any("features" in METRICS[n].needs for n in chosen):
+        if self.network is not None:
             facts["features"] = self.network.identity
         return {**together(measurements, len(seeds)), **facts}
 
-    def measure(
-        self, subject: Subject, seed: int, num: int, names: Collection[str]
-    ) -> Measured | None:
+    def measure(self, subject: Subject, names: Collection[str]) -> Measured | None:
         """What is seen of a subject, and of its teacher where an error is asked for."""
-        teacher, of_teacher = self.opened.teacher, None
+        num, teacher, of_teacher = self.opened.num, self.opened.teacher, None
+        in_features = self.in_features  # what does not fit is refused here, before the work
+        kept = [] if subject.folder is None else list(subject.folder.glob("*.safetensors"))
+        if kept:
+            self.say(f"going on: {len(kept)} blocks of {BLOCK} samples were drawn before")
         num_error = min(num, self.num_error) if "error" in names else 0
-        network = self.network if any("features" in METRICS[n].needs for n in names) else None
-        in_features = None  # what does not fit is refused here, before the work
-        if network is not None and self.reference is not None:
-            in_features = ReferenceFeatures(self.reference, network, self.progress)
-        store = None if self.store is None else Path(self.store)
-        source = Blocks(subject, seed, store)
-        if source.count():
-            self.say(f"going on: {source.count()} blocks of {BLOCK} samples were drawn before")
         total = own_share(num, self.processes) + own_share(num_error, self.processes)
         with self.progress("sampling", total, "samples") as advance:
             look = functools.partial(
-                look_at, network=network, processes=self.processes, on_batch=advance
+                look_at, network=self.network, processes=self.processes, on_batch=advance
             )
-            seen = look(source, num)
+            seen = look(subject, num)
             if num_error and teacher is not None and isinstance(subject, Sampler):
                 solved = dataclasses.replace(
                     subject, model=teacher, steps=TEACHER_STEPS, solver="heun"
                 )
-                of_teacher = look(Blocks(solved, seed, store), num_error, rival=source)
+                of_teacher = look(solved, num_error, rival=subject)
         if seen is None:
             return None
-        return Measured(subject, teacher, seed, num, seen, of_teacher, self.reference, in_features)
+        return Measured(subject, teacher, seen, of_teacher, self.reference, in_features)
 
 
 def together(measurements: Sequence[Values], num_seeds: int) -> Values:
-    """Several measurements as one result: the first one, all of them, and what seeds say."""
+    """Several measurements as one result: the first one, all of them, a summary of the seeds."""
     metrics = {name: value for name, value in measurements[0].items() if name != "weights"}
     if len(measurements) == 1:
         return metrics

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pidistill.data import Dataset, load_data
 from pidistill.errors import PidistillError
-from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork, gather_features
+from pidistill.evaluation.features.base import FeatureNetwork, features_of
 from pidistill.evaluation.frechet import Statistics, split_half_distance, statistics
 from pidistill.images import to_uint8
 from pidistill.noise import device_of
@@ -31,7 +31,7 @@ from pidistill.storage import read_tensors, tensors_sha256, write_tensors
 
 CACHE = "PIDISTILL_CACHE"
 CHECKSUM = "sha256"
-IMAGES_AT_ONCE = 500
+HASHED_AT_ONCE = 500
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +46,14 @@ def no_progress(title: str, total: int, unit: str) -> Iterator[Callable[..., Non
 
 
 class Reference(NamedTuple):
-    """A reference as it is read, before any network has seen it."""
+    """A reference as it is read, before any network has seen it: images, or statistics."""
 
     name: str
     """What it was read from."""
     images: Tensor | None
-    """Shape (n, c, h, w), float32, in [-1, 1]; None where only statistics are known."""
-    labels: Tensor | None = None
-    """Class labels (n,), int64, or None where there are none."""
+    """Shape (n, c, h, w), float32, in [-1, 1]."""
     statistics: Statistics | None = None
-    """Given statistics of features; None where there are images."""
+    """Given statistics of features."""
     are_drawn: bool = False
     """Whether a model drew the images: then nothing was trained on them."""
 
@@ -63,146 +61,19 @@ class Reference(NamedTuple):
 def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
     """Read a reference.
 
-    Args:
-        reference: A data spec (see `data.load_data`), a folder of images, an `.npz` file with an
-            array `samples` or with `mu` and `sigma`, a data set, or images (n, c, h, w) in [-1, 1].
-
-    Raises:
-        PidistillError: It is none of these, or is damaged.
+    It is a data spec (see `data.load_data`), a folder of images, an `.npz` file with an array
+    `samples` or with `mu` and `sigma`, a data set, or images (n, c, h, w) in [-1, 1]. Raises
+    `PidistillError` when it is none of these, or is damaged.
     """
     if isinstance(reference, Tensor):
         return Reference("samples", reference.float().cpu())
     if isinstance(reference, Dataset):
-        return Reference(reference.name, reference.images, reference.labels)
+        return Reference(reference.name, reference.images)
     spec = str(reference)
     if spec.endswith(".npz"):
         given = _read_statistics(Path(spec))
-        images = read_samples(spec) if given is None else None
-        return Reference(spec, images, statistics=given)
-    data = load_data(f"folder:{spec}" if Path(spec).is_dir() else spec)
-    return Reference(spec, data.images, data.labels)
-
-
-class ReferenceFeatures:
-    """A reference in the features of a network: each part is computed when asked for, or cached."""
-
-    def __init__(
-        self,
-        reference: Reference,
-        network: FeatureNetwork,
-        progress: Progress = no_progress,
-    ) -> None:
-        """Begin; nothing is computed yet.
-
-        Raises `PidistillError` where given statistics are of another number of features.
-        """
-        given = reference.statistics
-        if given is not None and len(given.mean) != network.num_features:
-            raise PidistillError(
-                f"{reference.name} holds statistics of {len(given.mean)} features; the network "
-                f"{network.name!r} has {network.num_features}; choose the features that they were "
-                "made with: EDM's are of inception"
-            )
-        self.reference, self.network, self.progress = reference, network, progress
-
-    @functools.cached_property
-    def statistics(self) -> Statistics:
-        """Mean and covariance of the features."""
-        if self.reference.statistics is not None:
-            return self.reference.statistics
-        place = with_float64(device_of(self.network))
-        return Statistics(
-            **self._cached("statistics", lambda: statistics(self._computed, place)._asdict())
-        )
-
-    @functools.cached_property
-    def split_half(self) -> float:
-        """Frechet distance between two random halves: what sampling alone costs at half size."""
-        place = with_float64(device_of(self.network))
-
-        def compute() -> dict[str, Tensor]:
-            distance = split_half_distance(self._computed, place)
-            return {"value": torch.tensor(distance, dtype=torch.float64)}
-
-        return self._cached("split-half", compute)["value"].item()
-
-    @functools.cached_property
-    def features(self) -> Tensor:
-        """The features, shape (n, d)."""
-        return self._cached("features", lambda: {"features": self._computed})["features"]
-
-    @functools.cached_property
-    def _computed(self) -> Tensor:
-        """The features, from one pass over the images."""
-        images = self.reference.images
-        assert images is not None  # given statistics are not computed
-        device = device_of(self.network)
-
-        with torch.no_grad(), self.progress("reference", len(images), "images") as advance:
-
-            def look(part: Tensor) -> FeatureBatch:
-                features: FeatureBatch = self.network(part.to(device))
-                advance(len(part))
-                return features
-
-            return gather_features(map(look, images.split(IMAGES_AT_ONCE)), len(images)).features
-
-    @functools.cached_property
-    def _identity(self) -> str:
-        """Content hash of the images as 8-bit pixels, and of the network that sees them."""
-        images = self.reference.images
-        assert images is not None  # given statistics are not computed
-        digest = hashlib.sha256(f"{self.network.identity} {tuple(images.shape)}".encode())
-        for part in images.split(IMAGES_AT_ONCE):
-            digest.update(to_uint8(part).contiguous().numpy().data)
-        return f"{self.network.name}-{digest.hexdigest()}"
-
-    def _cached(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors kept under a name, or computed and kept."""
-        file = cache_folder() / f"{name}-{self._identity}.safetensors"
-        kept = _recall(file)
-        if kept is None:
-            kept = compute()
-            _keep(file, kept)
-        return kept
-
-
-def with_float64(device: torch.device) -> torch.device:
-    """The device, or the CPU where an accelerator has no float64."""
-    return torch.device("cpu") if device.type == "mps" else device
-
-
-def cache_folder() -> Path:
-    """Where cached files lie; it need not exist."""
-    named = os.environ.get(CACHE)
-    if named:
-        return user_path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pidistill"
-
-
-def _recall(file: Path) -> dict[str, Tensor] | None:
-    """The tensors in `file`; None where it is missing or, with a warning, damaged."""
-    if not file.exists():
-        return None
-    try:
-        tensors = read_tensors(file)
-        checksum = tensors.pop(CHECKSUM, torch.zeros(0, dtype=torch.uint8))
-        if bytes(checksum.tolist()).decode() != tensors_sha256(tensors):
-            raise PidistillError(f"{file} does not match its checksum")
-    except (PidistillError, ValueError) as error:
-        logger.warning("a cached file is damaged and computed anew: %s", error)
-        return None
-    return tensors
-
-
-def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors to `file`, or warn where the disk refuses."""
-    checksum = torch.tensor(list(tensors_sha256(tensors).encode()), dtype=torch.uint8)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(file, {**tensors, CHECKSUM: checksum})
-    except OSError as error:
-        logger.warning("%s cannot be written, so nothing is cached: %s", file, error.strerror)
+        return Reference(spec, read_samples(spec) if given is None else None, given)
+    return Reference(spec, load_data(f"folder:{spec}" if Path(spec).is_dir() else spec).images)
 
 
 def _read_statistics(file: Path) -> Statistics | None:
@@ -222,3 +93,108 @@ def _read_statistics(file: Path) -> Statistics | None:
     if np.abs(covariance - covariance.T).max() > 1e-4 * np.abs(covariance).max():
         raise PidistillError(f"{file}: sigma is not symmetric; expected a covariance")
     return Statistics(torch.from_numpy(mean).double(), torch.from_numpy(covariance).double())
+
+
+class ReferenceFeatures:
+    """A reference in the features of a network; what is asked for is computed, or cached."""
+
+    def __init__(
+        self, reference: Reference, network: FeatureNetwork, progress: Progress = no_progress
+    ) -> None:
+        """Compute nothing yet.
+
+        Raises `PidistillError` where given statistics are of another number of features.
+        """
+        given = reference.statistics
+        if given is not None and len(given.mean) != network.num_features:
+            raise PidistillError(
+                f"{reference.name} holds statistics of {len(given.mean)} features; the network "
+                f"{network.name!r} has {network.num_features}; choose the features that they were "
+                "made with: EDM's are of inception"
+            )
+        self.reference, self.network, self.progress = reference, network, progress
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and covariance of the features."""
+        if self.reference.statistics is not None:
+            return self.reference.statistics
+        return Statistics(self._fitted["mean"], self._fitted["covariance"])
+
+    @property
+    def split_half(self) -> float:
+        """Frechet distance between two random halves: what sampling alone costs at half size."""
+        return self._fitted["split_half"].item()
+
+    @functools.cached_property
+    def features(self) -> Tensor:
+        """The features, shape (n, d)."""
+        return self._cached("features", lambda: {"features": self._computed})["features"]
+
+    @functools.cached_property
+    def _fitted(self) -> dict[str, Tensor]:
+        def fit() -> dict[str, Tensor]:
+            device = with_float64(device_of(self.network))
+            fitted = statistics(self._computed, device)
+            distance = split_half_distance(self._computed, device)
+            split_half = torch.tensor(distance, dtype=torch.float64)
+            return {**fitted._asdict(), "split_half": split_half}
+
+        return self._cached("fitted", fit)
+
+    @functools.cached_property
+    def _computed(self) -> Tensor:
+        with self.progress("reference", len(self._images), "images") as advance:
+            return features_of(self._images, self.network, advance).features
+
+    @property
+    def _images(self) -> Tensor:
+        assert self.reference.images is not None  # given statistics are not computed
+        return self.reference.images
+
+    @functools.cached_property
+    def _identity(self) -> str:
+        """Content hash of the images as 8-bit pixels, and of the network that sees them."""
+        facts = f"{self.network.identity} {tuple(self._images.shape)}"
+        digest = hashlib.sha256(facts.encode())
+        for part in self._images.split(HASHED_AT_ONCE):
+            digest.update(to_uint8(part).contiguous().numpy().data)
+        return f"{self.network.name}-{digest.hexdigest()}"
+
+    def _cached(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors kept under a name, or computed and kept."""
+        file = cache_folder() / f"{name}-{self._identity}.safetensors"
+        if file.exists():
+            try:
+                return _recall(file)
+            except (PidistillError, ValueError) as error:
+                logger.warning("a cached file is damaged and computed anew: %s", error)
+        computed = compute()
+        checksum = torch.tensor(list(tensors_sha256(computed).encode()), dtype=torch.uint8)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(file, {**computed, CHECKSUM: checksum})
+        except OSError as error:
+            logger.warning("%s cannot be written, so nothing is cached: %s", file, error.strerror)
+        return computed
+
+
+def _recall(file: Path) -> dict[str, Tensor]:
+    tensors = read_tensors(file)
+    checksum = tensors.pop(CHECKSUM, torch.zeros(0, dtype=torch.uint8))
+    if bytes(checksum.tolist()).decode() != tensors_sha256(tensors):
+        raise PidistillError(f"{file} does not match its checksum")
+    return tensors
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """The device, or the CPU where an accelerator has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def cache_folder() -> Path:
+    """Where cached files lie; it need not exist."""
+    named = os.environ.get(CACHE)
+    if named:
+        return user_path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pidistill"

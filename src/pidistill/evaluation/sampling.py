@@ -1,29 +1,36 @@
-"""Who is measured: a student, a teacher, or given samples; each draws samples by their index."""
+"""Samples to measure: drawn by a student or a solved teacher in blocks that are kept, or given.
+
+Sample i depends on the seed and on i only. A block is a range of consecutive indices that one
+process draws and writes at once or not at all: an evaluation that was killed goes on where it was,
+and any number of processes draws the same samples.
+"""
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pidistill import __version__
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
+from pidistill.files import sha256_of
 from pidistill.model_folder import is_model_folder, load_model
 from pidistill.noise import device_of
 from pidistill.ode import Solution, solve
 from pidistill.paths import user_path
-from pidistill.storage import weights_sha256
+from pidistill.processes import Processes
+from pidistill.storage import read_tensors, weights_sha256, write_tensors
 from pidistill.students.base import Student, sample_in_batches
 from pidistill.teachers import load_teacher
 
-NUM = 50_000
-"""Samples that published distances are taken over."""
 TEACHER_STEPS = 40
 """Nodes of Heun's method that stand for the teacher's solution."""
+BLOCK = 512
+"""Samples in a block: what each process of a killed evaluation loses at most."""
 DECODED_AT_ONCE = 8
 """Latents turned into images at a time."""
 
@@ -32,170 +39,129 @@ OnBatch = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class ProportionalLabels:
-    r"""Labels in the proportions of given ones; every stretch of samples keeps to them closely.
-
-    The label of sample i is the quantile of $u_i = i \phi \bmod 1$, with the golden ratio $\phi$:
-    the Kronecker sequence of least discrepancy (Niederreiter 1992).
-    """
-
-    counts: tuple[int, ...]
-    """How often each label occurs."""
-
-    def __call__(self, first: int, count: int) -> Tensor:
-        """Labels (count,), int64, of the samples from `first` on."""
-        index = torch.arange(first, first + count, dtype=torch.float64)
-        quantile = (index * ((1 + math.sqrt(5)) / 2)) % 1
-        shares = torch.tensor(self.counts, dtype=torch.float64).cumsum(0) / sum(self.counts)
-        return torch.searchsorted(shares, quantile, right=True).clamp(max=len(shares) - 1)
-
-
-class Subject(Protocol):
-    """What draws the samples that are measured."""
-
-    @property
-    def decoder(self) -> nn.Module | None:
-        """What turns samples that are latents into images."""
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Shape of one sample as it is measured: of the image, where samples are latents."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of labels; 0 means unconditional."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where samples are drawn, and measured."""
-
-    def with_labels(self, labels: ProportionalLabels | None) -> "Subject":
-        """The same, with these labels; None means that sample i has label `i % num_classes`."""
-
-    def draw(self, seed: int, first: int, count: int, on_batch: OnBatch) -> Solution:
-        """The samples `first .. first + count - 1` of a seed, with their cost in evaluations."""
-
-    def count(self, num: int | None) -> int:
-        """How many samples are measured where `num` are asked for; None means the usual number."""
-
-    def identity(self, seed: int) -> dict[str, Any]:
-        """All that these samples depend on, as JSON values."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Sampler:
-    """A student, or a teacher whose equation is solved, as a `Subject`."""
+    """Draws samples of a student, or of a teacher whose equation is solved."""
 
     model: Student | Denoiser
     steps: int
     """Evaluations of a student, or a teacher's nodes."""
     solver: str = "heun"
     """Of a teacher (see `ode.solve`)."""
-    labels: ProportionalLabels | None = None
-    """None: sample i has label `i % num_classes`."""
+    seed: int = 0
     batch_size: int = 256
     decoder: nn.Module | None = None
+    """What turns latents into images."""
+    store: Path | None = None
+    """Folder in which blocks are kept; None draws them on each request."""
 
     @functools.cached_property
     @torch.no_grad()
     def image_shape(self) -> tuple[int, ...]:
-        """See `Subject`."""
+        """Shape of one sample as it is measured: of the image, where samples are latents."""
         if self.decoder is None:
             return self.model.sample_shape
         zeros = torch.zeros(1, *self.model.sample_shape, device=device_of(self.decoder))
         return tuple(self.decoder(zeros).shape[1:])
 
     @property
-    def num_classes(self) -> int:
-        """See `Subject`."""
-        return self.model.num_classes
-
-    @property
     def device(self) -> torch.device:
-        """See `Subject`."""
+        """Where samples are drawn, and measured."""
         return device_of(self.model)
 
-    def with_labels(self, labels: ProportionalLabels | None) -> "Subject":
-        """See `Subject`."""
-        return dataclasses.replace(self, labels=labels)
+    def draw(self, block: range, on_batch: OnBatch = lambda count: None) -> Solution:
+        """The samples of a block as the model draws them, on the CPU: read, or drawn and kept.
 
-    def draw(self, seed: int, first: int, count: int, on_batch: OnBatch) -> Solution:
-        """See `Subject`."""
-        label = None if self.labels is None else self.labels(first, count)
-        generate = (
-            self.model.generate
-            if isinstance(self.model, Student)
-            else functools.partial(teacher_samples, self.model, solver=self.solver)
-        )
-        return generate(
-            count,
-            seed=seed,
-            steps=self.steps,
-            label=label,
-            first=first,
-            batch_size=self.batch_size,
-            on_batch=on_batch,
-        )
+        Raises `PidistillError` when the file of the block is damaged.
+        """
+        if self.folder is None:
+            return self._draw(block, on_batch)
+        path = self.folder / f"{block.start:09d}-{block.stop:09d}.safetensors"
+        if path.is_file():
+            kept = read_tensors(path)
+            on_batch(len(block))
+            return Solution(kept["x"], int(kept["nfe"]))
+        drawn = self._draw(block, on_batch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, {"x": drawn.x, "nfe": torch.tensor(drawn.nfe)})
+        return drawn
 
-    def count(self, num: int | None) -> int:
-        """See `Subject`."""
-        return NUM if num is None else num
-
-    def identity(self, seed: int) -> dict[str, Any]:
-        """See `Subject`; the batch size does not count."""
+    @functools.cached_property
+    def folder(self) -> Path | None:
+        """Where blocks are kept, named by a hash of all that samples depend on."""
+        if self.store is None:
+            return None
         model = self.model
-        facts = {
+        facts: dict[str, Any] = {
             "model": type(model).__qualname__,
             "source": model.source,
             "weights": weights_sha256(model),
             "sigmas": [model.sigma_min, model.sigma_max, model.sigma_data],
             "shape": list(model.sample_shape),
             "num_classes": model.num_classes,
-            "labels": repr(self.labels),
-            "seed": seed,
+            "seed": self.seed,
             "steps": self.steps,
+            "block": BLOCK,
+            "version": __version__,
         }
         if isinstance(model, Student):
-            how = {"options": model.options(), "precondition": repr(model.precondition)}
-            return {**facts, **how}
-        return {**facts, "solver": self.solver}
+            facts |= {"options": model.options(), "precondition": repr(model.precondition)}
+        else:
+            facts["solver"] = self.solver
+        return self.store / sha256_of(facts)[:16]
+
+    def _draw(self, block: range, on_batch: OnBatch) -> Solution:
+        generate = (
+            self.model.generate
+            if isinstance(self.model, Student)
+            else functools.partial(teacher_samples, self.model, solver=self.solver)
+        )
+        x, nfe = generate(
+            len(block),
+            seed=self.seed,
+            steps=self.steps,
+            first=block.start,
+            batch_size=self.batch_size,
+            on_batch=on_batch,
+        )
+        return Solution(x.cpu(), nfe)
 
 
 @dataclasses.dataclass(frozen=True)
 class GivenSamples:
-    """Anybody's samples as a `Subject`; their cost is not known, and is 0."""
+    """Anybody's samples, in the place of a `Sampler`; their cost is unknown, and counts as 0."""
 
     x: Tensor
     """Shape (n, *sample_shape), images in 8 bits or in [-1, 1]."""
-    name: str
     device: torch.device
     """Where their features are computed."""
+    seed: int = 0
+    """Without effect."""
     decoder: None = None
-    num_classes: int = 0
+    folder: None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """See `Subject`."""
+        """Shape of one sample."""
         return tuple(self.x.shape[1:])
 
-    def with_labels(self, labels: ProportionalLabels | None) -> "Subject":
-        """See `Subject`; given samples keep theirs."""
-        return self
+    def draw(self, block: range, on_batch: OnBatch = lambda count: None) -> Solution:
+        """The samples of a block."""
+        on_batch(len(block))
+        return Solution(self.x[block.start : block.stop].cpu(), 0)
 
-    def draw(self, seed: int, first: int, count: int, on_batch: OnBatch) -> Solution:
-        """See `Subject`; there is one seed."""
-        on_batch(count)
-        return Solution(self.x[first : first + count], 0)
 
-    def count(self, num: int | None) -> int:
-        """See `Subject`: all, unless there are fewer asked for."""
-        if num is not None and num > len(self.x):
-            raise PidistillError(f"num is {num}, but {self.name} holds {len(self.x)} samples")
-        return len(self.x) if num is None else num
+Subject = Sampler | GivenSamples
+"""What is measured."""
 
-    def identity(self, seed: int) -> dict[str, Any]:
-        """See `Subject`."""
-        return {"given": self.name}
+
+def blocks(num: int) -> list[range]:
+    """The blocks of the samples 0 .. num - 1."""
+    return [range(first, min(first + BLOCK, num)) for first in range(0, num, BLOCK)]
+
+
+def own_share(num: int, processes: Processes) -> int:
+    """How many of `num` samples this process draws."""
+    return sum(len(block) for block in blocks(num)[processes.index :: processes.count])
 
 
 def teacher_samples(
@@ -242,8 +208,7 @@ def open_model(name: str | Path, ema: float | None = None) -> Student | Denoiser
     """
     path = user_path(name)
     if is_model_folder(path):
-        model = load_model(path, ema)
-        return model.eval().requires_grad_(False)
+        return load_model(path, ema).eval().requires_grad_(False)
     if path.is_dir() and (path / "config.toml").is_file():
         raise PidistillError(f"{name} holds a run that has not saved its first checkpoint yet")
     if ema is not None:

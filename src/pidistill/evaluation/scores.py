@@ -17,11 +17,10 @@ SPLITS = 10
 
 
 class Estimate(NamedTuple):
-    """The mean of estimates over subsets or parts."""
+    """The mean of estimates over subsets or parts, and their standard deviation."""
 
     value: float
     spread: float
-    """Their standard deviation."""
 
 
 def cubic_kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -32,7 +31,7 @@ def cubic_kernel(x: Tensor, y: Tensor) -> Tensor:
 def unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
     """The unbiased estimate of the squared MMD from features (n, d) and (m, d), n and m over 1.
 
-    It is Gretton et al. (2012), equation 3: pairs of a sample with itself are left out.
+    Gretton et al. (2012), equation 3: pairs of a sample with itself are left out.
     """
     n, m = len(x), len(y)
     own, other = cubic_kernel(x, x), cubic_kernel(y, y)
@@ -44,18 +43,11 @@ def unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
 
 
 def kernel_distance(x: Tensor, y: Tensor, device: torch.device | None = None) -> Estimate:
-    """The kernel distance (KID) between features `x` (n, d) and `y` (m, d), in float64.
+    """The kernel distance (KID) between features (n, d) and (m, d), in float64.
 
     It is the mean over 100 pairs of subsets of 1,000 features, or of as many as there are; any
-    size gives an unbiased estimate, which may be below zero.
-
-    Args:
-        x: Features of the samples.
-        y: Features of the reference.
-        device: Where to compute; None means where `x` is.
-
-    Raises:
-        PidistillError: There are fewer than two of one.
+    size gives an unbiased estimate, which may be below zero. It is computed on `device`, or where
+    `x` is. Raises `PidistillError` when there are fewer than two of one.
     """
     size = min(SUBSET_SIZE, len(x), len(y))
     if size < 2:
@@ -66,8 +58,7 @@ def kernel_distance(x: Tensor, y: Tensor, device: torch.device | None = None) ->
         rows = draws.choice(len(features), size, replace=False)
         return features[rows].to(device or x.device).double()
 
-    values = torch.stack([unbiased_mmd(subset(x), subset(y)) for _ in range(SUBSETS)])
-    return Estimate(values.mean().item(), values.std(correction=0).item())
+    return _estimate(torch.stack([unbiased_mmd(subset(x), subset(y)) for _ in range(SUBSETS)]))
 
 
 def inception_score(logits: Tensor) -> Estimate:
@@ -82,5 +73,8 @@ def inception_score(logits: Tensor) -> Estimate:
         log_p = rows.double().log_softmax(1)
         p = log_p.exp().mean(0)
         scores.append((log_p.exp() * log_p).sum(1).mean() - torch.special.xlogy(p, p).sum())
-    values = torch.stack(scores).exp()
+    return _estimate(torch.stack(scores).exp())
+
+
+def _estimate(values: Tensor) -> Estimate:
     return Estimate(values.mean().item(), values.std(correction=0).item())

@@ -1,21 +1,22 @@
 """A page about a student beside its teacher, in one file that opens without a network."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pidistill import images
 from pidistill.denoiser import Denoiser
+from pidistill.evaluation.pictures import trajectory_figure
 from pidistill.evaluation.trajectory import (
     Paths,
     error_along_path,
     residual_along_path,
+    rms,
     solve_paths,
 )
 from pidistill.report.page import write_page
-from pidistill.report.plots import as_svg, data_uri, line_plot, training_curves
+from pidistill.report.plots import as_svg, data_uri, line_plot
 from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.training.log import read_log
 
@@ -24,6 +25,8 @@ COLUMNS = 10
 STRIP_SAMPLES = 4
 STRIP_COLUMNS = 14
 ERROR_SAMPLES = 512
+LOGGED = {"loss": "Loss that is minimised", "residual": "Distance of the residual"}
+"""Columns of a run's log that are plotted, with their titles."""
 
 
 def write_report(
@@ -40,35 +43,28 @@ def write_report(
     seed: int,
     steps: int,
 ) -> None:
-    """Write the page about a student of images to `path`.
+    """Write the page about a student of images to `path`, beside the log of its run.
 
-    Args:
-        path: Where to; the log of the run is read from the same folder.
-        student: The student.
-        teacher: Its teacher.
-        title: The page's title.
-        subtitle: A line below it.
-        table: Column names and rows; the last row is the student's.
-        context: A sentence below the table.
-        error_curve: RMS error against the teacher, by training step.
-        provenance: What a reader needs to make the page again, by name.
-        seed: Seed of the noise.
-        steps: Nodes of the teacher's solver.
+    `table` has column names and rows, the student's last; `context` is a sentence below it.
+    `error_curve` has the RMS error by training step, `provenance` what a reader needs to make the
+    page again. The teacher is solved in `steps` nodes from the noise of `seed`.
     """
     path = Path(path)
     paths = solve_paths(student, teacher, ERROR_SAMPLES, seed=seed, steps=steps)
-    training = training_curves(read_log(path.parent))
+    curves = {
+        "sigma": paths.sigmas.tolist(),
+        "error": [rms(level) for level in error_along_path(paths)],
+        "residual": [rms(level) for level in residual_along_path(student, teacher, paths)],
+    }
+    log = read_log(path.parent)
+    training = [
+        line_plot([(line["step"], line[name]) for line in log], title=shown, y_label=name)
+        for name, shown in LOGGED.items()
+        if log and name in log[0]
+    ]
     if error_curve:
-        curve = ([float(step) for step in error_curve], list(error_curve.values()))
-        training.append(
-            line_plot(
-                {"error": curve},
-                title="RMS distance to the teacher's samples",
-                x_label="step",
-                y_label="RMS error",
-                log_y=True,
-            )
-        )
+        shown = "RMS distance to the teacher's samples"
+        training.append(line_plot([*error_curve.items()], title=shown, y_label="RMS error"))
     write_page(
         path,
         "report.html",
@@ -84,48 +80,21 @@ def write_report(
         frames=_frames(paths),
         strip=_strip(paths),
         training_plots=[as_svg(figure) for figure in training],
-        path_plots=[as_svg(figure) for figure in _path_plots(student, teacher, paths)],
+        path_plot=as_svg(trajectory_figure(curves)),
     )
 
 
 def _frames(paths: Paths) -> list[dict[str, str]]:
     """The pictures of the slider, a noise level each."""
+    levels = zip(paths.sigmas.tolist(), paths.teacher, paths.student, strict=True)
     return [
         {
             "sigma": f"{sigma:.3g}",
             "teacher": _picture(_scaled(teacher[: 3 * COLUMNS], sigma)),
             "student": _picture(_scaled(student[: 3 * COLUMNS], sigma)),
         }
-        for sigma, teacher, student in zip(
-            paths.sigmas.tolist(), paths.teacher, paths.student, strict=True
-        )
+        for sigma, teacher, student in levels
     ]
-
-
-def _path_plots(student: TrajectoryStudent, teacher: Denoiser, paths: Paths) -> list[Any]:
-    inner = paths._replace(  # at sigma_max the error is 0 by construction
-        sigmas=paths.sigmas[1:], teacher=paths.teacher[1:], student=paths.student[1:]
-    )
-    curves = {
-        "residual": ("Residual of the equation", residual_along_path(student, teacher, inner)),
-        "error": ("Distance to the teacher's path", error_along_path(inner)),
-    }
-    return [
-        line_plot(
-            {name: (inner.sigmas.tolist(), values)},
-            title=title,
-            x_label="noise level sigma",
-            y_label=f"RMS {name}",
-            log_x=True,
-            log_y=True,
-        )
-        for name, (title, values) in curves.items()
-    ]
-
-
-def _scaled(x: Tensor, sigma: float) -> Tensor:
-    """Noisy samples brought to the scale of pictures."""
-    return x / (1 + sigma**2) ** 0.5
 
 
 def _strip(paths: Paths) -> str:
@@ -138,6 +107,11 @@ def _strip(paths: Paths) -> str:
         for i in columns
     ]
     return _picture(torch.stack(points), STRIP_COLUMNS)
+
+
+def _scaled(x: Tensor, sigma: float) -> Tensor:
+    """Noisy samples brought to the scale of pictures."""
+    return x / (1 + sigma**2) ** 0.5
 
 
 def _picture(x: Tensor, columns: int = COLUMNS) -> str:

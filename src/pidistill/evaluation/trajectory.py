@@ -40,10 +40,7 @@ def solve_paths(
     steps: int,
     first: int = 0,
 ) -> Paths:
-    """Follow the paths of the samples `first .. first + num - 1` of both.
-
-    The noise levels are the teacher's grid of `steps` nodes.
-    """
+    """Follow the paths of the samples `first .. first + num - 1` on the teacher's `steps` nodes."""
     z = initial_noise(student, num, seed=seed, first=first)
     label = labels_for(student, num, first=first)
     label = None if label is None else label.to(z.device)
@@ -70,62 +67,54 @@ def trajectory_metrics(
 ) -> dict[str, Any]:
     """Errors, residuals and straightness along the first `num` paths, as JSON values.
 
-    Args:
-        student: The student.
-        teacher: Its teacher, on the same device.
-        num: Number of paths.
-        seed: Seed of the noise.
-        steps: Nodes of the teacher's solver.
-        batch_size: Paths followed at once.
+    The teacher, on the student's device, is solved in `steps` nodes, `batch_size` paths at once.
 
     Returns:
         `straightness` and `teacher_straightness`; and in `trajectory` the number of paths, the
         noise levels, and at each of them the RMS `error` and the RMS `residual`.
     """
-    curves, bends, shares = [], [], []
+    parts = []
     for first in range(0, num, batch_size):
         count = min(batch_size, num - first)
         paths = solve_paths(student, teacher, count, seed=seed, steps=steps, first=first)
-        points = (paths.student, paths.teacher)
-        curves.append([error_along_path(paths), residual_along_path(student, teacher, paths)])
-        bends.append([straightness(paths.sigmas, x, teacher.sigma_data) for x in points])
-        shares.append(count / num)
-    share = torch.tensor(shares, dtype=torch.float64)
-    bend, teacher_bend = (share @ torch.tensor(bends, dtype=torch.float64)).tolist()
-    squares = torch.tensor(curves, dtype=torch.float64).square()  # (batches, 2, levels)
-    error, residual = torch.einsum("b,bcl->cl", share, squares).sqrt().tolist()
+        bends = [
+            straightness(paths.sigmas, x, teacher.sigma_data)
+            for x in (paths.student, paths.teacher)
+        ]
+        parts.append(
+            [error_along_path(paths), residual_along_path(student, teacher, paths), *bends]
+        )
+    error, residual, bend, teacher_bend = (torch.cat(p, -1) for p in zip(*parts, strict=True))
     return {
-        "straightness": bend,
-        "teacher_straightness": teacher_bend,
+        "straightness": bend.mean().item(),
+        "teacher_straightness": teacher_bend.mean().item(),
         "trajectory": {
             "num_samples": num,
             "sigma": paths.sigmas.tolist(),
-            "error": error,
-            "residual": residual,
+            "error": [rms(level) for level in error],
+            "residual": [rms(level) for level in residual],
         },
     }
 
 
-def straightness(sigmas: Tensor, points: Tensor, sigma_data: float) -> float:
+def straightness(sigmas: Tensor, points: Tensor, sigma_data: float) -> Tensor:
     r"""How far paths are from straight lines of constant speed, $S$ of Liu et al. 2022; 0 is best.
 
     $S = \int_0^1 E \left| (y_1 - y_0) - \frac{dy}{dt} \right|^2 dt$ (arXiv 2209.03003), as a mean
     over pixels. There $y = (1 - t) x_0 + t \epsilon$ joins data and noise, both of unit variance,
     which in EDM coordinates is $y = x / (\sigma_{data} + \sigma)$ at $t = \sigma / (\sigma_{data} +
-    \sigma)$. Paths are taken as straight between their nodes, and time from their first node to
-    their last, in units of the whole.
+    \sigma)$. The paths are given by `points` (k, b, *sample_shape), in EDM coordinates, at `sigmas`
+    (k,), decreasing; straight lines join them, and time runs from the first node to the last.
 
-    Args:
-        sigmas: Noise levels, shape (k,), decreasing.
-        points: The paths there, shape (k, b, *sample_shape), in EDM coordinates.
-        sigma_data: Standard deviation of the data.
+    Returns:
+        Shape (b,), float64.
     """
-    sigmas = sigmas.double()
-    y = points.double().flatten(1) / (sigma_data + sigmas).to(points.device)[:, None]
+    sigmas = sigmas.double().to(points.device)
+    y = points.double().flatten(2) / (sigma_data + sigmas)[:, None, None]
     time = sigmas / (sigma_data + sigmas)
-    share = (time.diff() / (time[-1] - time[0])).to(points.device)
-    velocity = y.diff(dim=0) / share[:, None]
-    return (share @ (velocity - (y[-1] - y[0])).square().mean(1)).item()
+    share = (time.diff() / (time[-1] - time[0]))[:, None, None]
+    velocity = y.diff(dim=0) / share
+    return (share * (velocity - (y[-1] - y[0])).square()).sum(0).mean(1)
 
 
 def per_sample_rms(x: Tensor, reference: Tensor) -> Tensor:
@@ -138,21 +127,20 @@ def rms(values: Tensor) -> float:
     return values.double().square().mean().sqrt().item()
 
 
-def error_along_path(paths: Paths) -> list[float]:
-    """RMS distance of the student from the teacher at each noise level."""
+def error_along_path(paths: Paths) -> Tensor:
+    """RMS distance of the student from the teacher for each noise level and path, shape (k, n)."""
     pairs = zip(paths.student, paths.teacher, strict=True)
-    return [rms(per_sample_rms(x, solved)) for x, solved in pairs]
+    return torch.stack([per_sample_rms(x, solved) for x, solved in pairs])
 
 
 @torch.no_grad()
-def residual_along_path(student: TrajectoryStudent, teacher: Denoiser, paths: Paths) -> list[float]:
-    """RMS of `x - sigma dx/dsigma - D(x, sigma)` at each noise level, with the exact derivative."""
+def residual_along_path(student: TrajectoryStudent, teacher: Denoiser, paths: Paths) -> Tensor:
+    """RMS of `x - sigma dx/dsigma - D(x, sigma)`, the derivative being exact, shape (k, n)."""
     derivative = ForwardMode()
     z, label = paths.z, paths.label
     residuals = []
     for level, x in zip(paths.sigmas, paths.student, strict=True):
         sigma = level.repeat(len(z))
         point = derivative(lambda nodes: student.F(z, nodes[0], label)[None], student.share, sigma)
-        denoised = teacher(x, sigma.to(x), label)
-        residuals.append(rms(per_sample_rms(point.intercept, denoised)))
-    return residuals
+        residuals.append(per_sample_rms(point.intercept, teacher(x, sigma.to(x), label)))
+    return torch.stack(residuals)

@@ -2,9 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,30 +15,15 @@ from PIL import Image
 from pidistill.files import replacing
 
 TEACHER, STUDENT = "#7a869a", "#c2410c"
-COLORS = (STUDENT, TEACHER, "#2563eb", "#15803d")
 
 
-def line_plot(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    log_x: bool = False,
-    log_y: bool = False,
-) -> Figure:
-    """Named lines, each given by its x and its y."""
+def line_plot(points: Sequence[tuple[float, float]], *, title: str, y_label: str) -> Figure:
+    """A student's positive numbers by training step, on a logarithmic axis."""
     figure = Figure(figsize=(5.4, 3.2), layout="constrained")
-    axes: Axes = figure.add_subplot()
-    for (name, (x, y)), color in zip(series.items(), COLORS, strict=False):
-        axes.plot(x, y, label=name, color=color, linewidth=1.6)
-    if log_x:
-        axes.set_xscale("log")
-    if log_y:
-        axes.set_yscale("log")
-    finish_axes(axes, title=title, x_label=x_label, y_label=y_label)
-    if len(series) > 1:
-        axes.legend(fontsize=8, frameon=False)
+    axes = figure.add_subplot()
+    axes.plot(*zip(*points, strict=True), color=STUDENT, linewidth=1.6)
+    axes.set_yscale("log")
+    finish_axes(axes, title=title, x_label="step", y_label=y_label)
     return figure
 
 
@@ -51,23 +35,6 @@ def finish_axes(axes: Axes, *, title: str, x_label: str, y_label: str) -> None:
     axes.tick_params(labelsize=8)
     axes.grid(visible=True, which="major", color="#e5e7eb", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def training_curves(log: list[dict[str, Any]]) -> list[Figure]:
-    """Loss and residual against the step, from the lines of a run's log."""
-    titles = {"loss": "Loss that is minimised", "residual": "Distance of the residual"}
-    steps = [float(line["step"]) for line in log]
-    return [
-        line_plot(
-            {name: (steps, [float(line[name]) for line in log])},
-            title=title,
-            x_label="step",
-            y_label=name,
-            log_y=True,
-        )
-        for name, title in titles.items()
-        if log and name in log[0]
-    ]
 
 
 def save_png(figure: Figure, path: str | Path) -> None:

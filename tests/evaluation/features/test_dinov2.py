@@ -87,7 +87,7 @@ def test_the_preprocessing_is_that_of_pillow(folder):
     assert np.abs(ours.numpy() - theirs).mean() < 0.4
 
 
-def test_weights_that_are_missing_unknown_or_misshapen_are_refused(folder, capfd):
+def test_weights_that_are_missing_unknown_or_misshapen_are_refused(folder):
     file = folder / "model.safetensors"
     whole = load_file(file)
     key = "layernorm.weight"
@@ -99,7 +99,6 @@ def test_weights_that_are_missing_unknown_or_misshapen_are_refused(folder, capfd
     file.write_bytes(b"damaged")
     with pytest.raises(PidistillError, match="holds no DINOv2"):
         load_dinov2(folder, allow_download=False)
-    assert capfd.readouterr() == ("", "")
 
 
 def test_pickled_weights_are_not_looked_at(folder):

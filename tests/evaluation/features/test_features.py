@@ -3,18 +3,16 @@
 import itertools
 import sys
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pidistill import PidistillError
-from pidistill.cli import main
 from pidistill.data import load_data
 from pidistill.data.glyphs import glyphs_images
 from pidistill.evaluation.features import FeatureBatch, FeatureNetwork, features_for, load_features
-from pidistill.evaluation.features.base import gather_features
+from pidistill.evaluation.features.base import features_of, joined
 from pidistill.evaluation.features.bundled import BUNDLED
 from pidistill.evaluation.frechet import frechet_distance, statistics
 from pidistill.images import from_uint8, to_uint8
@@ -45,7 +43,7 @@ class TestBundled:
     def test_convolutions_keep_full_precision_on_an_accelerator(self, name, monkeypatch):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
         network, seen = load_features(name), []
-        network.classifier.hidden.register_forward_hook(
+        network.hidden.register_forward_hook(
             lambda *_: seen.append(torch.backends.cudnn.allow_tf32)
         )
         network(self.images(name))
@@ -56,10 +54,10 @@ class TestBundled:
         network = load_features(name)
         assert not network.training
         assert not any(p.requires_grad for p in network.parameters())
-        assert network.identity == load_features(name).identity
-        assert network.identity.startswith(f"{network.name}-")
+        identity = network.identity
+        assert identity == load_features(name).identity
         next(network.parameters()).data.view(-1)[0] += 1e-3
-        assert network.identity != load_features(name).identity
+        assert network.identity != identity
 
 
 @pytest.mark.parametrize(
@@ -104,17 +102,21 @@ def fresh_glyphs():
 
 def test_the_glyphs_classifier_knows_glyphs_that_it_never_saw(fresh_glyphs):
     images, factors = fresh_glyphs
-    guess = load_features("glyphs").classifier(images).argmax(1)
+    guess = load_features("glyphs").extract(images).logits.argmax(1)
     assert (guess == factors.label).float().mean() > 0.995
 
 
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
 def test_distances_of_glyphs_see_what_differs(spoil, fresh_glyphs):
-    features = load_features("glyphs").classifier.features
+    network = load_features("glyphs")
     images, _ = fresh_glyphs
-    own = statistics(features(images[1000:]))
-    alike = frechet_distance(statistics(features(images[:1000])), own)
-    assert frechet_distance(statistics(features(spoil(images[:1000]))), own) > 2 * alike
+
+    def fitted(x):
+        return statistics(network.extract(x).features)
+
+    own, alike = fitted(images[1000:]), fitted(images[:1000])
+    near = frechet_distance(alike, own)
+    assert frechet_distance(fitted(spoil(images[:1000])), own) > 2 * near
 
 
 def test_unknown_names_are_refused_and_weights_of_what_has_none():
@@ -129,6 +131,11 @@ class Mean(FeatureNetwork):
 
     def extract(self, x):
         return FeatureBatch(x.flatten(1).mean(1, keepdim=True), None)
+
+
+class Points(Mean):
+    def forward(self, x):
+        return FeatureBatch(x, None)
 
 
 def test_another_package_adds_a_network(monkeypatch):
@@ -150,24 +157,20 @@ def test_another_package_adds_a_network(monkeypatch):
         load_features("men")
 
 
-@given(st.lists(st.integers(0, 230), max_size=12))
-def test_features_are_gathered_whatever_the_batches(cuts):
-    generator = torch.Generator().manual_seed(0)
-    features, logits = (torch.randn(230, size, generator=generator) for size in (5, 4))
-    edges = itertools.pairwise([0, *sorted(cuts), 230])
-    parts = [FeatureBatch(features[a:b], logits[a:b]) for a, b in edges]
-    gathered = gather_features(parts, 230)
-    assert torch.equal(gathered.features, features)
-    assert torch.equal(gathered.logits, logits)
-    assert gather_features([FeatureBatch(features, None)], 230).logits is None
-
-
-def test_samples_are_counted_and_features_finite():
-    for said in (9, 11):
-        with pytest.raises(PidistillError, match=str(said)):
-            gather_features([FeatureBatch(torch.zeros(10, 2), None)], said)
+@given(st.lists(st.integers(0, 300), max_size=5))
+def test_batches_are_joined_and_features_are_finite(cuts):
+    x = torch.randn(300, 1, 2, 2, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    counts = []
+    found = features_of(x, Mean(), counts.append)
+    assert sum(counts) == 300
+    assert found.logits is None
+    torch.testing.assert_close(found.features, Mean()(x).features)
+    edges = itertools.pairwise([0, *sorted(cuts), 300])
+    parts = [FeatureBatch(found.features[a:b], found.features[a:b]) for a, b in edges]
+    assert torch.equal(joined(parts).features, found.features)
+    assert torch.equal(joined(parts).logits, found.features)
     with pytest.raises(PidistillError, match="not finite"):
-        gather_features([FeatureBatch(torch.full((10, 2), torch.nan), None)], 10)
+        features_of(torch.full((9, 2), torch.nan), Points())
 
 
 @pytest.fixture
@@ -187,30 +190,22 @@ def without(monkeypatch):
     return forget
 
 
-def test_the_command_line_says_what_to_install(without, tmp_path, capsys):
-    np.savez(tmp_path / "samples.npz", samples=np.zeros((8, 3, 32, 32), np.float32))
-    np.savez(tmp_path / "edm.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    without("torch_fidelity", ModuleNotFoundError("No module named 'torch_fidelity'"))
-    files = [str(tmp_path / "samples.npz"), "--reference", str(tmp_path / "edm.npz")]
-    assert main(["evaluate", *files, "--features", "inception", "--metrics", "fid"]) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    assert 'pip install "pidistill[metrics]"' in line
-
-
 @pytest.mark.parametrize(
-    ("name", "package"), [("inception", "torch_fidelity"), ("dinov2", "transformers")]
+    ("name", "package", "error", "words"),
+    [
+        ("inception", "torch_fidelity", ModuleNotFoundError("No torch_fidelity"), "torch_fidelity"),
+        ("dinov2", "transformers", ModuleNotFoundError("No transformers"), "transformers"),
+        (
+            "inception",
+            "torch_fidelity",
+            RuntimeError("torchvision::nms"),
+            r"nms.*torch===\d[\d.]+\"",
+        ),
+    ],
 )
-def test_what_is_not_installed_is_named_with_the_command(without, name, package):
-    without(package, ModuleNotFoundError(f"No module named {package!r}"))
-    with pytest.raises(PidistillError, match=rf'{package}.*pip install "pidistill\[metrics\]"'):
+def test_what_is_not_installed_is_named_with_the_command(without, name, package, error, words):
+    """A torchvision of another build is a RuntimeError."""
+    without(package, error)
+    with pytest.raises(PidistillError, match=rf'{words}.*pidistill\[metrics\]"') as caught:
         load_features(name)
-
-
-def test_a_torchvision_of_another_build_is_named_with_the_command(without):
-    without("torch_fidelity", RuntimeError("operator torchvision::nms does not exist"))
-    with pytest.raises(
-        PidistillError, match=r"nms does not exist.*torch===\d[\d.]+\".*\[metrics\]"
-    ) as error:
-        load_features("inception")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(caught.value)

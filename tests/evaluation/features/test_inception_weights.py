@@ -23,30 +23,26 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / "hub" / "checkpoints"
 
 
-def find(given=None, download=False):
-    return weights_file(given, download)
-
-
 def test_a_file_a_folder_and_torch_hub(tmp_path, hub):
     file = tmp_path / "other-name.pth"
     file.touch()
-    assert find(file) == file
+    assert weights_file(file, False) == file
     (tmp_path / NAME).touch()
-    assert find(tmp_path) == tmp_path / NAME
+    assert weights_file(tmp_path, False) == tmp_path / NAME
     hub.mkdir(parents=True)
     (hub / NAME).touch()
-    assert find() == hub / NAME
-    assert find(download=True) == hub / NAME
+    assert weights_file(None, False) == hub / NAME
+    assert weights_file(None, True) == hub / NAME
 
 
 def test_what_is_missing_is_named_with_its_origin_and_its_place(tmp_path, hub):
     with pytest.raises(PidistillError) as error:
-        find()
+        weights_file(None, False)
     for word in (NAME, inception.ORIGIN, str(hub), "nothing is downloaded"):
         assert word in str(error.value)
     for download in (False, True):  # a path that is given is not made up for
         with pytest.raises(PidistillError, match=f"{NAME} does not exist"):
-            find(tmp_path, download=download)
+            weights_file(tmp_path, download)
     assert not hub.exists()
 
 
@@ -57,12 +53,12 @@ def test_it_is_fetched_when_asked_and_its_hash_is_checked(tmp_path, hub, monkeyp
     published.write_bytes(b"weights")
     monkeypatch.setattr(inception, "ORIGIN", published.as_uri())
     with pytest.raises(PidistillError, match=r"cannot be fetched .*invalid hash value"):
-        find(download=True)
+        weights_file(None, True)
     assert not list(hub.iterdir())
     checksum = hashlib.sha256(b"weights").hexdigest()[:8]
     monkeypatch.setattr(inception, "SHA256", checksum)
-    assert find(download=True).read_bytes() == b"weights"
+    assert weights_file(None, True).read_bytes() == b"weights"
     (hub / NAME).unlink()
     monkeypatch.setattr(inception, "ORIGIN", (tmp_path / "nowhere").as_uri())
     with pytest.raises(PidistillError, match="cannot be fetched"):
-        find(download=True)
+        weights_file(None, True)

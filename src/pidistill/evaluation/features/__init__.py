@@ -21,8 +21,8 @@ PUBLISHED: dict[str, Callable[[Path | None, bool], FeatureNetwork]] = {
     "inception": load_inception,
     "dinov2": load_dinov2,
 }
-"""Networks whose weights are published elsewhere: from a path, else from where their libraries keep
-them, else by download where that is allowed."""
+"""Networks with published weights: from a path, else from where their libraries keep them, else by
+download where that is allowed."""
 
 GROUP = "pidistill.features"
 
@@ -39,18 +39,17 @@ def load_features(
         allow_download: Whether weights that are missing may be fetched.
 
     Raises:
-        PidistillError: No network has this name, its weights are missing or not its own, or the
-            extra that it needs is not installed.
+        PidistillError: No network has this name, its weights are missing or damaged, or the extra
+            that it needs is not installed.
     """
     plugins = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     network: FeatureNetwork
     if name in PUBLISHED:
-        path = None if weights is None else Path(weights)
-        network = PUBLISHED[name](path, allow_download)
+        network = PUBLISHED[name](None if weights is None else Path(weights), allow_download)
     elif weights is not None:
         raise PidistillError(
-            f"weights is {str(weights)!r}, but the features {name!r} take none; they are for "
-            f"{' and '.join(PUBLISHED)}"
+            f"weights is {str(weights)!r}, but the features {name!r} take none; expected features "
+            f"{' or '.join(PUBLISHED)}"
         )
     elif name in BUNDLED:
         network = load_bundled(name)

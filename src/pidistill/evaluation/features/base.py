@@ -1,20 +1,22 @@
 """The contract of feature networks: images to vectors that distances are taken between."""
 
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
 from pidistill.images import from_uint8, is_image, to_uint8
+from pidistill.noise import device_of
 from pidistill.storage import weights_sha256
+
+AT_ONCE = 128
+"""Images that a network sees at a time."""
 
 
 class FeatureBatch(NamedTuple):
-    """What a feature network says of some images, from one evaluation."""
+    """What a feature network says of some images."""
 
     features: Tensor
     """Shape (n, d), float32."""
@@ -33,7 +35,7 @@ class FeatureNetwork(nn.Module):
     name: str
     num_features: int
     version: int = 1
-    """Raised when `extract` changes its numbers, so that cached statistics are not mixed up."""
+    """To be raised when `extract` changes its numbers, so that cached statistics are not mixed."""
     sample_shape: tuple[int, ...] | None = None
     """The only shape of images that it takes; None means 1 or 3 channels and any size."""
 
@@ -62,36 +64,29 @@ class FeatureNetwork(nn.Module):
         return f"{self.name}-{self.version}-{weights_sha256(self)}"
 
 
-def gather_features(batches: Iterable[FeatureBatch], num: int) -> FeatureBatch:
-    """The features and logits of `num` samples, in temporary files that go with the tensors.
+@torch.no_grad()
+def features_of(
+    x: Tensor, network: FeatureNetwork, on_batch: Callable[[int], None] = lambda count: None
+) -> FeatureBatch:
+    """Features and logits of images (n, c, h, w) in [-1, 1] or in 8 bits, on the CPU.
 
-    Args:
-        batches: Features in the order of the samples, on any device, however they are split.
-        num: How many samples there are in all.
-
-    Raises:
-        PidistillError: There are more or fewer samples, or a feature is not finite.
+    Raises `PidistillError` when a feature is not finite.
     """
-    whole: FeatureBatch | None = None
-    seen = 0
-    for features, logits in batches:
+    device = device_of(network)
+    batches = []
+    for part in x.split(AT_ONCE):
+        part = part.to(device)
+        features, logits = network(from_uint8(part) if part.dtype == torch.uint8 else part)
         if not features.isfinite().all():
             raise PidistillError("a feature is not finite; are the samples?")
-        if whole is None:
-            on_disk = None if logits is None else _on_disk(num, logits.shape[1])
-            whole = FeatureBatch(_on_disk(num, features.shape[1]), on_disk)
-        rows = slice(seen, seen + len(features))
-        seen += len(features)
-        if seen > num:
-            raise PidistillError(f"more than {num} samples came in")
-        whole.features[rows] = features.cpu()
-        if whole.logits is not None and logits is not None:
-            whole.logits[rows] = logits.cpu()
-    if whole is None or seen != num:
-        raise PidistillError(f"{seen} samples came in; expected {num}")
-    return whole
+        batches.append(FeatureBatch(features.cpu(), None if logits is None else logits.cpu()))
+        on_batch(len(part))
+    return joined(batches)
 
 
-def _on_disk(num: int, width: int) -> Tensor:
-    with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(num, width)))
+def joined(batches: Sequence[FeatureBatch]) -> FeatureBatch:
+    """Batches in their order as one."""
+    logits = [batch.logits for batch in batches if batch.logits is not None]
+    return FeatureBatch(
+        torch.cat([batch.features for batch in batches]), torch.cat(logits) if logits else None
+    )

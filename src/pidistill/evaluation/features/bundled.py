@@ -28,62 +28,40 @@ BUNDLED = {
 """The bundled classifiers, by the data set that they were trained on."""
 
 
-class Classifier(nn.Module):
-    """A small convolutional classifier of images of one shape; its last hidden layer is features.
+class Classifier(FeatureNetwork):
+    """A small convolutional classifier of ten classes; its last hidden layer is features.
 
-    `benchmarks/train_classifier.py` trains the weights that are bundled. The hidden layer for the
-    glyphs was trained to tell all factors of an image, so that distances see colours, places and
-    sizes too.
+    `benchmarks/train_classifier.py` trains the bundled weights: those for the glyphs to tell all
+    factors of an image, so that distances see colours, places and sizes too.
     """
 
     num_features = 64
 
-    def __init__(
-        self, sample_shape: tuple[int, ...], widths: tuple[int, ...], num_classes: int = 10
-    ) -> None:
-        """Build the network with fresh weights; each convolution halves the image."""
+    def __init__(self, name: str) -> None:
+        """Build the classifier `name`, a key of `BUNDLED`, with fresh weights."""
         super().__init__()
-        channels, height, width = sample_shape
+        self.name = name
+        self.sample_shape, widths, _ = BUNDLED[name]
+        channels, height, width = self.sample_shape
         self.num_convolutions = len(widths)
         for i, out_channels in enumerate(widths):
             self.add_module(f"conv{i}", nn.Conv2d(channels, out_channels, 3, padding=1))
             channels, height, width = out_channels, height // 2, width // 2
         self.hidden = nn.Linear(channels * height * width, self.num_features)
-        self.output = nn.Linear(self.num_features, num_classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        """The last hidden layer (n, 64) for images `x` (n, c, h, w) in [-1, 1]."""
-        for i in range(self.num_convolutions):
-            x = functional.max_pool2d(functional.relu(self.get_submodule(f"conv{i}")(x)), 2)
-        return functional.relu(self.hidden(x.flatten(1)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images `x` (n, c, h, w) in [-1, 1]."""
-        return self.output(self.features(x))
-
-
-class ClassifierFeatures(FeatureNetwork):
-    """The last hidden layer of a `Classifier`."""
-
-    def __init__(self, name: str, classifier: Classifier, sample_shape: tuple[int, ...]) -> None:
-        """Wrap a trained classifier of images of `sample_shape` under a name."""
-        super().__init__()
-        self.name = name
-        self.num_features = classifier.num_features
-        self.sample_shape = sample_shape
-        self.classifier = classifier
+        self.output = nn.Linear(self.num_features, 10)
 
     def extract(self, x: Tensor) -> FeatureBatch:
-        """Hidden layer and logits of images `x` (n, c, h, w) in [-1, 1]."""
-        hidden = self.classifier.features(x)
-        return FeatureBatch(hidden, self.classifier.output(hidden))
+        """Hidden layer (n, 64) and logits (n, 10) of images `x` (n, c, h, w) in [-1, 1]."""
+        for i in range(self.num_convolutions):
+            x = functional.max_pool2d(functional.relu(self.get_submodule(f"conv{i}")(x)), 2)
+        hidden = functional.relu(self.hidden(x.flatten(1)))
+        return FeatureBatch(hidden, self.output(hidden))
 
 
-def load_bundled(name: str) -> ClassifierFeatures:
-    """The bundled classifier `name`, a key of `BUNDLED`, as a feature network."""
-    sample_shape, widths, _ = BUNDLED[name]
-    classifier = Classifier(sample_shape, widths)
+def load_bundled(name: str) -> Classifier:
+    """The bundled classifier `name`, a key of `BUNDLED`."""
+    classifier = Classifier(name)
     with importlib.resources.as_file(importlib.resources.files("pidistill") / "assets") as assets:
         path = Path(assets) / f"{name}-classifier.safetensors"
         load_weights(classifier, read_tensors(path), str(path))
-    return ClassifierFeatures(name, classifier, sample_shape)
+    return classifier

@@ -5,8 +5,6 @@ are resized to 224x224, bicubic and antialiased, and normalised by ImageNet's st
 features are the class token after the last normalisation. The published distances use ViT-L/14.
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,6 +17,7 @@ from pidistill.teachers.formats.weights import one_line
 
 REPOSITORY = "facebook/dinov2-large"
 FILES = ("config.json", "model.safetensors")
+PUBLISHED = f"{' and '.join(FILES)} of https://huggingface.co/{REPOSITORY}"
 SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue."""
@@ -49,16 +48,10 @@ class Dinov2Features(FeatureNetwork):
 
 
 def load_dinov2(weights: Path | None, allow_download: bool) -> Dinov2Features:
-    """DINOv2 with its published weights, on the CPU.
+    """DINOv2 with the weights in a folder with `FILES`, by default in the Hugging Face cache.
 
-    Args:
-        weights: A folder with `FILES`, of any size of the model; None means that of `REPOSITORY` in
-            the Hugging Face cache.
-        allow_download: Whether to fetch the files where they are missing.
-
-    Raises:
-        PidistillError: transformers is not installed, or the weights are not there or are not those
-            of a DINOv2. Nothing in them is executed.
+    Raises `PidistillError` when transformers is not installed, or the weights are not there or are
+    not those of a DINOv2. Nothing in them is executed.
     """
     try:
         from transformers import Dinov2Model
@@ -71,19 +64,17 @@ def load_dinov2(weights: Path | None, allow_download: bool) -> Dinov2Features:
     for name in FILES:
         if not (folder / name).is_file():
             raise PidistillError(
-                f"{folder / name} does not exist; expected a folder with {' and '.join(FILES)} of "
-                f"https://huggingface.co/{REPOSITORY}"
+                f"{folder / name} does not exist; expected a folder with {PUBLISHED}"
             )
     try:
-        with _quiet():
-            model, told = Dinov2Model.from_pretrained(
-                folder,
-                use_safetensors=True,
-                local_files_only=True,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # refused below, with their names
-                output_loading_info=True,
-            )
+        model, told = Dinov2Model.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # refused below, with their names
+            output_loading_info=True,
+        )
     except Exception as error:  # of many kinds: whatever a foreign folder causes
         raise PidistillError(f"{folder} holds no DINOv2: {one_line(error)}") from error
     for what, keys in told.items():  # weights that were left random or unused
@@ -96,7 +87,6 @@ def load_dinov2(weights: Path | None, allow_download: bool) -> Dinov2Features:
 
 
 def _cached_folder(allow_download: bool) -> Path:
-    """The folder of `REPOSITORY` in the Hugging Face cache."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -107,27 +97,8 @@ def _cached_folder(allow_download: bool) -> Path:
         )
     except Exception as error:  # of many kinds: the network's, the hub's, the disk's
         if allow_download:
-            raise PidistillError(
-                f"{REPOSITORY} cannot be fetched from https://huggingface.co: {one_line(error)}"
-            ) from error
+            raise PidistillError(f"{PUBLISHED} cannot be fetched: {one_line(error)}") from error
         raise PidistillError(
-            f"the features 'dinov2' need {' and '.join(FILES)} of "
-            f"https://huggingface.co/{REPOSITORY}, and nothing is downloaded unless you ask for "
+            f"the features 'dinov2' need {PUBLISHED}, and nothing is downloaded unless you ask for "
             "it; put them into a folder and say where it is"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' warnings and progress bars; what matters is raised."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

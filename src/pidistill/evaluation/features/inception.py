@@ -41,15 +41,10 @@ class InceptionFeatures(FeatureNetwork):
 
 
 def load_inception(weights: Path | None, allow_download: bool) -> InceptionFeatures:
-    """Inception-v3 with its published weights, on the CPU.
+    """Inception-v3 with its published weights, on the CPU; see `weights_file`.
 
-    Args:
-        weights: The file `FILE` or the folder that it is in; None means torch hub's.
-        allow_download: Whether to fetch the file where it is missing.
-
-    Raises:
-        PidistillError: The extra `metrics` is not installed, or the weights are not there or are
-            not those of Inception-v3. Nothing in the file is executed.
+    Raises `PidistillError` when the extra `metrics` is not installed, or the weights are not there
+    or are not those of Inception-v3. Nothing in the file is executed.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -81,7 +76,7 @@ def load_inception(weights: Path | None, allow_download: bool) -> InceptionFeatu
 
 
 def weights_file(given: Path | None, allow_download: bool) -> Path:
-    """Where `FILE` is; arguments and errors as in `load_inception`."""
+    """Where `FILE` is: the file or the folder that is given, by default torch hub's."""
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     path = hub / FILE
     if given is not None:
