@@ -21,10 +21,10 @@ MAX_OPCODES = 500_000  # five times what the largest published checkpoint has
 
 IGNORED = ("PROTO", "FRAME", "STOP", "BINPERSID")
 """A persistent id stays the plain value that it is."""
-ARGUMENTS = {
-    *("BINFLOAT", "BININT", "BININT1", "BININT2", "LONG1"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-}
+INTEGERS = ("BININT", "BININT1", "BININT2", "LONG1")
+STRINGS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
+ARGUMENTS = ("BINFLOAT", *INTEGERS, *STRINGS, *BYTES)
 """Opcodes that push their argument."""
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -36,8 +36,9 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
 }
 OPERANDS = {
-    **{"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2},
-    **{"STACK_GLOBAL": 2, "REDUCE": 2, "NEWOBJ": 2, "BUILD": 1},
+    **dict.fromkeys(("TUPLE1", "APPEND", "BUILD"), 1),
+    **dict.fromkeys(("TUPLE2", "SETITEM", "STACK_GLOBAL", "REDUCE", "NEWOBJ"), 2),
+    "TUPLE3": 3,
 }
 """How many values an opcode takes off the stack."""
 TO_MARK = ("TUPLE", "APPENDS", "ADDITEMS", "SETITEMS")
