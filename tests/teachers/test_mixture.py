@@ -74,6 +74,8 @@ def test_samples_have_the_mean_the_deviation_and_the_shape_that_are_stated(name)
     mixture = load_teacher(f"mixture:{name}")
     x0 = mixture.draw(20_000, torch.Generator().manual_seed(0))
     assert x0.shape[1:] == mixture.sample_shape
+    identity = torch.eye(mixture.means.shape[1], dtype=torch.float64).expand_as(mixture.basis)
+    torch.testing.assert_close(mixture.basis.mT @ mixture.basis, identity, rtol=0, atol=1e-12)
     mean = mixture.log_prior.exp() @ mixture.means
     error = (x0.flatten(1).mean(0) - mean).abs()
     assert (error < 5 * x0.flatten(1).std(0) / len(x0) ** 0.5).all()
