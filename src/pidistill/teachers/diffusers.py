@@ -16,8 +16,7 @@ from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
 from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, plain_config
-from pidistill.teachers.formats import RefusedError, latent, refusals_of
-from pidistill.teachers.formats.pipeline_folder import is_pipeline_folder, open_pipeline
+from pidistill.teachers.formats import RefusedError, latent, pipeline_folder, refusals_of
 from pidistill.teachers.formats.schedulers import precondition_of
 
 PIXEL_SIGMA_DATA = 0.5
@@ -37,32 +36,27 @@ OPTIONS: dict[str, type[float] | type[int] | type[str]] = {
 
 def recognises(path: Path) -> bool:
     """Whether `path` is the folder of a diffusers pipeline."""
-    return is_pipeline_folder(path)
+    return pipeline_folder.is_pipeline_folder(path)
 
 
 def load(locator: str) -> Denoiser:
     """Load the teacher in a pipeline.
 
-    Args:
-        locator: A folder or the name of a repository, with options behind a question mark:
-            `sigma_min` and `sigma_max` (noise levels to use, within the scheduler's), `prompts` (a
-            file, one prompt a line), `guidance` (the scale), `null_class` (the row of the class
-            embedding that means "no label"), `revision` (of a repository).
-
-    Raises:
-        PidistillError: The library is missing, or the pipeline cannot be read.
+    `locator` is a folder or the name of a repository, with options behind a question mark, which
+    docs/teachers/diffusers.md explains. Raises `PidistillError` when the library is missing, or the
+    pipeline cannot be read.
     """
     name, options = parse_locator(locator)
-    pipeline = open_pipeline(name, revision=options.get("revision"))
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
     with refusals_of(name):
         decoder = latent.load_decoder(pipeline)
         precondition = precondition_of(
-            pipeline.load("scheduler"),
+            pipeline_folder.load_component(pipeline, "scheduler"),
             sigma_data=PIXEL_SIGMA_DATA if decoder is None else LATENT_SIGMA_DATA,
             sigma_min=options.get("sigma_min"),
             sigma_max=options.get("sigma_max"),
         )
-        unet = pipeline.load_network("unet")
+        unet = pipeline_folder.load_network(pipeline, "unet")
         shape = sample_shape(unet.config)
         network: DiffusersUNet | TextUNet
         if type(unet).__name__ == "UNet2DModel":
@@ -93,8 +87,9 @@ def load_decoder(locator: str) -> latent.LatentDecoder | None:
     Raises `PidistillError` when the pipeline or its autoencoder cannot be read.
     """
     name, options = parse_locator(locator)
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
     with refusals_of(name):
-        return latent.load_decoder(open_pipeline(name, revision=options.get("revision")))
+        return latent.load_decoder(pipeline)
 
 
 def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
@@ -128,10 +123,7 @@ def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
 
 
 def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, int]:
-    """A UNet2DModel as a raw network, and the number of its labels.
-
-    Raises `RefusedError` when an option asks for something that the network does not have.
-    """
+    """A UNet2DModel as a raw network, and the number of its labels."""
     rows = unet.config.num_class_embeds or 0
     null_class = options.get("null_class")
     if "prompts" in options:
@@ -151,11 +143,7 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
 
 
 def sample_shape(config: Any) -> tuple[int, int, int]:
-    """The shape of a sample of a UNet with this configuration.
-
-    Raises `RefusedError` when the configuration does not say it, or the UNet sees more than a noisy
-    sample.
-    """
+    """The shape of a sample of a UNet with this configuration."""
     channels, size = config["in_channels"], config["sample_size"]
     if config["out_channels"] not in (channels, 2 * channels):
         raise RefusedError(

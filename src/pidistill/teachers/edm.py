@@ -41,7 +41,6 @@ from pidistill.teachers.formats.weights import (
     SUFFIXES,
     json_beside,
     network_with_weights,
-    read_json_beside,
     read_weights,
 )
 
@@ -68,7 +67,7 @@ def recognises(path: Path) -> bool:
     if not path.is_file():
         return False
     if path.suffix in SUFFIXES:
-        return {"network", "precondition"} <= read_json_beside(path).keys()
+        return {"network", "precondition"} <= json_beside(path)[1].keys()
     with path.open("rb") as file:
         head = file.read(65_536)
     return head.startswith(b"\x80") and b"torch_utils.persistence" in head
@@ -101,7 +100,7 @@ def _load_pickle(path: Path) -> PreconditionedDenoiser:
 
 
 def _load_state_dict(path: Path) -> PreconditionedDenoiser:
-    beside, description = json_beside(path), read_json_beside(path)
+    beside, description = json_beside(path)
     if beside is None:
         raise RefusedError(
             f"has no JSON file beside it; expected {path.with_suffix('.json').name} or config.json "

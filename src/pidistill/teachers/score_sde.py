@@ -29,9 +29,9 @@ from pidistill.precondition import Precondition, VEPrecondition, VPPrecondition
 from pidistill.teachers.formats import RefusedError, refusals_of
 from pidistill.teachers.formats.score_sde_modules import network_config, renamed, split_parts
 from pidistill.teachers.formats.weights import (
+    json_beside,
     network_with_weights,
     one_line,
-    read_json_beside,
     read_torch,
 )
 
@@ -47,12 +47,11 @@ def load(locator: str) -> PreconditionedDenoiser:
     path = user_path(locator)
     if not path.is_file():
         raise PidistillError(f"{locator!r} is not a file; expected score-sde:FILE")
-    options = read_json_beside(path)
+    beside, options = json_beside(path)
     unknown = [key for key in options if key not in OPTIONS]
     if unknown:
         raise PidistillError(
-            f"the JSON file beside {path} has the unknown entry {unknown[0]!r}; expected "
-            f"{', '.join(OPTIONS)}"
+            f"{beside} has the unknown entry {unknown[0]!r}; expected {', '.join(OPTIONS)}"
         )
     with refusals_of(path):
         weights, sigmas = averaged_weights(read_torch(path))

@@ -1,4 +1,8 @@
-"""Readers of foreign files. Nothing that a file says is executed."""
+"""Readers of foreign files. Nothing that a file says is executed.
+
+What does not fit is a `RefusedError`, which the loader of a teacher turns into a `PidistillError`
+that names the file.
+"""
 
 import contextlib
 from collections.abc import Iterator

@@ -5,6 +5,7 @@ network sees them. A teacher of latents has an attribute `decoder`, a module tha
 images.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,7 @@ from torch import Tensor, nn
 from pidistill.errors import PidistillError
 from pidistill.networks.diffusers_unet import TextUNet, plain_config
 from pidistill.paths import user_path
-from pidistill.teachers.formats import RefusedError
-from pidistill.teachers.formats.pipeline_folder import PipelineFolder
+from pidistill.teachers.formats import RefusedError, pipeline_folder
 
 
 class LatentDecoder(nn.Module):
@@ -31,18 +31,15 @@ class LatentDecoder(nn.Module):
         return images
 
 
-def load_decoder(pipeline: PipelineFolder) -> LatentDecoder | None:
-    """The decoder of a pipeline; None where its samples are images already.
-
-    Raises `RefusedError` when there is an autoencoder that cannot be read.
-    """
+def load_decoder(pipeline: Path) -> LatentDecoder | None:
+    """The decoder of the pipeline in a folder; None where its samples are images already."""
     for component in ("vae", "vqvae"):
-        if pipeline.has(component):
-            return LatentDecoder(pipeline.load_network(component))
+        if pipeline_folder.has_component(pipeline, component):
+            return LatentDecoder(pipeline_folder.load_network(pipeline, component))
     return None
 
 
-def text_network(pipeline: PipelineFolder, unet: Any, prompts_file: str) -> TextUNet:
+def text_network(pipeline: Path, unet: Any, prompts_file: str) -> TextUNet:
     """A UNet2DConditionModel with the lines of a file as its labels.
 
     Raises `PidistillError` when there are no prompts, and `RefusedError` when the pipeline
@@ -78,9 +75,10 @@ def read_prompts(path: str) -> list[str]:
 
 
 @torch.no_grad()
-def encode_prompts(pipeline: PipelineFolder, prompts: list[str]) -> Tensor:
+def encode_prompts(pipeline: Path, prompts: list[str]) -> Tensor:
     """What the pipeline's text encoder makes of the prompts, shape (n, length, width), float32."""
-    tokenizer, encoder = pipeline.load("tokenizer"), pipeline.load_network("text_encoder")
+    tokenizer = pipeline_folder.load_component(pipeline, "tokenizer")
+    encoder = pipeline_folder.load_network(pipeline, "text_encoder")
     tokens = tokenizer(
         prompts,
         padding="max_length",

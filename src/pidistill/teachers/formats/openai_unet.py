@@ -55,11 +55,7 @@ def is_openai_unet(weights: dict[str, Tensor]) -> bool:
 def renamed_weights(
     weights: dict[str, Tensor], config: dict[str, Any], qkv_order: Any
 ) -> dict[str, Tensor]:
-    """The weights of `DhariwalUNet(**config)` from the state dict of a `UNetModel`.
-
-    Raises `RefusedError` when `qkv_order` is not a key of `QKV_ORDERS`, the network cannot be built
-    or does not compute what a `UNetModel` does, or a weight is missing or unexpected.
-    """
+    """The weights of `DhariwalUNet(**config)` from the state dict of a `UNetModel`."""
     if not isinstance(qkv_order, str) or qkv_order not in QKV_ORDERS:
         raise RefusedError(f"has the qkv_order {qkv_order!r}; expected {' or '.join(QKV_ORDERS)}")
     network = empty_network(NETWORK, config)

@@ -8,7 +8,7 @@ torch's weights-only reader.
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -36,84 +36,75 @@ FILES = ("*.json", "*.safetensors", "*.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-class PipelineFolder(NamedTuple):
-    """A pipeline on the disk. Its methods raise `RefusedError`s about it."""
+def has_component(folder: Path, name: str) -> bool:
+    """Whether the pipeline in `folder` has this component."""
+    entry = read_json(folder / INDEX).get(name)
+    return isinstance(entry, list) and entry != [None, None]
 
-    path: Path
 
-    def has(self, component: str) -> bool:
-        """Whether the pipeline has this component."""
-        entry = read_json(self.path / INDEX).get(component)
-        return isinstance(entry, list) and entry != [None, None]
-
-    def load(self, component: str, **options: Any) -> Any:
-        """Load a component, one of `CLASSES`, that has no weights, such as a scheduler.
-
-        Raises `RefusedError` when it is missing, damaged or of another class.
-        """
-        entry = read_json(self.path / INDEX).get(component)
-        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if name not in CLASSES[component]:
-            raise RefusedError(
-                f"has {f'the {component} {name}' if name else f'no {component}'}; expected one of "
-                f"{', '.join(CLASSES[component])}"
-            )
-        library = require("transformers" if component in FROM_TRANSFORMERS else "diffusers")
-        try:
-            return getattr(library, name).from_pretrained(
-                self.folder_of(component), local_files_only=True, **options
-            )
-        except Exception as error:  # anything can come out of a damaged folder
-            raise RefusedError(
-                f"has the {component} {name}, which cannot be loaded: {one_line(error)}"
-            ) from error
-
-    def load_network(self, component: str) -> Any:
-        """Load a component with all its weights, in float32.
-
-        Raises `RefusedError` as `load` does, and when weights are missing, unexpected or a pickle.
-        """
-        dtype = "dtype" if component in FROM_TRANSFORMERS else "torch_dtype"
-        network, report = self.load(
-            component,
-            output_loading_info=True,
-            use_safetensors=self.has_safetensors(component),
-            **{dtype: torch.float32},
+def load_component(folder: Path, name: str, **options: Any) -> Any:
+    """Load a component, one of `CLASSES`, that has no weights, such as a scheduler."""
+    entry = read_json(folder / INDEX).get(name)
+    class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if class_name not in CLASSES[name]:
+        raise RefusedError(
+            f"has {f'the {name} {class_name}' if class_name else f'no {name}'}; expected one of "
+            f"{', '.join(CLASSES[name])}"
         )
-        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            keys = sorted(str(key) for key in report[problem])
-            if keys:
-                raise RefusedError(
-                    f"has weights of the {component} that do not fit its config.json: "
-                    f"{len(keys)} {problem.replace('_', ' ')}, the first is {keys[0]}"
-                )
-        # Weights mapped from the file are aligned as its header leaves them, and the last bits of a
-        # sum depend on that; in memory of their own they do not.
-        for tensor in (*network.parameters(), *network.buffers()):
-            tensor.data = tensor.data.clone()
-        return network
+    library = require("transformers" if name in FROM_TRANSFORMERS else "diffusers")
+    try:
+        return getattr(library, class_name).from_pretrained(
+            folder_of(folder, name), local_files_only=True, **options
+        )
+    except Exception as error:  # anything can come out of a damaged folder
+        raise RefusedError(
+            f"has the {name} {class_name}, which cannot be loaded: {one_line(error)}"
+        ) from error
 
-    def folder_of(self, component: str) -> Path:
-        """The folder of a component: its own, or in old repositories the root."""
-        own = self.path / component
-        return own if own.is_dir() else self.path
 
-    def has_safetensors(self, component: str) -> bool:
-        """Whether there are safetensors; if not, pickles have to be there and allowed."""
-        folder = self.folder_of(component)
-        if any(folder.glob("*.safetensors")):
-            return True
-        pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-        if not pickles:
-            raise RefusedError(f"has no weights of the {component} in {folder}")
-        if not pickles_allowed():
+def load_network(folder: Path, name: str) -> Any:
+    """Load a component with all its weights, in float32."""
+    network, report = load_component(
+        folder,
+        name,
+        output_loading_info=True,
+        use_safetensors=has_safetensors(folder_of(folder, name), name),
+        **{"dtype" if name in FROM_TRANSFORMERS else "torch_dtype": torch.float32},
+    )
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in report[problem])
+        if keys:
             raise RefusedError(
-                f"has the weights of the {component} as a pickle, {pickles[0]}; convert it once by "
-                "from_pretrained(DIR, use_safetensors=False).save_pretrained(DIR) of its class, "
-                f"where DIR is {str(folder)!r}, or set {ALLOW_PICKLE}=1 to let torch's "
-                "weights-only reader read it"
+                f"has weights of the {name} that do not fit its config.json: {len(keys)} "
+                f"{problem.replace('_', ' ')}, the first is {keys[0]}"
             )
-        return False
+    # Weights mapped from the file are aligned as its header leaves them, and the last bits of a sum
+    # depend on that; in memory of their own they do not.
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.clone()
+    return network
+
+
+def folder_of(folder: Path, name: str) -> Path:
+    """The folder of a component: its own, or in old repositories the root."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def has_safetensors(folder: Path, name: str) -> bool:
+    """Whether the weights in `folder` are safetensors; pickles have to be allowed."""
+    if any(folder.glob("*.safetensors")):
+        return True
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if not pickles:
+        raise RefusedError(f"has no weights of the {name} in {folder}")
+    if not pickles_allowed():
+        raise RefusedError(
+            f"has the weights of the {name} as a pickle, {pickles[0]}; convert it once by "
+            f"from_pretrained(DIR, use_safetensors=False).save_pretrained(DIR) of its class, DIR "
+            f"being {str(folder)!r}, or set {ALLOW_PICKLE}=1 to let torch's weights-only reader "
+            "read it"
+        )
+    return False
 
 
 def pickles_allowed() -> bool:
@@ -126,14 +117,14 @@ def is_pipeline_folder(path: Path) -> bool:
     return (path / INDEX).is_file()
 
 
-def open_pipeline(name: str, *, revision: str | None = None) -> PipelineFolder:
-    """Find a pipeline: a folder, or else the name of a repository on the hub, which is fetched.
+def open_pipeline(name: str, revision: str | None) -> Path:
+    """The folder of a pipeline: `name`, or else the repository of that name, which is fetched.
 
     Raises `PidistillError` when it is neither.
     """
     path = user_path(name)
     if is_pipeline_folder(path):
-        return PipelineFolder(path)
+        return path
     if path.is_dir():
         raise PidistillError(
             f"{name} holds no {INDEX}; expected the folder of a whole diffusers pipeline, as "
@@ -149,7 +140,7 @@ def open_pipeline(name: str, *, revision: str | None = None) -> PipelineFolder:
             f"{name!r} is neither an existing folder nor the OWNER/NAME of a repository on the "
             "Hugging Face hub"
         )
-    return PipelineFolder(_fetch(name, revision))
+    return _fetch(name, revision)
 
 
 def _fetch(repository: str, revision: str | None) -> Path:

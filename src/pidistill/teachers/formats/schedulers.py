@@ -47,9 +47,6 @@ def precondition_of(
     noise levels are the scheduler's, unless `sigma_min` and `sigma_max` narrow them. Its highest is
     the last finite one: levels of pure noise (s = 1 of flow matching, zero terminal SNR) have no
     place in EDM coordinates.
-
-    Raises `RefusedError` when a setting of the scheduler is not supported, or the noise levels are
-    outside its range.
     """
     config, name = scheduler.config, type(scheduler).__name__
     if name in VP_SCHEDULERS:

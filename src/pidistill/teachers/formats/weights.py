@@ -38,10 +38,7 @@ def network_with_weights(
 
 
 def empty_network(name: str, config: dict[str, Any]) -> nn.Module:
-    """Build a registered network whose weights are not set, and take up no memory until they are.
-
-    Raises `RefusedError` when it cannot be built.
-    """
+    """Build a registered network whose weights are not set and take up no memory."""
     try:
         with torch.device("meta"):
             network = build_network(name, config)
@@ -92,20 +89,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def json_beside(path: Path) -> Path | None:
-    """The JSON file that describes the weights in `path`, if there is one.
+def json_beside(path: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The JSON file that describes the weights in `path`, and its content; empty without one.
 
     It has the name of `path` with `.json` in place of its extension or after it, or else is the
     `config.json` of the folder.
     """
-    names = (path.with_suffix(".json").name, f"{path.name}.json", "config.json")
-    return next((path.parent / n for n in names if (path.parent / n).is_file()), None)
-
-
-def read_json_beside(path: Path) -> dict[str, Any]:
-    """The content of `json_beside(path)`; empty where there is none."""
-    beside = json_beside(path)
-    return {} if beside is None else read_json(beside)
+    for name in (path.with_suffix(".json").name, f"{path.name}.json", "config.json"):
+        if (path.parent / name).is_file():
+            return path.parent / name, read_json(path.parent / name)
+    return None, {}
 
 
 def one_line(error: BaseException) -> str:
