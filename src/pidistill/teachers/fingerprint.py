@@ -29,7 +29,7 @@ def teacher_fingerprint(teacher: Denoiser) -> str:
     for name, part in teacher.named_modules():
         values = vars(part) if isinstance(part, Denoiser) else {}
         settings = {
-            key: _setting(value)
+            key: _plain(value)
             for key, value in values.items()
             if key[0] != "_" and key not in NOT_SETTINGS
         }
@@ -39,14 +39,10 @@ def teacher_fingerprint(teacher: Denoiser) -> str:
     return sha256_of([text, weights_sha256(teacher)])
 
 
-def _setting(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """A setting or a network's config as JSON values; other objects by their type."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [type(value).__qualname__, _plain(dataclasses.asdict(value))]
-    return value if isinstance(value, bool | int | float | str | tuple | None) else None
-
-
-def _plain(value: Any) -> Any:
-    """A network's config as JSON values; other objects are represented by their type."""
     if isinstance(value, Mapping):  # libraries keep paths and their version behind an underscore
         return {str(key): _plain(item) for key, item in value.items() if str(key)[:1] != "_"}
     if isinstance(value, list | tuple):
