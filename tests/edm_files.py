@@ -44,27 +44,20 @@ class Persistent:
 @contextlib.contextmanager
 def edm_modules():
     """Make the names that EDM's pickles hold importable, for as long as one is written."""
-    persistence = types.ModuleType("torch_utils.persistence")
-    persistence._reconstruct_persistent_obj = _executed
-    util = types.ModuleType("dnnlib.util")
-    util.EasyDict = EasyDict
-    before = [(o, o.__module__, o.__qualname__) for o in (_executed, EasyDict)]
-    _executed.__module__, _executed.__qualname__ = (
-        persistence.__name__,
-        "_reconstruct_persistent_obj",
-    )
-    EasyDict.__module__ = util.__name__
-    modules = {
-        "torch_utils": types.ModuleType("torch_utils"),
-        "dnnlib": types.ModuleType("dnnlib"),
-        "torch_utils.persistence": persistence,
-        "dnnlib.util": util,
+    places = {
+        "torch_utils.persistence": ("_reconstruct_persistent_obj", _executed),
+        "dnnlib.util": ("EasyDict", EasyDict),
     }
-    sys.modules.update(modules)
+    before = [(o, o.__module__, o.__qualname__) for _, o in places.values()]
+    names = [*places, "torch_utils", "dnnlib"]
+    sys.modules.update({name: types.ModuleType(name) for name in names})
+    for module, (name, o) in places.items():
+        setattr(sys.modules[module], name, o)
+        o.__module__, o.__qualname__ = module, name
     try:
         yield
     finally:
-        for name in modules:
+        for name in names:
             del sys.modules[name]
         for o, module, qualname in before:
             o.__module__, o.__qualname__ = module, qualname
@@ -85,8 +78,7 @@ def persistent(module, kwargs=None):
 def checkpoint(network, precond="EDMPrecond", settings=None, *, attributes=None):
     """The content of a checkpoint: `network` in the preconditioning, with attributes added."""
     config = {k: v for k, v in network.config.items() if k != "patch_size"}  # EDM has none
-    shell = nn.Module()
-    ema = persistent(shell)
+    ema = persistent(nn.Module())
     ema.class_name = precond
     ema.state["_modules"] = {"model": persistent(network, config)}
     inner = {k: v for k, v in config.items() if k not in ("in_channels", "out_channels")}

@@ -81,9 +81,8 @@ class FilteredConv(nn.Module):
         self.Conv2d_0 = nn.Conv2d(n_in, n_out, 3, stride=2)
 
     def forward(self, x):
-        return self.Conv2d_0(
-            unet_reference.correlate(x, unet_reference.filter2d(self.taps), (2,) * 4)
-        )
+        kernel = unet_reference.filter2d(self.taps)
+        return self.Conv2d_0(unet_reference.correlate(x, kernel, (2,) * 4))
 
 
 class Combine(nn.Module):
@@ -175,28 +174,14 @@ class ScoreNetwork(nn.Module):
         return out
 
 
-CONFIG = {
-    "nf": 8,
-    "mult": (1, 2),
-    "blocks": 1,
-    "size": 32,
-    "attention": (16,),
-    "fourier": False,
-    "taps": [1, 1],
-    "encoder": "none",
-    "decoder": "none",
-}
+BOX = {"fourier": False, "taps": [1, 1], "encoder": "none", "decoder": "none"}
+CONFIG = {"nf": 8, "mult": (1, 2), "blocks": 1, "size": 32, "attention": (16,), **BOX}
 NCSNPP = {**CONFIG, "fourier": True, "taps": WIDE, "encoder": "residual"}
 SAID = {"sde": "vpsde", "image_size": 32, "fir": False}
 CASES = {
     "ddpmpp": CONFIG,
-    "ddpmpp_two_blocks": {
-        **CONFIG,
-        "blocks": 2,
-        "mult": (2, 1, 2),
-        "size": 16,
-        "attention": (16, 4),
-    },
+    "ddpmpp_two_blocks": CONFIG
+    | {"blocks": 2, "mult": (2, 1, 2), "size": 16, "attention": (16, 4)},
     "ncsnpp_vp": {**NCSNPP, "fourier": False},
     "ncsnpp_ve": NCSNPP,
     "ncsnpp_ve_output_skip": {**NCSNPP, "decoder": "output_skip", "mult": (1, 2, 2)},
@@ -225,10 +210,8 @@ def checkpoint(net):
         f"module.{key}": value if key in ("sigmas", "all_modules.0.W") else value + 1
         for key, value in net.state_dict().items()
     }
-    optimizer = {
-        "state": {0: {"step": 3, "exp_avg": torch.zeros(2)}},
-        "param_groups": [{"lr": 2e-4}],
-    }
+    moments = {0: {"step": 3, "exp_avg": torch.zeros(2)}}
+    optimizer = {"state": moments, "param_groups": [{"lr": 2e-4}]}
     ema = {"decay": 0.9999, "num_updates": 3, "shadow_params": averaged}
     return {"optimizer": optimizer, "model": model, "ema": ema, "step": 3}
 

@@ -35,19 +35,13 @@ def drawn():
     return glyphs_images(400, seed=3)
 
 
-def colours(factors, row):
-    """Colour of the shape, and of the background at value 1, by the standard library."""
-    shape = colorsys.hsv_to_rgb(factors.hue[row].item(), 0.5, 1)
-    ground = colorsys.hsv_to_rgb(factors.ground_hue[row].item(), 0.6, 1)
-    return torch.tensor(shape), torch.tensor(ground)
-
-
 def covers(images, factors):
     """How much of every pixel the shape covers, (n, 32, 32), from the pixels alone."""
     line = (torch.arange(SIZE) + 0.5) * PIXEL - 1
     found = []
     for row, image in enumerate(images.double() / 2 + 0.5):
-        shape, ground = colours(factors, row)
+        shape = torch.tensor(colorsys.hsv_to_rgb(factors.hue[row].item(), 0.5, 1))
+        ground = torch.tensor(colorsys.hsv_to_rgb(factors.ground_hue[row].item(), 0.6, 1))
         light = factors.light[row]
         value = 0.4 + 0.14 * (line * light.cos() + line[:, None] * light.sin())
         ground = ground[:, None, None] * value
@@ -84,21 +78,13 @@ def test_a_sample_depends_on_seed_and_index_only(drawn):
 
 def test_factors_fill_their_ranges():
     factors = glyphs_factors(5000, seed=1)
-    ranges = {
-        "x": (-0.2, 0.2),
-        "y": (-0.2, 0.2),
-        "radius": (0.5, 0.7),
-        "angle": (-0.4, 0.4),
-        "hue": (0, 1),
-        "ground_hue": (0, 1),
-        "light": (0, 2 * math.pi),
-    }
-    assert set(ranges) | {"label"} == set(factors._fields)
-    for name, (low, high) in ranges.items():
-        values = (getattr(factors, name) - low) / (high - low)
-        assert 0 <= values.min() < 0.002, name
-        assert 0.998 < values.max() <= 1, name
-        assert abs(values.mean() - 0.5) < 0.02, name
+    place, size, turned, hue, light = (-0.2, 0.2), (0.5, 0.7), (-0.4, 0.4), (0, 1), (0, 2 * math.pi)
+    ranges = [place, place, size, turned, hue, hue, light]
+    for values, (low, high) in zip(factors[1:], ranges, strict=True):
+        values = (values - low) / (high - low)
+        assert 0 <= values.min() < 0.002
+        assert 0.998 < values.max() <= 1
+        assert abs(values.mean() - 0.5) < 0.02
     turn = (factors.ground_hue - factors.hue) % 1
     assert (turn.min() - 0.3).abs() < 1e-3
     assert (turn.max() - 0.7).abs() < 1e-3
@@ -107,22 +93,25 @@ def test_factors_fill_their_ranges():
     assert correlations.abs().max() < 0.06
 
 
-@pytest.mark.parametrize("name", AREAS)
-def test_a_shape_has_its_area(name, drawn):
+def drawn_of(drawn, name):
+    """How much of every pixel the shapes of one class cover, and their factors."""
     images, factors = drawn
     rows = factors.label == NAMES.index(name)
     factors = type(factors)(*(values[rows] for values in factors))
-    areas = covers(images[rows], factors).sum((1, 2)) * PIXEL**2 / factors.radius**2
+    return covers(images[rows], factors), factors
+
+
+@pytest.mark.parametrize("name", AREAS)
+def test_a_shape_has_its_area(name, drawn):
+    cover, factors = drawn_of(drawn, name)
+    areas = cover.sum((1, 2)) * PIXEL**2 / factors.radius**2
     torch.testing.assert_close(areas.mean().item(), AREAS[name], rtol=0.01, atol=0)
     assert (areas / AREAS[name] - 1).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("name", CENTRED)
 def test_a_shape_is_at_its_place(name, drawn):
-    images, factors = drawn
-    rows = factors.label == NAMES.index(name)
-    factors = type(factors)(*(values[rows] for values in factors))
-    cover = covers(images[rows], factors)
+    cover, factors = drawn_of(drawn, name)
     line = ((torch.arange(SIZE) + 0.5) * PIXEL - 1).double()
     mass = cover.sum((1, 2))
     assert ((cover.sum(1) @ line / mass) - factors.x).abs().max() < 0.01
@@ -176,6 +165,5 @@ def test_a_polygon_is_what_matplotlib_fills(corners, x, y):
 
 def test_the_distance_to_a_square_is_euclidean():
     square = polygon((-1, -1), (1, -1), (1, 1), (-1, 1))
-    x = torch.tensor([0.0, 0.5, 2.0, 4.0], dtype=torch.float64)
-    y = torch.tensor([0.0, 0.0, 0.0, 5.0], dtype=torch.float64)
+    x, y = torch.tensor([[0.0, 0.5, 2.0, 4.0], [0.0, 0.0, 0.0, 5.0]], dtype=torch.float64)
     torch.testing.assert_close(square(x, y).tolist(), [-1.0, -0.5, 1.0, 5.0])

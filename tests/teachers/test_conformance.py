@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pidistill import load_teacher
-from pidistill.teachers.mixture import MixtureDenoiser
+from pidistill.denoiser import over_sample
+from pidistill.teachers.mixture import MIXTURES
 
 from every_source import SPECS
 
@@ -16,21 +17,14 @@ def teacher(request, tmp_path, mlp_teacher):
     return load_teacher(SPECS[request.param](tmp_path, mlp_teacher))
 
 
-def levels(teacher, num, dtype=torch.float32):
-    """Noise levels over the whole range of the teacher, its ends among them, shape (num,)."""
-    ends = (math.log(teacher.sigma_min), math.log(teacher.sigma_max))
-    sigma = torch.linspace(*ends, num, dtype=torch.float64).exp()
-    sigma[0], sigma[-1] = teacher.sigma_min, teacher.sigma_max
-    return sigma.to(dtype)
-
-
 def noisy(teacher, num=7, dtype=torch.float32):
-    """Samples as the solver meets them, their noise levels, and labels or None."""
+    """Samples as the solver meets them over the whole range of noise, and labels or None."""
     generator = torch.Generator().manual_seed(0)
-    sigma = levels(teacher, num, dtype)
+    ends = (math.log(teacher.sigma_min), math.log(teacher.sigma_max))
+    sigma = torch.linspace(*ends, num, dtype=torch.float64).exp().to(dtype)
+    sigma[0], sigma[-1] = teacher.sigma_min, teacher.sigma_max
     normal = torch.randn(num, *teacher.sample_shape, generator=generator, dtype=dtype)
-    deviation = (sigma**2 + teacher.sigma_data**2).sqrt()
-    x = deviation.reshape(-1, *[1] * len(teacher.sample_shape)) * normal
+    x = over_sample((sigma**2 + teacher.sigma_data**2).sqrt(), normal) * normal
     label = torch.arange(num) % teacher.num_classes if teacher.num_classes else None
     return x, sigma, label
 
@@ -40,20 +34,15 @@ def assert_close(actual, expected, tolerance=1e-4):
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * size)
 
 
-def test_it_says_what_it_is(teacher):
+def test_it_says_what_it_is_and_is_ready_to_evaluate(teacher):
     assert 0 < teacher.sigma_min < teacher.sigma_max < math.inf
     assert 0 < teacher.sigma_data < math.inf
     assert all(isinstance(size, int) and size > 0 for size in teacher.sample_shape)
     assert isinstance(teacher.num_classes, int)
     assert teacher.num_classes >= 0
     assert teacher.source
-
-
-def test_it_is_ready_to_evaluate(teacher):
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    x, sigma, label = noisy(teacher)
-    assert not teacher(x, sigma, label).requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -66,17 +55,14 @@ def test_it_keeps_shape_and_dtype_and_is_finite_over_its_range(teacher, dtype):
         assert denoised.isfinite().all()
 
 
-def test_both_precisions_agree(teacher):
+def test_precisions_agree_and_noise_levels_may_be_more_precise_than_samples(teacher):
     x, sigma, label = noisy(teacher)
+    denoised = teacher(x, sigma, label)
     double = teacher(x.double(), sigma.double(), label)
-    assert_close(teacher(x, sigma, label).double(), double, 1e-3)
-
-
-def test_noise_levels_may_be_more_precise_than_the_samples(teacher):
-    x, sigma, label = noisy(teacher)
-    denoised = teacher(x, sigma.double(), label)
-    assert denoised.dtype == torch.float32
-    assert_close(denoised, teacher(x, sigma, label))
+    assert_close(denoised.double(), double, 1e-3)
+    mixed = teacher(x, sigma.double(), label)
+    assert mixed.dtype == torch.float32
+    assert_close(mixed, denoised)
 
 
 def test_a_sample_does_not_depend_on_the_others_in_its_batch(teacher):
@@ -104,14 +90,8 @@ def test_minus_one_is_no_label(teacher):
         mixed = teacher(x, sigma, label.masked_fill(torch.arange(len(x)) % 2 == 0, -1))
         assert_close(mixed[::2], without[::2])
         assert_close(mixed[1::2], teacher(x, sigma, label)[1::2])
-
-
-def test_labels_matter(teacher):
-    x, sigma, label = noisy(teacher)
-    if label is None:
-        pytest.skip("the teacher is unconditional")
-    other = (label + 1) % teacher.num_classes
-    assert not torch.allclose(teacher(x, sigma, label), teacher(x, sigma, other), atol=1e-3)
+        other = (label + 1) % teacher.num_classes
+        assert not torch.allclose(teacher(x, sigma, label), teacher(x, sigma, other), atol=1e-3)
 
 
 def test_the_input_may_require_a_gradient(teacher):
@@ -121,12 +101,12 @@ def test_the_input_may_require_a_gradient(teacher):
     assert x.grad.isfinite().all()
 
 
-def test_at_sigma_max_nothing_but_the_mean_of_the_data_is_left(teacher):
+@pytest.mark.parametrize("name", MIXTURES)
+def test_at_sigma_max_nothing_but_the_mean_of_the_data_is_left(name):
     """In closed form only: a trained network may or may not have learnt it."""
-    if not isinstance(teacher, MixtureDenoiser):
-        pytest.skip("the mean of the data is not known")
+    teacher = load_teacher(f"mixture:{name}")
     mean = (teacher.log_prior.exp() @ teacher.means).reshape(teacher.sample_shape)
-    x, _, _ = noisy(teacher, dtype=torch.float64)
-    sigma = torch.full((len(x),), 1e6 * teacher.sigma_data, dtype=torch.float64)
-    far = teacher(sigma.reshape(-1, *[1] * (x.ndim - 1)) * torch.ones_like(x), sigma)
+    sigma = torch.full((2,), 1e6 * teacher.sigma_data, dtype=torch.float64)
+    x = torch.ones(2, *teacher.sample_shape, dtype=torch.float64)
+    far = teacher(over_sample(sigma, x) * x, sigma)
     torch.testing.assert_close(far, mean.expand_as(far), rtol=0, atol=1e-4)

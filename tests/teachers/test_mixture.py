@@ -58,21 +58,15 @@ def test_the_denoiser_is_the_posterior_mean_by_numerical_integration():
         assert actual.item() == pytest.approx(expected.item(), rel=1e-8)
 
 
-def test_a_label_selects_a_component():
+def test_a_label_selects_a_component_and_minus_one_none():
     ring = load_teacher("mixture:ring")
-    x, sigma = noisy(ring, 0.5, 8), torch.full((8,), 0.5, dtype=torch.float64)
-    labelled = ring(x, sigma, torch.arange(8))
+    x, sigma = noisy(ring, 0.5, 9), torch.full((9,), 0.5, dtype=torch.float64)
+    labelled = ring(x, sigma, torch.arange(-1, 8))
+    torch.testing.assert_close(labelled[:1], ring(x[:1], sigma[:1]))
     for k in range(8):
+        row = slice(k + 1, k + 2)
         alone = MixtureDenoiser(ring.means[k : k + 1], ring.variances[k : k + 1])
-        torch.testing.assert_close(labelled[k : k + 1], alone(x[k : k + 1], sigma[k : k + 1]))
-
-
-def test_labels_mix_with_no_label_in_one_batch():
-    ring = load_teacher("mixture:ring")
-    x, sigma = noisy(ring, 0.5, 3), torch.full((3,), 0.5, dtype=torch.float64)
-    mixed = ring(x, sigma, torch.tensor([2, -1, 5]))
-    torch.testing.assert_close(mixed[1], ring(x, sigma)[1])
-    torch.testing.assert_close(mixed[[0, 2]], ring(x[[0, 2]], sigma[:2], torch.tensor([2, 5])))
+        torch.testing.assert_close(labelled[row], alone(x[row], sigma[row]))
 
 
 @every_mixture
@@ -80,6 +74,8 @@ def test_samples_have_the_mean_the_deviation_and_the_shape_that_are_stated(name)
     mixture = load_teacher(f"mixture:{name}")
     x0 = mixture.draw(20_000, torch.Generator().manual_seed(0))
     assert x0.shape[1:] == mixture.sample_shape
+    identity = torch.eye(mixture.means.shape[1], dtype=torch.float64).expand_as(mixture.basis)
+    torch.testing.assert_close(mixture.basis.mT @ mixture.basis, identity, rtol=0, atol=1e-12)
     mean = mixture.log_prior.exp() @ mixture.means
     error = (x0.flatten(1).mean(0) - mean).abs()
     assert (error < 5 * x0.flatten(1).std(0) / len(x0) ** 0.5).all()
@@ -96,13 +92,6 @@ def test_samples_have_the_covariance_of_the_anisotropic_gaussian(gaussian):
     assert expected[0, 1].abs() > 0.1  # the axes are turned
 
 
-def test_the_principal_axes_are_orthonormal():
-    for name in MIXTURES:
-        basis = load_teacher(f"mixture:{name}").basis
-        identity = torch.eye(basis.shape[1], dtype=torch.float64).expand_as(basis)
-        torch.testing.assert_close(basis.mT @ basis, identity, rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("sigma", [80.0, 10.0, 0.5, 0.002])
 def test_the_exact_trajectory_satisfies_the_equation(gaussian, sigma):
     z = noisy(gaussian, 80.0)
@@ -111,15 +100,9 @@ def test_the_exact_trajectory_satisfies_the_equation(gaussian, sigma):
     def at(sigma):
         return gaussian_trajectory(gaussian, z, sigma.expand(len(z)))
 
+    torch.testing.assert_close(at(torch.tensor([80.0])), z, rtol=1e-13, atol=1e-13)
     x, dx_dsigma = torch.func.jvp(at, (level,), (torch.ones_like(level),))
     torch.testing.assert_close(dx_dsigma, velocity(gaussian, x, level), rtol=1e-9, atol=1e-12)
-
-
-def test_the_exact_trajectory_starts_at_its_noise(gaussian):
-    z = noisy(gaussian, 80.0)
-    torch.testing.assert_close(
-        gaussian_trajectory(gaussian, z, torch.full((len(z),), 80.0)), z, rtol=1e-13, atol=1e-13
-    )
 
 
 def test_the_student_of_the_tests_is_the_exact_trajectory(

@@ -1,5 +1,6 @@
 """Teacher specs, kinds of other packages, and teachers in the project's own format."""
 
+import importlib.resources
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -8,13 +9,16 @@ import pytest
 import torch
 
 from pidistill import PidistillError, load_teacher, teachers
+from pidistill.evaluation import evaluate
+from pidistill.files import read_json
 from pidistill.model_folder import write_description
 from pidistill.storage import write_tensors
 from pidistill.teachers import SOURCES, sources, split_spec
 
+ASSETS = importlib.resources.files("pidistill") / "assets"
+
 
 def save(folder, model):
-    folder.mkdir()
     write_description(folder, model, 0.0)
     write_tensors(folder / "student.safetensors", dict(model.state_dict()))
     return folder
@@ -22,7 +26,7 @@ def save(folder, model):
 
 @pytest.fixture
 def folder(tmp_path, mlp_teacher):
-    return save(tmp_path / "teacher", mlp_teacher)
+    return save(tmp_path, mlp_teacher)
 
 
 @pytest.mark.parametrize("prefix", ["native:", ""])
@@ -30,14 +34,11 @@ def test_a_native_teacher_is_what_was_saved(folder, mlp_teacher, prefix):
     teacher = load_teacher(f"{prefix}{folder}")
     x, sigma, label = torch.randn(3, 1, 4, 4), torch.tensor([0.1, 1, 10]), torch.tensor([0, 1, -1])
     assert torch.equal(teacher(x, sigma, label), mlp_teacher(x, sigma, label))
-    assert not teacher.training
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
 def test_a_student_is_not_a_teacher(tmp_path, mlp_student):
-    save(tmp_path / "student", mlp_student)
     with pytest.raises(PidistillError, match="holds a student"):
-        load_teacher(f"native:{tmp_path / 'student'}")
+        load_teacher(save(tmp_path, mlp_student))
 
 
 @pytest.mark.parametrize("spec", ["native:", "native:nowhere", "nowhere", "digits:0", "glyphs:0"])
@@ -95,3 +96,17 @@ def test_other_packages_add_kinds_but_do_not_replace_ours(tmp_path, monkeypatch)
 def test_specs_are_read_without_torch():
     code = "import sys; from pidistill.teachers import *; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["digits", "glyphs"])
+def test_a_bundled_teacher_says_how_good_it_is(name):
+    with importlib.resources.as_file(ASSETS / f"{name}-teacher") as folder:
+        scores = read_json(folder / "metrics.json")
+        assert (folder / "config.toml").is_file()
+    assert scores["num_samples"] >= 2000
+    assert min(scores["conditional_frechet_distance"]) > 0
+    assert load_teacher(name).num_classes == 10
+    if name == "digits":  # by the metric of today
+        metrics = evaluate("digits", "digits", num=4, steps=2, metrics=["fid"])
+        key = "reference_split_frechet_distance"
+        assert scores[key] == pytest.approx(metrics[key])

@@ -1,6 +1,5 @@
 """OpenAI's UNetModel: its names and layouts, against a second implementation of the network."""
 
-import json
 import math
 
 import pytest
@@ -10,6 +9,7 @@ from torch import nn
 
 from pidistill import load_teacher
 from pidistill.errors import PidistillError
+from pidistill.files import write_json
 
 CONFIG = {
     "img_resolution": 8,
@@ -26,29 +26,18 @@ LABELS = torch.tensor([0, 1, 2, 3, 3, 1, 0, 2])
 
 
 class Res(nn.Module):
-    def __init__(self, width_in, width_out, resample=None):
+    def __init__(self, n_in, n_out, resample=lambda t: t):
         super().__init__()
         self.resample = resample
-        self.in_layers = nn.Sequential(
-            nn.GroupNorm(32, width_in), nn.SiLU(), nn.Conv2d(width_in, width_out, 3, padding=1)
-        )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(512, 2 * width_out))
-        self.out_layers = nn.Sequential(
-            nn.GroupNorm(32, width_out),
-            nn.SiLU(),
-            nn.Dropout(0.1),
-            nn.Conv2d(width_out, width_out, 3, padding=1),
-        )
-        self.skip_connection = (
-            nn.Identity() if width_in == width_out else nn.Conv2d(width_in, width_out, 1)
-        )
+        layers = [nn.GroupNorm(32, n_in), nn.SiLU(), nn.Conv2d(n_in, n_out, 3, padding=1)]
+        self.in_layers = nn.Sequential(*layers)
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(512, 2 * n_out))
+        layers = [nn.SiLU(), nn.Dropout(0.1), nn.Conv2d(n_out, n_out, 3, padding=1)]
+        self.out_layers = nn.Sequential(nn.GroupNorm(32, n_out), *layers)
+        self.skip_connection = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 
     def forward(self, x, embedding):
-        h = self.in_layers[1](self.in_layers[0](x))
-        if self.resample == "down":
-            h, x = functional.avg_pool2d(h, 2), functional.avg_pool2d(x, 2)
-        if self.resample == "up":
-            h, x = (t.repeat_interleave(2, 2).repeat_interleave(2, 3) for t in (h, x))
+        h, x = self.resample(self.in_layers[:2](x)), self.resample(x)
         h = self.out_layers[0](self.in_layers[2](h))
         scale, shift = self.emb_layers(embedding)[..., None, None].tensor_split(2, dim=1)
         return self.skip_connection(x) + self.out_layers[1:](h + h * scale + shift)
@@ -78,6 +67,14 @@ class Attention(nn.Module):
         return x + self.proj_out(torch.cat(heads, dim=1)).reshape(x.shape)
 
 
+def down(t):
+    return functional.avg_pool2d(t, 2)
+
+
+def up(t):
+    return t.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
 class UNetModel(nn.Module):
     """The structure of the original for the levels 8x8 with 128 and 4x4 with 256 channels."""
 
@@ -93,27 +90,14 @@ class UNetModel(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(128, 512), nn.SiLU(), nn.Linear(512, 512))
         if classes:
             self.label_emb = nn.Embedding(classes, 512)
-        self.input_blocks = nn.ModuleList(
-            [
-                nn.ModuleList([nn.Conv2d(3, 128, 3, padding=1)]),
-                high(128),
-                high(128),
-                nn.ModuleList([Res(128, 128, "down")]),
-                low(128),
-                low(256),
-            ]
-        )
-        self.middle_block = nn.ModuleList([Res(256, 256), Attention(256, order), Res(256, 256)])
-        self.output_blocks = nn.ModuleList(
-            [
-                low(256 + 256),
-                low(256 + 256),
-                low(256 + 128, Res(256, 256, "up")),
-                high(256 + 128),
-                high(128 + 128),
-                high(128 + 128),
-            ]
-        )
+        first = nn.ModuleList([nn.Conv2d(3, 128, 3, padding=1)])
+        halved = nn.ModuleList([Res(128, 128, down)])
+        inputs = [first, high(128), high(128), halved, low(128), low(256)]
+        self.input_blocks = nn.ModuleList(inputs)
+        self.middle_block = low(256, Res(256, 256))
+        low_outputs = [low(256 + 256), low(256 + 256), low(256 + 128, Res(256, 256, up))]
+        high_outputs = [high(256 + 128), high(128 + 128), high(128 + 128)]
+        self.output_blocks = nn.ModuleList(low_outputs + high_outputs)
         self.out = nn.Sequential(nn.GroupNorm(32, 128), nn.SiLU(), nn.Conv2d(128, 3, 3, padding=1))
 
     def forward(self, x, timestep, label):
@@ -139,9 +123,8 @@ class UNetModel(nn.Module):
 def build(order="three-major", classes=4):
     torch.manual_seed(0)
     network = UNetModel(order, classes).eval()
-    with torch.no_grad():
-        for weight in network.parameters():  # biases and normalisations are random as well
-            weight.add_(0.02 * torch.randn(weight.shape))
+    for weight in network.parameters():  # biases and normalisations are random as well
+        weight.data += 0.02 * torch.randn(weight.shape)
     return network
 
 
@@ -151,7 +134,7 @@ def write(tmp_path, weights, config=None, precondition="edm_timestep", name="dha
         "network": {"name": name, "config": CONFIG | (config or {})},
         "precondition": {"name": precondition, "config": {}},
     }
-    (tmp_path / "a.json").write_text(json.dumps(description | top))
+    write_json(tmp_path / "a.json", description | top)
     return f"edm:{tmp_path / 'a.pt'}"
 
 
@@ -195,21 +178,17 @@ def test_the_wrong_order_is_another_function(tmp_path):
     assert (one - other).norm() > 1e-3 * one.norm()
 
 
-def test_attention_of_two_dimensional_convolutions_is_the_same(tmp_path):
-    """They are so in consistency-models."""
-    flat = build().state_dict()
-    image = {key: w[..., None] if w.ndim == 3 else w for key, w in flat.items()}
+def test_two_dimensional_attention_a_prefix_and_half_precision_are_read(tmp_path):
+    """Attention is so in consistency-models."""
+    flat = {key: w.half() for key, w in build().state_dict().items()}
+    image = {f"module.{key}": w[..., None] if w.ndim == 3 else w for key, w in flat.items()}
     one = load_teacher(write(tmp_path, flat)).network.state_dict()
     other = load_teacher(write(tmp_path, image)).network.state_dict()
     assert all(torch.equal(one[key], other[key]) for key in one)
+    assert {weight.dtype for weight in one.values()} == {torch.float32}
 
 
-def test_prefix_and_half_precision_are_read(tmp_path):
-    weights = {f"module.{key}": w.half() for key, w in build().state_dict().items()}
-    network = load_teacher(write(tmp_path, weights)).network
-    assert {weight.dtype for weight in network.state_dict().values()} == {torch.float32}
-
-
+ODD_WIDTH = {"model_channels": 160, "channel_mult": [1, 1]}
 KEY = "output_blocks.2.2.in_layers.2.weight"
 
 
@@ -223,14 +202,10 @@ KEY = "output_blocks.2.2.in_layers.2.weight"
         ({}, {"config": {"label_dim": 0}}, "unexpected weight 'label_emb.weight'"),
         ({}, {"config": {"label_dim": 5}}, r"'map_label.weight' has shape \(512, 4\)"),
         ({}, {"config": {"model_channels": 64}}, "norm0 has 16 groups of its 64 channels"),
-        (
-            {},
-            {"config": {"model_channels": 160, "channel_mult": [1, 1]}},
-            "attends with 160 channels",
-        ),
-        ({}, {"config": {"model_channels": 136}}, "network cannot be built"),
-        ({}, {"qkv_order": "other"}, "qkv_order is 'other'; expected one of three-major, legacy"),
-        ({}, {"qkv_order": [1]}, r"qkv_order is \[1\]"),
+        ({}, {"config": ODD_WIDTH}, "attends with 160 channels"),
+        ({}, {"config": {"model_channels": 136}}, "cannot be built"),
+        ({}, {"qkv_order": "other"}, "'other'; expected three-major or legacy"),
+        ({}, {"qkv_order": [1]}, r"qkv_order \[1\]"),
         ({}, {"precondition": "edm"}, "expected 'dhariwal_unet' with 'edm_timestep'"),
         ({}, {"name": "song_unet"}, "a guided-diffusion UNetModel, which is not 'song_unet'"),
     ],

@@ -8,16 +8,16 @@ from pidistill.storage import tensors_sha256
 
 
 class Dataset(NamedTuple):
-    """Images that fit in memory."""
+    """Images that fit in memory.
+
+    `images` (n, c, h, w) are float32, in [-1, 1]; `labels` (n,) are int64, below `num_classes`, or
+    None and 0 where there are none. `name` is the spec that it was loaded from.
+    """
 
     images: Tensor
-    """Shape (n, c, h, w), float32, in [-1, 1]."""
     labels: Tensor | None
-    """Shape (n,), int64, or None where there are none."""
     num_classes: int
-    """Number of labels; 0 where there are none."""
     name: str
-    """The spec that it was loaded from."""
 
 
 def fingerprint(data: Dataset) -> str:

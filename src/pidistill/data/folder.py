@@ -28,11 +28,12 @@ def load_folder(locator: str) -> Dataset:
             f"data folder {str(folder)!r} holds no images; expected {', '.join(sorted(SUFFIXES))}"
         )
     images = [_read(file) for file in files]
-    for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
+    (height, width, _), *shapes = (image.shape for image in images)
+    for file, (h, w, _) in zip(files[1:], shapes, strict=True):
+        if (h, w) != (height, width):
             raise PidistillError(
-                f"{file} is {image.shape[1]}x{image.shape[0]} pixels, but {files[0].name} is "
-                f"{images[0].shape[1]}x{images[0].shape[0]}; resize the images to one size"
+                f"{file} is {w}x{h} pixels, but {files[0].name} is {width}x{height}; resize the "
+                "images to one size"
             )
     classes = [file.relative_to(folder).parts[0] for file in files if file.parent != folder]
     names = sorted(set(classes))
@@ -46,7 +47,6 @@ def load_folder(locator: str) -> Dataset:
 
 
 def _read(file: Path) -> np.ndarray:
-    """One image as uint8 (height, width, 3)."""
     try:
         with Image.open(file) as image:
             return np.asarray(image.convert("RGB"))

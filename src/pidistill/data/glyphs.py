@@ -16,40 +16,26 @@ from pidistill.data.dataset import Dataset
 from pidistill.images import from_uint8
 from pidistill.noise import Draws
 
-SIZE = 32
-"""Height and width in pixels."""
+SIZE = 32  # height and width in pixels
+NUM_IMAGES = 20_000  # of the data set `glyphs`
+REACH = 1.25  # how far from its centre a shape of radius 1 may cover anything
+BATCH = 100  # images drawn at once, so that they fit in a processor's cache
 
-NUM_IMAGES = 20_000
-"""Images of the data set `glyphs`."""
-
-REACH = 1.25
-"""How far from its centre a shape of radius 1 may cover anything."""
-
-_BATCH = 100  # images drawn at once, so that they fit in a processor's cache
-
-_Distance = Callable[[Tensor, Tensor], Tensor]
+Distance = Callable[[Tensor, Tensor], Tensor]
 """Signed distance at points (x to the right, y down) in units of the shape's radius."""
 
 
 class Factors(NamedTuple):
-    """What an image is drawn from; every field has the shape (n,)."""
+    """What an image is drawn from; every field has the shape (n,), all but `label` are float64."""
 
-    label: Tensor
-    """Index into `CLASSES`, int64: sample i has the label i modulo 10."""
-    x: Tensor
-    """Centre, to the right, from -0.2 to 0.2; the image spans -1 to 1. float64, as all below."""
-    y: Tensor
-    """Centre, downwards, from -0.2 to 0.2."""
-    radius: Tensor
-    """Size, in the same unit, from 0.5 to 0.7: the shape is always whole."""
-    angle: Tensor
-    """Rotation, clockwise, in radians from -0.4 to 0.4."""
-    hue: Tensor
-    """Hue of the shape, in turns from 0 to 1."""
-    ground_hue: Tensor
-    """Hue of the background, 0.3 to 0.7 turns further."""
-    light: Tensor
-    """Direction, in radians, in which the background grows lighter."""
+    label: Tensor  # index into `CLASSES`, int64: sample i has the label i modulo 10
+    x: Tensor  # of the centre, to the right, -0.2 to 0.2; the image spans -1 to 1
+    y: Tensor  # of the centre, downwards, -0.2 to 0.2
+    radius: Tensor  # in the same unit, 0.5 to 0.7: the shape is always whole
+    angle: Tensor  # of rotation, clockwise, in radians, -0.4 to 0.4
+    hue: Tensor  # of the shape, in turns, 0 to 1
+    ground_hue: Tensor  # of the background, 0.3 to 0.7 turns further
+    light: Tensor  # direction in which the background grows lighter, in radians
 
 
 def glyphs_factors(num: int, seed: int, first: int = 0) -> Factors:
@@ -73,15 +59,14 @@ def glyphs_factors(num: int, seed: int, first: int = 0) -> Factors:
 
 
 def glyphs_images(num: int, seed: int, first: int = 0) -> tuple[Tensor, Factors]:
-    """Draw the samples `first .. first + num - 1` of `seed`.
+    """The samples `first .. first + num - 1` of `seed`, and their factors.
 
-    Returns:
-        Images (num, 3, 32, 32), float32, in [-1, 1] on the grid of 8-bit levels, and their factors.
+    The images (num, 3, 32, 32) are float32, in [-1, 1] on the grid of 8-bit levels.
     """
     factors = glyphs_factors(num, seed, first)
     images = torch.empty(num, 3, SIZE, SIZE)
     for label, distance in enumerate(CLASSES.values()):
-        for rows in (factors.label == label).nonzero()[:, 0].split(_BATCH):
+        for rows in (factors.label == label).nonzero()[:, 0].split(BATCH):
             images[rows] = draw(Factors(*(values[rows] for values in factors)), distance)
     return images, factors
 
@@ -92,12 +77,10 @@ def load_glyphs() -> Dataset:
     return Dataset(images, factors.label, num_classes=len(CLASSES), name="glyphs")
 
 
-def draw(factors: Factors, distance: _Distance) -> Tensor:
+def draw(factors: Factors, distance: Distance) -> Tensor:
     """Images (n, 3, 32, 32), float32, of one shape given by its signed distance."""
-    x, y, radius, angle, light = (
-        values[:, None, None]
-        for values in (factors.x, factors.y, factors.radius, factors.angle, factors.light)
-    )
+    columns = (values[:, None, None] for values in factors)
+    _, x, y, radius, angle, hue, ground_hue, light = columns
     line = (torch.arange(SIZE, dtype=torch.float64) + 0.5) * (2 / SIZE) - 1
     across, down = line[None, None, :], line[None, :, None]
     cos, sin = angle.cos() / radius, angle.sin() / radius
@@ -108,21 +91,21 @@ def draw(factors: Factors, distance: _Distance) -> Tensor:
     away[near] = distance(u[near], v[near])
     cover = (0.5 - away * radius * (SIZE / 2)).clamp(0, 1)[:, None]
     slope = (across * light.cos() + down * light.sin())[:, None]  # -sqrt(2) to sqrt(2)
-    ground = colour(factors.ground_hue, saturation=0.6, value=0.4 + 0.14 * slope)
-    shape = colour(factors.hue, saturation=0.5, value=torch.ones_like(slope))
+    ground = colour(ground_hue, saturation=0.6, value=0.4 + 0.14 * slope)
+    shape = colour(hue, saturation=0.5, value=torch.ones_like(slope))
     pixels = ground + cover * (shape - ground)
     return from_uint8((255 * pixels).round().to(torch.uint8))
 
 
 def colour(hue: Tensor, *, saturation: float, value: Tensor) -> Tensor:
-    """Colours (n, 3, h, w) of hues (n,) in turns at values (n, 1, h, w) in [0, 1]: HSV to RGB."""
-    offset = torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64)
+    """HSV to RGB: colours (n, 3, h, w) of hues (n, 1, 1) in turns at values (n, 1, h, w)."""
+    offset = torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64)[:, None, None]
     sector = (offset + 6 * hue[:, None]) % 6
     strength = torch.minimum(sector, 4 - sector).clamp(0, 1)
-    return value * (1 - saturation * strength[..., None, None])
+    return value * (1 - saturation * strength)
 
 
-def polygon(*corners: tuple[float, float]) -> _Distance:
+def polygon(*corners: tuple[float, float]) -> Distance:
     """Signed distance to a simple polygon: to its nearest edge, negative inside (even-odd rule)."""
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -140,17 +123,17 @@ def polygon(*corners: tuple[float, float]) -> _Distance:
     return distance
 
 
-def circle(x0: float, y0: float, radius: float) -> _Distance:
+def circle(x0: float, y0: float, radius: float) -> Distance:
     """Signed distance to a disc."""
     return lambda x, y: ((x - x0) ** 2 + (y - y0) ** 2).sqrt() - radius
 
 
-def union(*parts: _Distance) -> _Distance:
+def union(*parts: Distance) -> Distance:
     """What is inside any of the parts."""
     return lambda x, y: torch.stack([part(x, y) for part in parts]).amin(0)
 
 
-def without(whole: _Distance, hole: _Distance) -> _Distance:
+def without(whole: Distance, hole: Distance) -> Distance:
     """What is inside `whole` and outside `hole`."""
     return lambda x, y: torch.maximum(whole(x, y), -hole(x, y))
 
@@ -164,7 +147,7 @@ def regular(num: int, *radii: float) -> list[tuple[float, float]]:
     ]
 
 
-CLASSES: dict[str, _Distance] = {
+CLASSES: dict[str, Distance] = {
     "disc": circle(0, 0, 0.9),
     "ring": without(circle(0, 0, 1), circle(0, 0, 0.55)),
     "square": polygon((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),

@@ -50,8 +50,7 @@ def load_teacher(spec: str | Path, device: "str | torch.device | None" = None) -
         device: Where to put it; None keeps it on the CPU.
 
     Raises:
-        PidistillError: The spec, the file or its content is not what it should be, or a weight is
-            not finite.
+        PidistillError: The spec or the file is not what it should be, or a weight is not finite.
     """
     kind, locator = split_spec(spec)
     teacher: Denoiser = sources()[kind].load().load(locator)
@@ -71,19 +70,15 @@ def split_spec(spec: str | Path) -> tuple[str, str]:
     if kind in known:
         return kind, locator
     path = user_path(spec)
-    found = next((k for k in known if _recognises(known[k], path)), None) if path.exists() else None
-    if found is None:
-        problem = "is not recognised as a teacher" if path.exists() else "does not exist"
-        raise PidistillError(
-            f"teacher {str(spec)!r} {problem}; expected KIND:NAME with KIND one of "
-            f"{', '.join(known)}, or the path of such a teacher"
-        )
-    return found, str(path)
-
-
-def _recognises(source: EntryPoint, path: Path) -> bool:
-    recognises = getattr(source.load(), "recognises", None)
-    return recognises is not None and recognises(path)
+    for kind, source in known.items() if path.exists() else ():
+        recognises = getattr(source.load(), "recognises", None)
+        if recognises is not None and recognises(path):
+            return kind, str(path)
+    problem = "is not recognised as a teacher" if path.exists() else "does not exist"
+    raise PidistillError(
+        f"teacher {str(spec)!r} {problem}; expected KIND:NAME with KIND one of {', '.join(known)}, "
+        "or the path of such a teacher"
+    )
 
 
 def absolute_spec(spec: str) -> str:

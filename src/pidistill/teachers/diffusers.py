@@ -15,13 +15,14 @@ import torch
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
-from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, plain_config, require
-from pidistill.teachers.formats.latent import LATENT_SIGMA_DATA, load_decoder, text_network
-from pidistill.teachers.formats.pipeline_folder import is_pipeline_folder, open_pipeline
-from pidistill.teachers.formats.schedulers import SCHEDULERS, precondition_of
+from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, plain_config
+from pidistill.teachers.formats import RefusedError, latent, pipeline_folder, refusals_of
+from pidistill.teachers.formats.schedulers import precondition_of
 
 PIXEL_SIGMA_DATA = 0.5
 """Standard deviation of images in [-1, 1], EDM's convention; a pipeline does not say it."""
+LATENT_SIGMA_DATA = 1.0
+"""Pipelines scale their latents to unit variance."""
 
 OPTIONS: dict[str, type[float] | type[int] | type[str]] = {
     "sigma_min": float,
@@ -35,42 +36,39 @@ OPTIONS: dict[str, type[float] | type[int] | type[str]] = {
 
 def recognises(path: Path) -> bool:
     """Whether `path` is the folder of a diffusers pipeline."""
-    return is_pipeline_folder(path)
+    return pipeline_folder.is_pipeline_folder(path)
 
 
 def load(locator: str) -> Denoiser:
     """Load the teacher in a pipeline.
 
-    Args:
-        locator: A folder or the name of a repository, with options behind a question mark:
-            `sigma_min` and `sigma_max` (noise levels to use, within the scheduler's), `prompts` (a
-            file, one prompt a line), `guidance` (the scale), `null_class` (the row of the class
-            embedding that means "no label"), `revision` (of a repository).
-
-    Raises:
-        PidistillError: The library is missing, or the pipeline cannot be read.
+    `locator` is a folder or the name of a repository, with options behind a question mark, which
+    docs/teachers/diffusers.md explains. Raises `PidistillError` when the library is missing, or the
+    pipeline cannot be read.
     """
     name, options = parse_locator(locator)
-    require("diffusers")
-    pipeline = open_pipeline(name, revision=options.get("revision"))
-    scheduler, scheduler_class = pipeline.load("scheduler", choices=SCHEDULERS)
-    decoder = load_decoder(pipeline)
-    precondition = precondition_of(
-        scheduler,
-        scheduler_class,
-        sigma_data=PIXEL_SIGMA_DATA if decoder is None else LATENT_SIGMA_DATA,
-        sigma_min=options.get("sigma_min"),
-        sigma_max=options.get("sigma_max"),
-    )
-    unet, unet_class = pipeline.load_network(
-        "unet", choices=("UNet2DModel", "UNet2DConditionModel")
-    )
-    shape = sample_shape(name, unet.config)
-    network: DiffusersUNet | TextUNet
-    if unet_class == "UNet2DConditionModel":
-        network, num_classes = text_network(pipeline, unet, options.get("prompts"))
-    else:
-        network, num_classes = class_network(name, unet, options)
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
+    with refusals_of(name):
+        decoder = latent.load_decoder(pipeline)
+        precondition = precondition_of(
+            pipeline_folder.load_component(pipeline, "scheduler"),
+            sigma_data=PIXEL_SIGMA_DATA if decoder is None else LATENT_SIGMA_DATA,
+            sigma_min=options.get("sigma_min"),
+            sigma_max=options.get("sigma_max"),
+        )
+        unet = pipeline_folder.load_network(pipeline, "unet")
+        shape = sample_shape(unet.config)
+        network: DiffusersUNet | TextUNet
+        if type(unet).__name__ == "UNet2DModel":
+            network, num_classes = class_network(unet, options)
+        elif "prompts" in options:
+            network = latent.text_network(pipeline, unet, options["prompts"])
+            num_classes = len(network.config["prompts"])
+        else:
+            raise RefusedError(
+                "is conditioned on text; name a file with one prompt a line, as in "
+                f"'diffusers:{name}?prompts=FILE.txt'"
+            )
     denoiser: Denoiser = PreconditionedDenoiser(
         network,
         precondition,
@@ -81,6 +79,17 @@ def load(locator: str) -> Denoiser:
     if decoder is not None:
         denoiser.decoder = decoder
     return GuidedDenoiser(denoiser, options["guidance"]) if "guidance" in options else denoiser
+
+
+def load_decoder(locator: str) -> latent.LatentDecoder | None:
+    """The decoder of latents alone of the teacher that `load(locator)` loads; None without one.
+
+    Raises `PidistillError` when the pipeline or its autoencoder cannot be read.
+    """
+    name, options = parse_locator(locator)
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
+    with refusals_of(name):
+        return latent.load_decoder(pipeline)
 
 
 def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
@@ -113,22 +122,17 @@ def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def class_network(name: str, unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, int]:
-    """A UNet2DModel as a raw network, and the number of its labels.
-
-    Raises `PidistillError` when an option asks for something that the network does not have.
-    """
+def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, int]:
+    """A UNet2DModel as a raw network, and the number of its labels."""
     rows = unet.config.num_class_embeds or 0
     null_class = options.get("null_class")
     if "prompts" in options:
-        raise PidistillError(f"{name} is not conditioned on text; leave the option prompts out")
+        raise RefusedError("is not conditioned on text; leave the option prompts out")
     if null_class is not None and not 0 <= null_class < rows:
-        raise PidistillError(
-            f"null_class is {null_class}, but {name} has {rows} rows of class embedding"
-        )
+        raise RefusedError(f"has {rows} rows of class embedding, but null_class is {null_class}")
     if "guidance" in options and null_class is None:
-        raise PidistillError(
-            f"guidance is {options['guidance']}, but guidance needs a row of {name}'s class "
+        raise RefusedError(
+            f"cannot be guided (guidance is {options['guidance']}) without the row of its class "
             "embedding that means 'no label'; name it by the option null_class"
         )
     with torch.device("meta"):
@@ -138,21 +142,17 @@ def class_network(name: str, unet: Any, options: dict[str, Any]) -> tuple[Diffus
     return network, rows - 1 if null_is_last else rows
 
 
-def sample_shape(name: str, config: Any) -> tuple[int, int, int]:
-    """The shape of a sample of a UNet with this configuration.
-
-    Raises `PidistillError` when the configuration does not say it, or the UNet sees more than a
-    noisy sample.
-    """
+def sample_shape(config: Any) -> tuple[int, int, int]:
+    """The shape of a sample of a UNet with this configuration."""
     channels, size = config["in_channels"], config["sample_size"]
     if config["out_channels"] not in (channels, 2 * channels):
-        raise PidistillError(
-            f"{name}: the UNet takes {channels} channels and returns {config['out_channels']}; "
+        raise RefusedError(
+            f"has a UNet that takes {channels} channels and returns {config['out_channels']}; "
             f"expected {channels}, or {2 * channels} with a predicted variance"
         )
     if size is None:
-        raise PidistillError(
-            f"{name}: the UNet's sample_size is null; write the size it was trained at into "
+        raise RefusedError(
+            "has a UNet whose sample_size is null; write the size it was trained at into "
             "unet/config.json"
         )
     height, width = (size, size) if isinstance(size, int) else size

@@ -5,23 +5,16 @@ Two kinds of file are read.
 - The published pickles, such as `edm-cifar10-32x32-uncond-vp.pkl`. They carry their own source
   text, which Python's pickle would execute; here it is ignored (see `safe_pickle`), and the
   network is built from its constructor arguments in the file.
-- A state dict of the same networks in safetensors or `torch.save` format, with a JSON file beside
-  it, `FILE.json` or `config.json`, that says the same as the `network.json` of a run folder:
+- A state dict of the same networks, or of OpenAI's `UNetModel`, in safetensors or `torch.save`
+  format, with a JSON file beside it, `FILE.json` or `config.json`, that says what the
+  `network.json` of a run folder says:
 
       {
         "network": {"name": "song_unet", "config": {"img_resolution": 32, "in_channels": 3, ...}},
-        "precondition": {"name": "edm", "config": {}},
-        "sample_shape": [3, 32, 32],
-        "num_classes": 0
+        "precondition": {"name": "edm", "config": {}}
       }
 
-  `network.name` is `song_unet` or `dhariwal_unet` (or EDM's `SongUNet`, `DhariwalUNet`) with their
-  constructor arguments; `precondition.name` is a key of `PRECONDITIONS` (or EDM's `EDMPrecond`,
-  `VPPrecond`, `VEPrecond`, `iDDPMPrecond`) with its arguments. The last two lines may be left out.
-
-The state dict may also be one of OpenAI's `UNetModel` (see `openai_unet`): then `network.name` is
-`dhariwal_unet`, `precondition.name` is `edm_timestep` for the networks of consistency-models, and
-`"qkv_order"` is `three-major` (as if left out) or `legacy`.
+  docs/teachers/edm.md has all entries.
 
 The augmentation embedding is dropped: without augmentation labels it adds nothing. Dropout, of
 activations and of labels, is set to 0, so that a student that copies the network has none.
@@ -35,21 +28,19 @@ from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.paths import user_path
 from pidistill.precondition import build_precondition
+from pidistill.teachers.formats import RefusedError, openai_unet, refusals_of
 from pidistill.teachers.formats.edm_module import (
-    NAMES,
-    NETWORKS,
+    NETWORK_NAMES,
+    PRECONDITION_NAMES,
     network_of,
     precondition_of,
     weights_of,
 )
 from pidistill.teachers.formats.edm_pickle import PickledModule, read_pickle
-from pidistill.teachers.formats.openai_unet import NETWORK, is_openai_unet, renamed_weights
-from pidistill.teachers.formats.safe_pickle import RefusedError
 from pidistill.teachers.formats.weights import (
     SUFFIXES,
     json_beside,
     network_with_weights,
-    read_json_beside,
     read_weights,
 )
 
@@ -64,7 +55,11 @@ def load(locator: str) -> PreconditionedDenoiser:
     path = user_path(locator)
     if not path.is_file():
         raise PidistillError(f"{locator!r} is not a file; expected edm:FILE")
-    return load_state_dict(path) if path.suffix in SUFFIXES else load_pickle(path)
+    if path.suffix in SUFFIXES:
+        with refusals_of(path):
+            return _load_state_dict(path)
+    with refusals_of(path, "; it is not a genuine EDM checkpoint"):
+        return _load_pickle(path)
 
 
 def recognises(path: Path) -> bool:
@@ -72,47 +67,73 @@ def recognises(path: Path) -> bool:
     if not path.is_file():
         return False
     if path.suffix in SUFFIXES:
-        return {"network", "precondition"} <= read_json_beside(path).keys()
+        return {"network", "precondition"} <= json_beside(path)[1].keys()
     with path.open("rb") as file:
         head = file.read(65_536)
     return head.startswith(b"\x80") and b"torch_utils.persistence" in head
 
 
-def load_state_dict(path: Path) -> PreconditionedDenoiser:
-    """Load weights that a JSON file beside them describes (see the top of this module)."""
-    beside = json_beside(path)
-    if beside is None:
-        raise PidistillError(
-            f"{path} has no JSON file beside it; expected {path.with_suffix('.json').name} or "
-            "config.json with the entries 'network' and 'precondition'"
+def _load_pickle(path: Path) -> PreconditionedDenoiser:
+    content = read_pickle(path)
+    ema = content.get("ema") if type(content) is dict else None
+    if not isinstance(ema, PickledModule) or ema.class_name not in PRECONDITION_NAMES:
+        raise RefusedError(
+            "holds no network of EDM; expected a pickle of a dict whose 'ema' is one of "
+            f"{', '.join(PRECONDITION_NAMES)}"
         )
-    description = read_json_beside(path)
+    precondition = precondition_of(ema)
+    name, config, model = network_of(ema)
+    pickled = weights_of(model)
+    if 2 * sum(math.prod(weight.shape) for weight in pickled.values()) > path.stat().st_size:
+        raise RefusedError("claims more weights than it has room for")
+    pickled.pop("map_augment.weight", None)
+    config |= UNUSED
+    weights = {key: weight.tensor() for key, weight in pickled.items()}
+    size = config["img_resolution"]
+    return PreconditionedDenoiser(
+        network_with_weights(name, config, weights, str(path)),
+        precondition,
+        sample_shape=(config["in_channels"], size, size),
+        num_classes=config["label_dim"],
+        source=f"{path.name} ({ema.class_name} of {model.class_name})",
+    )
+
+
+def _load_state_dict(path: Path) -> PreconditionedDenoiser:
+    beside, description = json_beside(path)
+    if beside is None:
+        raise RefusedError(
+            f"has no JSON file beside it; expected {path.with_suffix('.json').name} or config.json "
+            "with the entries 'network' and 'precondition'"
+        )
     match description:
         case {
             "network": {"name": str(name), "config": dict(config)},
             "precondition": {"name": str(precondition), "config": dict(settings)},
         }:
-            name, precondition = NETWORKS.get(name, name), NAMES.get(precondition, precondition)
+            name = NETWORK_NAMES.get(name, name)
+            precondition = PRECONDITION_NAMES.get(precondition, precondition)
         case _:
             raise PidistillError(
                 f"{beside} must hold 'network' and 'precondition', each an object with the "
                 "entries 'name' and 'config'"
             )
-    if name not in NETWORKS.values():
+    if name not in NETWORK_NAMES.values():
         raise PidistillError(
-            f"{beside} names the network {name!r}; expected one of {', '.join(NETWORKS.values())}"
+            f"{beside} names the network {name!r}; expected one of "
+            f"{', '.join(NETWORK_NAMES.values())}"
         )
-    weights = read_weights(path)
     arguments: dict[str, Any] = {**config, **UNUSED}
-    if is_openai_unet(weights):
-        if name != NETWORK or precondition == "edm":
-            raise PidistillError(
-                f"{path} holds the weights of a guided-diffusion UNetModel, which is not {name!r} "
-                f"with the precondition {precondition!r}; expected {NETWORK!r} with "
+    weights = read_weights(path)
+    if openai_unet.is_openai_unet(weights):
+        if name != openai_unet.NETWORK or precondition == "edm":
+            raise RefusedError(
+                f"holds the weights of a guided-diffusion UNetModel, which is not {name!r} with "
+                f"the precondition {precondition!r}; expected {openai_unet.NETWORK!r} with "
                 "'edm_timestep' (consistency-models) or 'iddpm'"
             )
         order = description.get("qkv_order", "three-major")
-        weights = renamed_weights(weights, arguments, order, str(path))
+        weights = openai_unet.renamed_weights(weights, arguments, order)
     weights.pop("map_augment.weight", None)
     network = network_with_weights(name, arguments, weights, str(path))
     try:
@@ -127,34 +148,3 @@ def load_state_dict(path: Path) -> PreconditionedDenoiser:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PidistillError(f"{beside} does not describe a teacher: {error}") from error
-
-
-def load_pickle(path: Path) -> PreconditionedDenoiser:
-    """Load a pickle as EDM publishes them."""
-    content = read_pickle(path)
-    ema = content.get("ema") if type(content) is dict else None
-    if not isinstance(ema, PickledModule) or ema.class_name not in NAMES:
-        raise PidistillError(
-            f"{path} holds no network of EDM; expected a pickle of a dict whose 'ema' is one of "
-            f"{', '.join(NAMES)}"
-        )
-    try:
-        precondition = precondition_of(ema)
-        name, config, model = network_of(ema)
-        pickled = weights_of(model)
-    except RefusedError as error:
-        raise PidistillError(f"{path} {error}; it is not a genuine EDM checkpoint") from error
-    if 2 * sum(math.prod(weight.shape) for weight in pickled.values()) > path.stat().st_size:
-        raise PidistillError(f"{path} claims more weights than it has room for")
-    pickled.pop("map_augment.weight", None)
-    config |= UNUSED
-    resolution = config["img_resolution"]
-    return PreconditionedDenoiser(
-        network_with_weights(
-            name, config, {key: weight.tensor() for key, weight in pickled.items()}, str(path)
-        ),
-        precondition,
-        sample_shape=(config["in_channels"], resolution, resolution),
-        num_classes=config["label_dim"],
-        source=f"{path.name} ({ema.class_name} of {model.class_name})",
-    )

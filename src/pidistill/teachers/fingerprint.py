@@ -20,16 +20,16 @@ NOT_SETTINGS = ("source", "training")
 
 
 def teacher_fingerprint(teacher: Denoiser) -> str:
-    """A hash of what a teacher computes: its weights, and what it is made of with which settings.
+    """A hash of all that decides what a teacher computes.
 
-    Args:
-        teacher: The teacher; its guidance, preconditioning and decoder count.
+    That is its weights and what it is made of with which settings; guidance, preconditioning and
+    decoder count.
     """
     parts = []
     for name, part in teacher.named_modules():
         values = vars(part) if isinstance(part, Denoiser) else {}
         settings = {
-            key: _setting(value)
+            key: _plain(value)
             for key, value in values.items()
             if key[0] != "_" and key not in NOT_SETTINGS
         }
@@ -39,20 +39,11 @@ def teacher_fingerprint(teacher: Denoiser) -> str:
     return sha256_of([text, weights_sha256(teacher)])
 
 
-def _setting(value: Any) -> Any:
-    """A setting of a denoiser as JSON values, a preconditioning with all of its fields."""
+def _plain(value: Any) -> Any:
+    """A setting or a network's config as JSON values; other objects by their type."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [type(value).__qualname__, _plain(dataclasses.asdict(value))]
-    return value if isinstance(value, bool | int | float | str | tuple | None) else None
-
-
-def _plain(value: Any) -> Any:
-    """A network's config as JSON values.
-
-    Keys that begin with `_` are left out: libraries keep paths and their version there. Other
-    objects are represented by their type.
-    """
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping):  # libraries keep paths and their version behind an underscore
         return {str(key): _plain(item) for key, item in value.items() if str(key)[:1] != "_"}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

@@ -9,7 +9,6 @@ with $w_k$ the posterior probability of component $k$.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -36,7 +35,6 @@ class MixtureDenoiser(Denoiser):
         conditional: bool = False,
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
-        source: str = "mixture",
     ) -> None:
         """Describe the mixture of K components.
 
@@ -49,7 +47,6 @@ class MixtureDenoiser(Denoiser):
             conditional: Whether labels select a component.
             sigma_min: Lowest noise level.
             sigma_max: Highest noise level.
-            source: A name for people to read.
         """
         flat = means.double().flatten(1)
         num, size = flat.shape
@@ -64,7 +61,7 @@ class MixtureDenoiser(Denoiser):
             sigma_data=math.sqrt(total.item()),
             sample_shape=tuple(means.shape[1:]),
             num_classes=num if conditional else 0,
-            source=source,
+            source="mixture",
         )
         basis = torch.eye(size).expand(num, size, size) if basis is None else basis
         self.register_buffer("means", flat)
@@ -99,15 +96,9 @@ def gaussian_trajectory(gaussian: MixtureDenoiser, z: Tensor, sigma: Tensor) -> 
     r"""The exact solution of the ODE from `z` for a mixture of a single component.
 
     Along each principal axis $x(\sigma) - m = \sqrt{\frac{v + \sigma^2}{v + \sigma_{max}^2}}
-    (z - m)$, $v$ being the variance.
-
-    Args:
-        gaussian: A mixture with one component.
-        z: Starting noise at `sigma_max`, shape (b, *sample_shape).
-        sigma: Noise levels, shape (b,).
-
-    Returns:
-        The points of the trajectories, float64, of the shape of `z`.
+    (z - m)$, $v$ being the variance. `z` (b, *sample_shape) is the noise at `sigma_max`, `sigma`
+    (b,) are the noise levels; the points are float64, of the shape of `z`. Raises `ValueError` when
+    the mixture has several components.
     """
     if len(gaussian.means) != 1:
         raise ValueError(f"the mixture has {len(gaussian.means)} components; expected one")
@@ -151,12 +142,7 @@ def _image() -> MixtureDenoiser:
     return MixtureDenoiser(means, 0.2 / torch.arange(1, 193).expand(4, 192), basis=basis)
 
 
-MIXTURES: dict[str, Callable[[], MixtureDenoiser]] = {
-    "gaussian": _gaussian,
-    "ring": _ring,
-    "grid": _grid,
-    "image": _image,
-}
+MIXTURES = {"gaussian": _gaussian, "ring": _ring, "grid": _grid, "image": _image}
 
 
 def load(locator: str) -> Denoiser:

@@ -49,7 +49,5 @@ class Bundled:
             return load(str(folder))
 
 
-digits = Bundled("digits")
-"""8x8 handwritten digits."""
-glyphs = Bundled("glyphs")
-"""32x32 colour glyphs."""
+digits, glyphs = Bundled("digits"), Bundled("glyphs")
+"""8x8 handwritten digits, and 32x32 colour glyphs."""

@@ -6,22 +6,13 @@ list, in the order of the trainable ones), `optimizer` and `step`. It is read wi
 `weights_only=True`, and its averaged weights are renamed into a `SongUNet`, which computes the
 same function.
 
-The architecture is read off the weights: widths, blocks, attention, embedding, progressive input
-and output. What leaves no trace in them can be stated in a JSON file beside the checkpoint,
-`FILE.json` or `config.json`:
+The architecture is read off the weights. What leaves no trace in them is assumed, with a warning,
+unless a JSON file beside the checkpoint, `FILE.json` or `config.json`, states it:
 
     {"sde": "vpsde", "image_size": 32, "fir": false, "beta_min": 0.1, "beta_max": 20.0}
 
-- `sde`: `vpsde` or `vesde`, trained in continuous time. By default, a positional embedding means
-  `vpsde` and a Fourier embedding `vesde`, as in the published checkpoints. The sub-VP SDE, whose
-  weights look like those of the VP SDE, is not supported.
-- `image_size`: by default, the level with attention is taken to be 16x16, as in the published ones.
-- `fir`: whether resampling uses the filter [1, 3, 3, 1]. By default it does in networks with
-  progressive input or output (NCSN++) and does not in others (DDPM++).
-- `beta_min` and `beta_max` of the VP SDE, by default 0.1 and 20; `sigma_min` and `sigma_max` of
-  the VE SDE, for images in [0, 1], by default those of the buffer `sigmas`, or else 0.01 and 50.
-
-What was assumed is said in a warning.
+docs/teachers/score-sde.md explains the entries. The sub-VP SDE, whose weights look like those of
+the VP SDE, is not supported.
 """
 
 import warnings
@@ -35,11 +26,12 @@ from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.paths import user_path
 from pidistill.precondition import Precondition, VEPrecondition, VPPrecondition
+from pidistill.teachers.formats import RefusedError, refusals_of
 from pidistill.teachers.formats.score_sde_modules import network_config, renamed, split_parts
 from pidistill.teachers.formats.weights import (
+    json_beside,
     network_with_weights,
     one_line,
-    read_json_beside,
     read_torch,
 )
 
@@ -55,28 +47,26 @@ def load(locator: str) -> PreconditionedDenoiser:
     path = user_path(locator)
     if not path.is_file():
         raise PidistillError(f"{locator!r} is not a file; expected score-sde:FILE")
-    options = read_json_beside(path)
+    beside, options = json_beside(path)
     unknown = [key for key in options if key not in OPTIONS]
     if unknown:
         raise PidistillError(
-            f"the JSON file beside {path} has the unknown entry {unknown[0]!r}; expected "
-            f"{', '.join(OPTIONS)}"
+            f"{beside} has the unknown entry {unknown[0]!r}; expected {', '.join(OPTIONS)}"
         )
-    weights, sigmas = averaged_weights(read_torch(path), str(path))
-    try:
-        parts = split_parts(weights, str(path))
-        config, assumed = network_config(parts, options, str(path))
-        state = renamed(parts, config, str(path))
-    except PidistillError:
-        raise
-    except (ValueError, LookupError, ArithmeticError, RuntimeError) as error:
-        raise PidistillError(
-            f"{path}: its weights are not shaped as in a DDPM++ or an NCSN++: {one_line(error)}"
-        ) from error
+    with refusals_of(path):
+        weights, sigmas = averaged_weights(read_torch(path))
+        try:
+            parts = split_parts(weights)
+            config, assumed = network_config(parts, options)
+            state = renamed(parts, config)
+            precondition = precondition_of(config, options, sigmas)
+        except (ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+            raise RefusedError(
+                f"has weights that are not shaped as in a DDPM++ or an NCSN++: {one_line(error)}"
+            ) from error
+        network = network_with_weights("song_unet", config, state, str(path))
     if "sde" not in options:
-        assumed.append("the VP SDE" if config["embedding_type"] == "positional" else "the VE SDE")
-    precondition = precondition_of(config, options, sigmas, str(path))
-    network = network_with_weights("song_unet", config, state, str(path))
+        assumed.append("the VP SDE" if isinstance(precondition, VPPrecondition) else "the VE SDE")
     if assumed:
         warnings.warn(
             f"{path.name} does not say everything, so {', '.join(assumed)} was assumed; state it "
@@ -106,38 +96,38 @@ def recognises(path: Path) -> bool:
     return b"all_modules.0." in head and b"shadow_params" in head
 
 
-def averaged_weights(content: Any, source: str) -> tuple[dict[str, Tensor], Tensor | None]:
+def averaged_weights(content: Any) -> tuple[dict[str, Tensor], Tensor | None]:
     """The averaged weights of a checkpoint by name, and its buffer `sigmas` if it has one."""
     match content:
         case {"model": dict(model), "ema": {"shadow_params": list(shadow)}}:
             pass
         case _:
-            raise PidistillError(
-                f"{source} is not a checkpoint of ScoreSDE; expected the entries 'model' and "
-                "'ema', with 'shadow_params' in it"
+            raise RefusedError(
+                "is not a checkpoint of ScoreSDE; expected the entries 'model' and 'ema', with "
+                "'shadow_params' in it"
             )
     if not all(isinstance(value, Tensor) for value in [*model.values(), *shadow]):
-        raise PidistillError(f"{source}: 'model' or 'shadow_params' holds more than tensors")
+        raise RefusedError("holds more than tensors in 'model' or 'shadow_params'")
     weights = {str(key).removeprefix("module."): value for key, value in model.items()}
     sigmas = weights.pop("sigmas", None)
     trainable = [key for key in weights if key != "all_modules.0.W"]  # but Fourier features
     if len(trainable) != len(shadow):
-        raise PidistillError(
-            f"{source} has {len(shadow)} averaged weights; expected {len(trainable)}, one for "
-            "each trainable weight of its model"
+        raise RefusedError(
+            f"has {len(shadow)} averaged weights; expected {len(trainable)}, one for each "
+            "trainable weight of its model"
         )
     for key, average in zip(trainable, shadow, strict=True):
         if average.shape != weights[key].shape:
-            raise PidistillError(
-                f"{source}: the averaged weight {key!r} has shape {tuple(average.shape)}; "
-                f"expected {tuple(weights[key].shape)}"
+            raise RefusedError(
+                f"has the averaged weight {key!r} with shape {tuple(average.shape)}; expected "
+                f"{tuple(weights[key].shape)}"
             )
         weights[key] = average.detach().clone()
     return weights, sigmas
 
 
 def precondition_of(
-    config: dict[str, Any], options: dict[str, Any], sigmas: Tensor | None, source: str
+    config: dict[str, Any], options: dict[str, Any], sigmas: Tensor | None
 ) -> Precondition:
     """The preconditioning of the SDE that the network was trained on.
 
@@ -146,19 +136,19 @@ def precondition_of(
     own = {"positional": "vpsde", "fourier": "vesde"}[config["embedding_type"]]
     sde = options.get("sde", own)
     if sde != own:
-        raise PidistillError(
-            f"sde is {sde!r} for {source}, whose embedding is {config['embedding_type']}; only "
-            f"{own!r} is supported with it"
+        raise RefusedError(
+            f"has a {config['embedding_type']} embedding, and its sde is {sde!r}; only {own!r} is "
+            "supported with it"
         )
     low, high = (0.01, 50.0) if sigmas is None else (sigmas.min().item(), sigmas.max().item())
     defaults = {"beta_min": 0.1, "beta_max": 20.0, "sigma_min": low, "sigma_max": high}
-    level = {name: options.get(name, default) for name, default in defaults.items()}
+    level = defaults | options
     for kind in ("beta", "sigma"):
         low, high = level[f"{kind}_min"], level[f"{kind}_max"]
         if not all(isinstance(value, int | float) for value in (low, high)) or not 0 < low < high:
-            raise PidistillError(
-                f"{kind}_min is {low!r} and {kind}_max is {high!r} for {source}; expected numbers "
-                f"with 0 < {kind}_min < {kind}_max"
+            raise RefusedError(
+                f"has {kind}_min {low!r} and {kind}_max {high!r}; expected numbers with "
+                f"0 < {kind}_min < {kind}_max"
             )
     if sde == "vpsde":
         return VPPrecondition(

@@ -74,13 +74,10 @@ def decoder_of_run(folder: Path, say: Callable[[str], None]) -> "LatentDecoder |
         return None
     if kind != "diffusers":
         return None
-    from pidistill.teachers.diffusers import parse_locator
-    from pidistill.teachers.formats.latent import load_decoder
-    from pidistill.teachers.formats.pipeline_folder import open_pipeline
+    from pidistill.teachers.diffusers import load_decoder
 
     try:
-        name, options = parse_locator(locator)
-        return load_decoder(open_pipeline(name, revision=options.get("revision")))
+        return load_decoder(locator)
     except PidistillError as error:
         say(f"without the decoder of latents, if the teacher has one: {error}")
         return None

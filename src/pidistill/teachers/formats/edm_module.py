@@ -5,20 +5,22 @@ Every value comes from a file that may be hostile, and is checked for type and s
 
 import inspect
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from pidistill.networks.dhariwal_unet import DhariwalUNet
-from pidistill.networks.song_unet import SongUNet
+from pidistill.networks import NETWORKS
 from pidistill.precondition import PRECONDITIONS, Precondition
+from pidistill.teachers.formats import RefusedError
 from pidistill.teachers.formats.edm_pickle import PickledModule, PickledTensor
-from pidistill.teachers.formats.safe_pickle import RefusedError, shown
+from pidistill.teachers.formats.safe_pickle import shown
 
-NETWORKS = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
-PARAMETERS = {
-    "SongUNet": inspect.signature(SongUNet).parameters,
-    "DhariwalUNet": inspect.signature(DhariwalUNet).parameters,
+NETWORK_NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
+PRECONDITION_NAMES = {
+    "EDMPrecond": "edm",
+    "VPPrecond": "vp",
+    "VEPrecond": "ve",
+    "iDDPMPrecond": "iddpm",
 }
-NAMES = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve", "iDDPMPrecond": "iddpm"}
 SETTINGS = {  # our name for each setting, and the range of sane values
     "EDMPrecond": {
         "sigma_min": ("sigma_min", 0.0, 1e6),
@@ -38,10 +40,6 @@ SETTINGS = {  # our name for each setting, and the range of sane values
         "M": ("num_steps", 2, 100_000),
     },
 }
-ARGUMENTS = {  # of the constructors of the preconditionings, in order
-    name: ("img_resolution", "img_channels", "label_dim", "use_fp16", *settings, "model_type")
-    for name, settings in SETTINGS.items()
-}
 
 # Far above any published network. The network is built before its weights prove its size.
 LARGEST = {"num_blocks": 32, "model_channels": 8192}
@@ -52,7 +50,7 @@ MAX_DEPTH = 16
 
 def precondition_of(ema: PickledModule) -> Precondition:
     """The preconditioning that the attributes of `ema` set, or else its arguments, or defaults."""
-    given = _arguments(ema, ARGUMENTS[ema.class_name]) | ema.state
+    given = _outer_arguments(ema) | ema.state
     values: dict[str, Any] = {}
     for name, (ours, low, high) in SETTINGS[ema.class_name].items():
         if name in given:
@@ -60,7 +58,7 @@ def precondition_of(ema: PickledModule) -> Precondition:
     if ema.class_name == "EDMPrecond":  # no limits to what it evaluates; EDM samples in our range
         unlimited = {"sigma_min": 0.0, "sigma_max": math.inf}
         values = {name: v for name, v in values.items() if v != unlimited.get(name)}
-    precondition = PRECONDITIONS[NAMES[ema.class_name]](**values)
+    precondition = PRECONDITIONS[PRECONDITION_NAMES[ema.class_name]](**values)
     low, high = precondition.sigma_min, precondition.sigma_max
     if not 0 < low < high:
         raise RefusedError(f"has noise levels from {low} to {high}")
@@ -73,25 +71,25 @@ def network_of(ema: PickledModule) -> tuple[str, dict[str, Any], PickledModule]:
     The arguments are those that the network was made with, or else those that `ema` passed on.
     """
     model = _table(ema, "_modules").get("model")
-    if not isinstance(model, PickledModule) or model.class_name not in NETWORKS:
-        raise RefusedError(f"has {_what(model)} as its model; expected {', '.join(NETWORKS)}")
-    known = PARAMETERS[model.class_name]
-    given = _arguments(model, tuple(known))
+    if not isinstance(model, PickledModule) or model.class_name not in NETWORK_NAMES:
+        raise RefusedError(f"has {_what(model)} as its model; expected {', '.join(NETWORK_NAMES)}")
+    name = NETWORK_NAMES[model.class_name]
+    known = inspect.signature(NETWORKS[name]).parameters
+    given = _arguments(model, known)
     if "img_resolution" not in given:
-        outer = _arguments(ema, ARGUMENTS[ema.class_name])
+        outer = _outer_arguments(ema)
         channels: Any = outer.get("img_channels")
         twice = ema.class_name == "iDDPMPrecond" and type(channels) is int
-        passed_on = {key: value for key, value in outer.items() if key in known}
         widths = {"in_channels": channels, "out_channels": 2 * channels if twice else channels}
-        given = {**widths, **passed_on, **given}
-    for name in given:
-        if name not in known:
-            raise RefusedError(f"has a network with the unknown argument {_what(name)}")
-    for name in ("img_resolution", "in_channels", "out_channels"):
-        if name not in given:
-            raise RefusedError(f"has a network without the argument {name}")
-    config = {name: _argument(name, v, known[name].default) for name, v in given.items()}
-    return NETWORKS[model.class_name], {"label_dim": 0, **config}, model
+        given = {**widths, **{key: outer[key] for key in outer if key in known}, **given}
+    for argument in given:
+        if argument not in known:
+            raise RefusedError(f"has a network with the unknown argument {_what(argument)}")
+    for argument in ("img_resolution", "in_channels", "out_channels"):
+        if argument not in given:
+            raise RefusedError(f"has a network without the argument {argument}")
+    config = {key: _argument(key, value, known[key].default) for key, value in given.items()}
+    return name, {"label_dim": 0, **config}, model
 
 
 def weights_of(model: PickledModule) -> dict[str, PickledTensor]:
@@ -117,9 +115,14 @@ def weights_of(model: PickledModule) -> dict[str, PickledTensor]:
     return found
 
 
-def _arguments(module: PickledModule, names: tuple[str, ...]) -> dict[str, Any]:
+def _outer_arguments(ema: PickledModule) -> dict[str, Any]:
+    names = ("img_resolution", "img_channels", "label_dim", "use_fp16")
+    return _arguments(ema, (*names, *SETTINGS[ema.class_name], "model_type"))
+
+
+def _arguments(module: PickledModule, names: Iterable[str]) -> dict[str, Any]:
     """The arguments that `module` was constructed with, by name."""
-    positional = module.state.get("_init_args", ())
+    names, positional = tuple(names), module.state.get("_init_args", ())
     if type(positional) is not tuple or len(positional) > len(names):
         raise RefusedError(f"has {_what(positional)} as the arguments of a module")
     return dict(zip(names, positional, strict=False)) | _table(module, "_init_kwargs")
@@ -140,7 +143,6 @@ def _argument(name: str, value: Any, default: Any) -> Any:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float | int:
-    """`value`, if it is a number from `low` to `high`."""
     if type(value) not in (int, float) or not low <= value <= high:
         raise RefusedError(f"has {_what(value)} as {name}; expected {low} .. {high}")
     return value

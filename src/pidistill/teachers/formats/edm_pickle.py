@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pidistill.errors import PidistillError
-from pidistill.teachers.formats import safe_pickle
-from pidistill.teachers.formats.safe_pickle import RefusedError, shown
+from pidistill.teachers.formats import RefusedError, safe_pickle
+from pidistill.teachers.formats.safe_pickle import shown
 
 NUMPY_SCALARS = {"f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q", "u1": "B", "b1": "?"}
 STORAGES = {
@@ -96,11 +96,8 @@ class _NumpyDtype(NamedTuple):
     character: str
 
     def set_state(self, state: Any) -> None:
-        """Check the byte order."""
-        match state:
-            case (int(), "<" | "|" | "=", *_):
-                return
-        raise RefusedError("uses a NumPy dtype that is not little-endian")
+        if type(state) is not tuple or state[1] not in ("<", "|", "="):
+            raise RefusedError("uses a NumPy dtype that is not little-endian")
 
 
 def _module(meta: Any) -> PickledModule:
@@ -108,14 +105,6 @@ def _module(meta: Any) -> PickledModule:
         case {"class_name": str(class_name), "state": dict(state)}:
             return PickledModule(class_name, state)
     raise RefusedError("reconstructs something other than a network")
-
-
-def _container() -> PickledModule:
-    return PickledModule("container", {})
-
-
-def _empty_dict() -> dict[str, Any]:
-    return {}
 
 
 def _parameter(tensor: Any, *_: Any) -> PickledTensor:
@@ -171,15 +160,15 @@ def _scalar(dtype: Any, data: Any) -> Any:
     return struct.unpack(f"<{dtype.character}", data)[0]
 
 
-GLOBALS = {
+GLOBALS: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _module,
-    ("torch.nn.modules.container", "ModuleDict"): _container,
-    ("torch.nn.modules.container", "ModuleList"): _container,
+    ("torch.nn.modules.container", "ModuleDict"): lambda: PickledModule("container", {}),
+    ("torch.nn.modules.container", "ModuleList"): lambda: PickledModule("container", {}),
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch.storage", "_load_from_bytes"): _storage,
-    ("collections", "OrderedDict"): _empty_dict,
-    ("dnnlib.util", "EasyDict"): _empty_dict,
+    ("collections", "OrderedDict"): lambda: {},
+    ("dnnlib.util", "EasyDict"): lambda: {},
     ("numpy", "dtype"): _dtype,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,

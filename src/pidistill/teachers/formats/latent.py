@@ -5,6 +5,7 @@ network sees them. A teacher of latents has an attribute `decoder`, a module tha
 images.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,17 +14,13 @@ from torch import Tensor, nn
 from pidistill.errors import PidistillError
 from pidistill.networks.diffusers_unet import TextUNet, plain_config
 from pidistill.paths import user_path
-from pidistill.teachers.formats.pipeline_folder import PipelineFolder
-
-LATENT_SIGMA_DATA = 1.0
-"""Pipelines scale their latents to unit variance."""
+from pidistill.teachers.formats import RefusedError, pipeline_folder
 
 
 class LatentDecoder(nn.Module):
     """Latents (b, c, h, w) of unit variance to images (b, 3, H, W), about [-1, 1]."""
 
     def __init__(self, autoencoder: Any) -> None:
-        """Wrap the pipeline's autoencoder, of which only the decoder is used."""
         super().__init__()
         self.autoencoder = autoencoder
 
@@ -34,42 +31,32 @@ class LatentDecoder(nn.Module):
         return images
 
 
-def load_decoder(pipeline: PipelineFolder) -> LatentDecoder | None:
-    """The decoder of a pipeline; None where its samples are images already.
-
-    Raises `PidistillError` when there is an autoencoder that cannot be read.
-    """
+def load_decoder(pipeline: Path) -> LatentDecoder | None:
+    """The decoder of the pipeline in a folder; None where its samples are images already."""
     for component in ("vae", "vqvae"):
-        if pipeline.has(component):
-            autoencoder, _ = pipeline.load_network(component, choices=("AutoencoderKL", "VQModel"))
-            return LatentDecoder(autoencoder)
+        if pipeline_folder.has_component(pipeline, component):
+            return LatentDecoder(pipeline_folder.load_network(pipeline, component))
     return None
 
 
-def text_network(
-    pipeline: PipelineFolder, unet: Any, prompts_file: str | None
-) -> tuple[TextUNet, int]:
-    """A UNet2DConditionModel with the lines of a file as its labels, and the number of labels.
+def text_network(pipeline: Path, unet: Any, prompts_file: str) -> TextUNet:
+    """A UNet2DConditionModel with the lines of a file as its labels.
 
-    Raises `PidistillError` when there are no prompts, or the pipeline conditions on more than text.
+    Raises `PidistillError` when there are no prompts, and `RefusedError` when the pipeline
+    conditions on more than text or its text encoder is not a CLIP one.
     """
-    if prompts_file is None:
-        raise PidistillError(
-            f"{pipeline.name} is conditioned on text; name a file with one prompt a line, as in "
-            f"'diffusers:{pipeline.name}?prompts=FILE.txt'"
-        )
     prompts = read_prompts(prompts_file)
     encoded = encode_prompts(pipeline, [*prompts, ""])
     with torch.device("meta"):
         network = TextUNet(plain_config(unet.config), prompts, prompt_length=encoded.shape[1])
     if network.prompts.shape != encoded.shape:
-        raise PidistillError(
-            f"{pipeline.name}: the text encoder gives vectors of size {encoded.shape[2]}; the UNet "
-            f"expects {network.prompts.shape[2]}"
+        raise RefusedError(
+            f"has a text encoder that gives vectors of size {encoded.shape[2]}; expected "
+            f"{network.prompts.shape[2]}, as for its UNet"
         )
     network.prompts = encoded
     network.unet.load_state_dict(unet.state_dict(), strict=True, assign=True)
-    return network, len(prompts)
+    return network
 
 
 def read_prompts(path: str) -> list[str]:
@@ -88,18 +75,10 @@ def read_prompts(path: str) -> list[str]:
 
 
 @torch.no_grad()
-def encode_prompts(pipeline: PipelineFolder, prompts: list[str]) -> Tensor:
-    """What the pipeline's text encoder makes of the prompts, shape (n, length, width), float32.
-
-    Raises `PidistillError` when the pipeline's text encoder is not a CLIP one.
-    """
-    tokenizer: Any
-    tokenizer, _ = pipeline.load(
-        "tokenizer", choices=("CLIPTokenizer", "CLIPTokenizerFast"), library="transformers"
-    )
-    encoder, _ = pipeline.load_network(
-        "text_encoder", choices=("CLIPTextModel",), library="transformers", dtype=torch.float32
-    )
+def encode_prompts(pipeline: Path, prompts: list[str]) -> Tensor:
+    """What the pipeline's text encoder makes of the prompts, shape (n, length, width), float32."""
+    tokenizer = pipeline_folder.load_component(pipeline, "tokenizer")
+    encoder = pipeline_folder.load_network(pipeline, "text_encoder")
     tokens = tokenizer(
         prompts,
         padding="max_length",

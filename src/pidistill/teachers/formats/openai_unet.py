@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pidistill.errors import PidistillError
 from pidistill.networks.dhariwal_unet import CHANNELS_PER_HEAD, DhariwalUNet
 from pidistill.networks.edm_unet import UNetBlock
-from pidistill.networks.layers import resampling_kernel
+from pidistill.teachers.formats import RefusedError
 from pidistill.teachers.formats.weights import empty_network
 
 NETWORK = "dhariwal_unet"
@@ -33,6 +32,7 @@ QKV_ORDERS = {"three-major": (1, 2, 0), "legacy": (0, 2, 1)}
 TOP_LEVEL = {
     "map_layer0": "time_embed.0",
     "map_layer1": "time_embed.2",
+    "map_label": "label_emb",
     "out_norm": "out.0",
     "out_conv": "out.2",
 }
@@ -53,40 +53,27 @@ def is_openai_unet(weights: dict[str, Tensor]) -> bool:
 
 
 def renamed_weights(
-    weights: dict[str, Tensor], config: dict[str, Any], qkv_order: Any, source: str
+    weights: dict[str, Tensor], config: dict[str, Any], qkv_order: Any
 ) -> dict[str, Tensor]:
-    """The state dict of the `DhariwalUNet` of `config` from the `weights` of a `UNetModel`.
-
-    Args:
-        weights: The whole state dict of the `UNetModel`.
-        config: Constructor arguments of our network.
-        qkv_order: A key of `QKV_ORDERS`.
-        source: What to call the file in errors.
-
-    Raises:
-        PidistillError: The network cannot be built or does not compute what a `UNetModel` does,
-            or a weight is missing or unexpected.
-    """
+    """The weights of `DhariwalUNet(**config)` from the state dict of a `UNetModel`."""
     if not isinstance(qkv_order, str) or qkv_order not in QKV_ORDERS:
-        raise PidistillError(
-            f"{source}: qkv_order is {qkv_order!r}; expected one of {', '.join(QKV_ORDERS)}"
-        )
-    network = empty_network(NETWORK, config, source)
+        raise RefusedError(f"has the qkv_order {qkv_order!r}; expected {' or '.join(QKV_ORDERS)}")
+    network = empty_network(NETWORK, config)
     assert isinstance(network, DhariwalUNet)
-    require_same_function(network, source)
-    prefixes = dict(prefixes_of(network))
+    require_same_function(network)
+    names = layer_names(network)
     renamed: dict[str, Tensor] = {}
     left = dict(weights)
     for key in network.state_dict():
-        if key.endswith(".resample_filter"):
-            renamed[key] = resampling_kernel((1, 1))
+        layer, _, kind = key.rpartition(".")
+        if kind == "resample_filter":
             continue
-        name = name_of(key, prefixes)
+        name = f"{names[layer]}.{kind}"
         if name not in left:
-            raise PidistillError(f"{source} lacks the weight {name!r}")
+            raise RefusedError(f"lacks the weight {name!r}")
         weight = left.pop(name)
-        block, _, part = key.removesuffix(".weight").removesuffix(".bias").rpartition(".")
-        if key == "map_label.weight":
+        block, _, part = layer.rpartition(".")
+        if layer == "map_label":
             weight = weight.T
         if part in ("qkv", "proj") and weight.ndim == 3:
             weight = weight[..., None]  # Conv1d in guided-diffusion, Conv2d in consistency-models
@@ -94,63 +81,60 @@ def renamed_weights(
             weight = heads_first(weight, network.get_submodule(block).num_heads, qkv_order)
         renamed[key] = weight
     if left:
-        raise PidistillError(f"{source} holds the unexpected weight {next(iter(left))!r}")
+        raise RefusedError(f"holds the unexpected weight {next(iter(left))!r}")
     return renamed
 
 
-def require_same_function(network: DhariwalUNet, source: str) -> None:
-    """Raise `PidistillError` where a `UNetModel` of this architecture would compute another D."""
+def require_same_function(network: DhariwalUNet) -> None:
+    """Raise `RefusedError` where a `UNetModel` of this architecture would compute another D."""
     for name, module in network.named_modules():
         if isinstance(module, nn.GroupNorm) and module.num_groups != GROUPS:
-            raise PidistillError(
-                f"{source}: {name} has {module.num_groups} groups of its {module.num_channels} "
-                f"channels, a UNetModel {GROUPS}; expected widths of at least {4 * GROUPS}"
+            raise RefusedError(
+                f"cannot be of this network: {name} has {module.num_groups} groups of its "
+                f"{module.num_channels} channels, a UNetModel {GROUPS}; expected widths of at "
+                f"least {4 * GROUPS}"
             )
         if isinstance(module, UNetBlock) and module.num_heads:
             width = module.proj.weight.shape[0]  # type: ignore[union-attr]
             if width != module.num_heads * CHANNELS_PER_HEAD:
-                raise PidistillError(
-                    f"{source}: {name} attends with {width} channels; expected a multiple of "
-                    f"{CHANNELS_PER_HEAD}, the channels of a head"
+                raise RefusedError(
+                    f"cannot be of this network: {name} attends with {width} channels; expected a "
+                    f"multiple of {CHANNELS_PER_HEAD}, the channels of a head"
                 )
 
 
-def prefixes_of(network: DhariwalUNet) -> Iterator[tuple[str, str]]:
-    """Pairs of the name of a block of ours, and of the list that holds it in a `UNetModel`.
+def layer_names(network: DhariwalUNet) -> dict[str, str]:
+    """The name in a `UNetModel` of every layer of ours, and of some that ours does not have."""
+    names = dict(TOP_LEVEL)
+    for block, place, index in places(network):
+        names[block] = f"{place}.{index}"  # of the first convolution
+        names |= {f"{block}.{ours}": f"{place}.{index}.{key}" for ours, key in IN_BLOCK.items()}
+        names |= {
+            f"{block}.{ours}": f"{place}.{index + 1}.{key}" for ours, key in IN_ATTENTION.items()
+        }
+    return names
+
+
+def places(network: DhariwalUNet) -> Iterator[tuple[str, str, int]]:
+    """Every block of ours, the list that holds it in a `UNetModel`, and its index there.
 
     Each list holds a residual block, attention if there is any, and in the decoder the block that
     doubles the resolution, which is the first of our next level.
     """
     for i, name in enumerate(network.enc):
-        yield f"enc.{name}", f"input_blocks.{i}.0"
-    number, length = 0, 0
+        yield f"enc.{name}", f"input_blocks.{i}", 0
+    number, length = -1, 0
     for name, block in network.dec.items():
-        assert isinstance(block, UNetBlock)
-        if name.endswith("_in0"):
-            yield f"dec.{name}", "middle_block.0"
-        elif name.endswith("_in1"):
-            yield f"dec.{name}", "middle_block.2"
-        elif name.endswith("_up"):
-            yield f"dec.{name}", f"output_blocks.{number - 1}.{length}"
-        else:
-            yield f"dec.{name}", f"output_blocks.{number}.0"
-            number, length = number + 1, 2 if block.num_heads else 1
-
-
-def name_of(key: str, prefixes: dict[str, str]) -> str:
-    """The name in a `UNetModel` of the weight `key` of ours."""
-    layer, _, kind = key.rpartition(".")
-    if layer == "map_label":
-        return "label_emb.weight"
-    if layer in TOP_LEVEL:
-        return f"{TOP_LEVEL[layer]}.{kind}"
-    if layer in prefixes:  # the first convolution
-        return f"{prefixes[layer]}.{kind}"
-    block, _, part = layer.rpartition(".")
-    if part in IN_BLOCK:
-        return f"{prefixes[block]}.{IN_BLOCK[part]}.{kind}"
-    parent, _, index = prefixes[block].rpartition(".")
-    return f"{parent}.{int(index) + 1}.{IN_ATTENTION[part]}.{kind}"
+        match name.rpartition("_")[2]:
+            case "in0":
+                yield f"dec.{name}", "middle_block", 0
+            case "in1":
+                yield f"dec.{name}", "middle_block", 2
+            case "up":
+                yield f"dec.{name}", f"output_blocks.{number}", length
+            case _:
+                number, length = number + 1, 2 if block.num_heads else 1
+                yield f"dec.{name}", f"output_blocks.{number}", 0
 
 
 def heads_first(weight: Tensor, heads: Any, order: str) -> Tensor:
@@ -160,7 +144,5 @@ def heads_first(weight: Tensor, heads: Any, order: str) -> Tensor:
     """
     if weight.shape[0] % (3 * heads):
         return weight
-    sizes = (3, heads, -1) if order == "three-major" else (heads, 3, -1)
-    split = weight.unflatten(0, sizes)
-    rest = range(3, split.ndim)
-    return torch.flatten(split.permute(*QKV_ORDERS[order], *rest), 0, 2)
+    split = weight.unflatten(0, (3, heads, -1) if order == "three-major" else (heads, 3, -1))
+    return torch.flatten(split.permute(*QKV_ORDERS[order], *range(3, split.ndim)), 0, 2)

@@ -1,139 +1,110 @@
 """Folders that the diffusers library saves pipelines in, on the disk or on the Hugging Face hub.
 
-A class that a folder names is only ever looked up in a list that the caller gives; weights are read
-from safetensors. Pickles are read only where the environment variable PIDISTILL_ALLOW_PICKLE is 1,
-and then by torch's weights-only reader.
+A class that a folder names is only ever looked up in `CLASSES`; weights are read from safetensors.
+Pickles are read only where the environment variable PIDISTILL_ALLOW_PICKLE is 1, and then by
+torch's weights-only reader.
 """
 
-import dataclasses
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pidistill.errors import PidistillError
 from pidistill.files import read_json
 from pidistill.networks.diffusers_unet import require
 from pidistill.paths import user_path
+from pidistill.teachers.formats import RefusedError
+from pidistill.teachers.formats.schedulers import SCHEDULERS
 from pidistill.teachers.formats.weights import one_line
 
 INDEX = "model_index.json"
 ALLOW_PICKLE = "PIDISTILL_ALLOW_PICKLE"
-COMPONENTS = ("unet", "scheduler", "vae", "vqvae", "text_encoder", "tokenizer")
+CLASSES = {
+    "unet": ("UNet2DModel", "UNet2DConditionModel"),
+    "scheduler": SCHEDULERS,
+    "vae": ("AutoencoderKL", "VQModel"),
+    "vqvae": ("AutoencoderKL", "VQModel"),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+"""The components that a teacher can be made of, and the classes that each may be of."""
+FROM_TRANSFORMERS = ("text_encoder", "tokenizer")
 FILES = ("*.json", "*.safetensors", "*.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-@dataclasses.dataclass(frozen=True)
-class PipelineFolder:
-    """A pipeline on the disk."""
+def has_component(folder: Path, name: str) -> bool:
+    """Whether the pipeline in `folder` has this component."""
+    entry = read_json(folder / INDEX).get(name)
+    return isinstance(entry, list) and entry != [None, None]
 
-    path: Path
-    name: str
-    """What the user called it."""
 
-    def class_of(self, component: str, *, choices: tuple[str, ...]) -> str:
-        """The name of the class of a component, one of `choices`.
-
-        Raises `PidistillError` when the pipeline has no such component or it is of another class.
-        """
-        entry = read_json(self.path / INDEX).get(component)
-        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if name not in choices:
-            found = f"is of class {name}" if name else "is missing"
-            raise PidistillError(
-                f"{self.name}: the {component} of the pipeline {found}; expected one of "
-                f"{', '.join(choices)}"
-            )
-        return str(name)
-
-    def has(self, component: str) -> bool:
-        """Whether the pipeline has this component."""
-        entry = read_json(self.path / INDEX).get(component)
-        return isinstance(entry, list) and entry != [None, None]
-
-    def folder_of(self, component: str) -> Path:
-        """The folder of a component: its own, or in old repositories the root."""
-        own = self.path / component
-        return own if own.is_dir() else self.path
-
-    def load(
-        self, component: str, *, choices: tuple[str, ...], library: str = "diffusers"
-    ) -> tuple[Any, str]:
-        """Load a component that has no weights, such as a scheduler, and say its class.
-
-        Args:
-            component: Its name in the pipeline.
-            choices: The classes that are accepted.
-            library: Where the class is from.
-
-        Raises:
-            PidistillError: It is missing, damaged or of another class.
-        """
-        name = self.class_of(component, choices=choices)
-        return self._from_pretrained(component, library, name), name
-
-    def load_network(
-        self,
-        component: str,
-        *,
-        choices: tuple[str, ...],
-        library: str = "diffusers",
-        dtype: torch.dtype | None = None,
-    ) -> tuple[nn.Module, str]:
-        """Load a component with all its weights, and say its class.
-
-        Args and errors as in `load`; the weights must all be there, and not need pickles. `dtype`
-        is that of the weights, None for the library's choice.
-        """
-        name = self.class_of(component, choices=choices)
-        options: dict[str, Any] = {"use_safetensors": self._has_safetensors(component, name)}
-        if dtype is not None:
-            options["dtype"] = dtype
-        network, report = self._from_pretrained(
-            component, library, name, output_loading_info=True, **options
+def load_component(folder: Path, name: str, **options: Any) -> Any:
+    """Load a component, one of `CLASSES`, that has no weights, such as a scheduler."""
+    entry = read_json(folder / INDEX).get(name)
+    class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if class_name not in CLASSES[name]:
+        raise RefusedError(
+            f"has {f'the {name} {class_name}' if class_name else f'no {name}'}; expected one of "
+            f"{', '.join(CLASSES[name])}"
         )
-        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            keys = sorted(str(key) for key in report[problem])
-            if keys:
-                raise PidistillError(
-                    f"{self.name}: the weights of the {component} do not fit its config.json: "
-                    f"{len(keys)} {problem.replace('_', ' ')}, the first is {keys[0]}"
-                )
-        # Weights mapped from the file are aligned as its header leaves them, and the last bits of a
-        # sum depend on that; in memory of their own they do not.
-        for tensor in (*network.parameters(), *network.buffers()):
-            tensor.data = tensor.data.clone()
-        return network, name
+    library = require("transformers" if name in FROM_TRANSFORMERS else "diffusers")
+    try:
+        return getattr(library, class_name).from_pretrained(
+            folder_of(folder, name), local_files_only=True, **options
+        )
+    except Exception as error:  # anything can come out of a damaged folder
+        raise RefusedError(
+            f"has the {name} {class_name}, which cannot be loaded: {one_line(error)}"
+        ) from error
 
-    def _from_pretrained(self, component: str, library: str, name: str, **options: Any) -> Any:
-        cls = getattr(require(library), name)
-        try:
-            return cls.from_pretrained(self.folder_of(component), local_files_only=True, **options)
-        except Exception as error:  # anything can come out of a damaged folder
-            raise PidistillError(
-                f"{self.name}: the {component} cannot be loaded: {one_line(error)}"
-            ) from error
 
-    def _has_safetensors(self, component: str, class_name: str) -> bool:
-        """Whether there are safetensors; if not, pickles have to be there and allowed."""
-        folder = self.folder_of(component)
-        if any(folder.glob("*.safetensors")):
-            return True
-        pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-        if not pickles:
-            raise PidistillError(f"{self.name}: the {component} has no weights in {folder}")
-        if not pickles_allowed():
-            raise PidistillError(
-                f"{self.name}: the weights of the {component} are a pickle, {pickles[0]}; convert "
-                f"it once with {class_name}.from_pretrained({str(folder)!r}, use_safetensors=False)"
-                f".save_pretrained({str(folder)!r}), or set {ALLOW_PICKLE}=1 to let torch's "
-                "weights-only reader read it"
+def load_network(folder: Path, name: str) -> Any:
+    """Load a component with all its weights, in float32."""
+    network, report = load_component(
+        folder,
+        name,
+        output_loading_info=True,
+        use_safetensors=has_safetensors(folder_of(folder, name), name),
+        **{"dtype" if name in FROM_TRANSFORMERS else "torch_dtype": torch.float32},
+    )
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in report[problem])
+        if keys:
+            raise RefusedError(
+                f"has weights of the {name} that do not fit its config.json: {len(keys)} "
+                f"{problem.replace('_', ' ')}, the first is {keys[0]}"
             )
-        return False
+    # Weights mapped from the file are aligned as its header leaves them, and the last bits of a sum
+    # depend on that; in memory of their own they do not.
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.clone()
+    return network
+
+
+def folder_of(folder: Path, name: str) -> Path:
+    """The folder of a component: its own, or in old repositories the root."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def has_safetensors(folder: Path, name: str) -> bool:
+    """Whether the weights in `folder` are safetensors; pickles have to be allowed."""
+    if any(folder.glob("*.safetensors")):
+        return True
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if not pickles:
+        raise RefusedError(f"has no weights of the {name} in {folder}")
+    if not pickles_allowed():
+        raise RefusedError(
+            f"has the weights of the {name} as a pickle, {pickles[0]}; convert it once by "
+            f"from_pretrained(DIR, use_safetensors=False).save_pretrained(DIR) of its class, DIR "
+            f"being {str(folder)!r}, or set {ALLOW_PICKLE}=1 to let torch's weights-only reader "
+            "read it"
+        )
+    return False
 
 
 def pickles_allowed() -> bool:
@@ -146,30 +117,30 @@ def is_pipeline_folder(path: Path) -> bool:
     return (path / INDEX).is_file()
 
 
-def open_pipeline(locator: str, *, revision: str | None = None) -> PipelineFolder:
-    """Find a pipeline: a folder, or else the name of a repository on the hub, which is fetched.
+def open_pipeline(name: str, revision: str | None) -> Path:
+    """The folder of a pipeline: `name`, or else the repository of that name, which is fetched.
 
     Raises `PidistillError` when it is neither.
     """
-    path = user_path(locator)
+    path = user_path(name)
     if is_pipeline_folder(path):
-        return PipelineFolder(path, locator)
+        return path
     if path.is_dir():
         raise PidistillError(
-            f"{locator} holds no {INDEX}; expected the folder of a whole diffusers pipeline, as "
+            f"{name} holds no {INDEX}; expected the folder of a whole diffusers pipeline, as "
             "its save_pretrained writes it (a UNet without its scheduler has no noise levels)"
         )
     if path.exists():
         raise PidistillError(
-            f"{locator} is a single file; expected the folder of a diffusers pipeline, which "
+            f"{name} is a single file; expected the folder of a diffusers pipeline, which "
             "from_single_file(FILE).save_pretrained(DIR) of its class makes of it"
         )
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", locator):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise PidistillError(
-            f"{locator!r} is neither an existing folder nor the OWNER/NAME of a repository on the "
+            f"{name!r} is neither an existing folder nor the OWNER/NAME of a repository on the "
             "Hugging Face hub"
         )
-    return PipelineFolder(_fetch(locator, revision), locator)
+    return _fetch(name, revision)
 
 
 def _fetch(repository: str, revision: str | None) -> Path:
@@ -179,7 +150,7 @@ def _fetch(repository: str, revision: str | None) -> Path:
     files = FILES + PICKLES if pickles_allowed() else FILES
     in_root = "*" if pickles_allowed() else "safetensors"
     wanted = [INDEX, "config.json", "scheduler_config.json", f"diffusion_pytorch_model.{in_root}"]
-    wanted += [f"{component}/{pattern}" for component in COMPONENTS for pattern in files]
+    wanted += [f"{component}/{pattern}" for component in CLASSES for pattern in files]
     try:
         path = snapshot_download(
             repository,

@@ -15,8 +15,17 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
+from pidistill.teachers.formats import RefusedError
+
 MAX_OPCODES = 500_000  # five times what the largest published checkpoint has
 
+IGNORED = ("PROTO", "FRAME", "STOP", "BINPERSID")
+"""A persistent id stays the plain value that it is."""
+INTEGERS = ("BININT", "BININT1", "BININT2", "LONG1")
+STRINGS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
+ARGUMENTS = ("BINFLOAT", *INTEGERS, *STRINGS, *BYTES)
+"""Opcodes that push their argument."""
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -26,17 +35,14 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_SET": set,
     "EMPTY_DICT": dict,
 }
-INTEGERS = ("BININT", "BININT1", "BININT2", "LONG1")
-STRINGS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
-BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
-ARGUMENTS = ("BINFLOAT", *INTEGERS, *STRINGS, *BYTES)
-"""Opcodes that push their argument."""
-IGNORED = ("PROTO", "FRAME", "STOP", "BINPERSID")
-"""A persistent id stays the plain value that it is."""
-
-
-class RefusedError(Exception):
-    """What is wrong with the file, as the rest of a sentence that begins with its name."""
+OPERANDS = {
+    **dict.fromkeys(("TUPLE1", "APPEND", "BUILD"), 1),
+    **dict.fromkeys(("TUPLE2", "SETITEM", "STACK_GLOBAL", "REDUCE", "NEWOBJ"), 2),
+    "TUPLE3": 3,
+}
+"""How many values an opcode takes off the stack."""
+TO_MARK = ("TUPLE", "APPENDS", "ADDITEMS", "SETITEMS")
+"""Opcodes that take all values above the last mark."""
 
 
 def read_pickle(
@@ -64,10 +70,12 @@ def read_pickle(
             machine.stack.append(argument)
         elif name in CONSTANTS:
             machine.stack.append(CONSTANTS[name]())
-        elif name in ACTIONS:
-            ACTIONS[name](machine, argument)
+        elif name in OPERANDS:
+            machine.combine(name, machine.taken(OPERANDS[name]))
+        elif name in TO_MARK:
+            machine.combine(name, machine.above_mark())
         elif name not in IGNORED:
-            raise RefusedError(f"uses the opcode {name}")
+            machine.act(name, argument)
     return machine.stack.pop()
 
 
@@ -80,31 +88,52 @@ class _Machine:
         self.below: list[list[Any]] = []  # the stacks under the open marks
         self.memo: dict[int, Any] = {}
 
-    def mark(self) -> None:
-        self.below.append(self.stack)
-        self.stack = []
+    def taken(self, size: int) -> list[Any]:
+        return [self.stack.pop() for _ in range(size)][::-1]
 
     def above_mark(self) -> list[Any]:
         values, self.stack = self.stack, self.below.pop()
         return values
 
-    def taken(self, size: int) -> list[Any]:
-        """The top `size` values, taken off the stack."""
-        return [self.stack.pop() for _ in range(size)][::-1]
+    def act(self, opcode: str, argument: Any) -> None:
+        match opcode:
+            case "MARK":
+                self.below.append(self.stack)
+                self.stack = []
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = self.stack[-1]
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = self.stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                self.stack.append(self.memo[argument])
+            case "GLOBAL":
+                self.find(*argument.split(" ", 1))
+            case _:
+                raise RefusedError(f"uses the opcode {opcode}")
 
-    def push_tuple(self, values: list[Any]) -> None:
-        self.stack.append(tuple(values))
-
-    def extend(self, values: list[Any]) -> None:
-        self.top(list).extend(values)
-
-    def add(self, values: list[Any]) -> None:
-        self.top(set).update(map(_key, values))
-
-    def set_items(self, values: list[Any]) -> None:
-        target = self.top(dict)
-        for key, value in zip(values[::2], values[1::2], strict=True):
-            target[_key(key)] = value
+    def combine(self, opcode: str, values: list[Any]) -> None:
+        match opcode:
+            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                self.stack.append(tuple(values))
+            case "APPEND" | "APPENDS":
+                self.top(list).extend(values)
+            case "ADDITEMS":
+                self.top(set).update(map(_key, values))
+            case "SETITEM" | "SETITEMS":
+                target = self.top(dict)
+                for key, value in zip(values[::2], values[1::2], strict=True):
+                    target[_key(key)] = value
+            case "STACK_GLOBAL":
+                self.find(*values)
+            case "REDUCE" | "NEWOBJ":
+                function, arguments = values
+                if type(function) is not FunctionType or type(arguments) is not tuple:
+                    raise RefusedError(f"calls a {type(function).__name__}")
+                self.stack.append(function(*arguments))
+            case "BUILD":
+                if not hasattr(self.stack[-1], "set_state"):
+                    raise RefusedError(f"sets the state of a {type(self.stack[-1]).__name__}")
+                self.stack[-1].set_state(*values)
 
     def top(self, kind: type) -> Any:
         """The value on top, which has to be of this type."""
@@ -118,40 +147,6 @@ class _Machine:
         if (module, name) not in self.known:
             raise RefusedError(f"refers to {shown(module)}.{shown(name)}")
         self.stack.append(self.known[module, name])
-
-    def call(self) -> None:
-        function, arguments = self.taken(2)
-        if type(function) is not FunctionType or type(arguments) is not tuple:
-            raise RefusedError(f"calls a {type(function).__name__}")
-        self.stack.append(function(*arguments))
-
-    def set_state(self) -> None:
-        state, target = self.stack.pop(), self.stack[-1]
-        if not hasattr(target, "set_state"):
-            raise RefusedError(f"sets the state of a {type(target).__name__}")
-        target.set_state(state)
-
-
-ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    "MARK": lambda m, _: m.mark(),
-    "MEMOIZE": lambda m, _: m.memo.update({len(m.memo): m.stack[-1]}),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda m, key: m.memo.update({key: m.stack[-1]})),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda m, key: m.stack.append(m.memo[key])),
-    "TUPLE": lambda m, _: m.push_tuple(m.above_mark()),
-    "TUPLE1": lambda m, _: m.push_tuple(m.taken(1)),
-    "TUPLE2": lambda m, _: m.push_tuple(m.taken(2)),
-    "TUPLE3": lambda m, _: m.push_tuple(m.taken(3)),
-    "APPEND": lambda m, _: m.extend(m.taken(1)),
-    "APPENDS": lambda m, _: m.extend(m.above_mark()),
-    "ADDITEMS": lambda m, _: m.add(m.above_mark()),
-    "SETITEM": lambda m, _: m.set_items(m.taken(2)),
-    "SETITEMS": lambda m, _: m.set_items(m.above_mark()),
-    "GLOBAL": lambda m, names: m.find(*names.split(" ", 1)),
-    "STACK_GLOBAL": lambda m, _: m.find(*m.taken(2)),
-    "REDUCE": lambda m, _: m.call(),
-    "NEWOBJ": lambda m, _: m.call(),
-    "BUILD": lambda m, _: m.set_state(),
-}
 
 
 def _key(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from pidistill.errors import PidistillError
 from pidistill.precondition import EDMPrecondition, Precondition
 from pidistill.precondition.discrete import (
     DiscreteVPPrecondition,
@@ -10,6 +9,7 @@ from pidistill.precondition.discrete import (
     TimestepEDMPrecondition,
     discrete_sigmas,
 )
+from pidistill.teachers.formats import RefusedError
 
 VP_SCHEDULERS = (
     "DDPMScheduler",
@@ -30,37 +30,27 @@ VP_SCHEDULERS = (
 )
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
-CONSISTENCY_SCHEDULERS = ("CMStochasticIterativeScheduler",)
-SCHEDULERS = VP_SCHEDULERS + FLOW_SCHEDULERS + EDM_SCHEDULERS + CONSISTENCY_SCHEDULERS
+CONSISTENCY_SCHEDULER = "CMStochasticIterativeScheduler"
+SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS, CONSISTENCY_SCHEDULER)
 
 
 def precondition_of(
     scheduler: Any,
-    name: str,
     *,
-    sigma_data: float = 0.5,
+    sigma_data: float,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
 ) -> Precondition:
-    """The preconditioning that a scheduler stands for.
+    """The preconditioning that a scheduler, of one of `SCHEDULERS`, stands for.
 
-    Args:
-        scheduler: The scheduler.
-        name: Its class, one of `SCHEDULERS`.
-        sigma_data: Standard deviation of the data, where the scheduler does not say it.
-        sigma_min: Lowest noise level, if not the scheduler's.
-        sigma_max: Highest noise level, if not the scheduler's. The scheduler's own is the last
-            finite one: levels of pure noise (s = 1 of flow matching, zero terminal SNR) have no
-            place in EDM coordinates.
-
-    Raises:
-        PidistillError: A setting of the scheduler is not supported, or the noise levels are outside
-            its range.
+    `sigma_data` is the standard deviation of the data, where the scheduler does not say it. The
+    noise levels are the scheduler's, unless `sigma_min` and `sigma_max` narrow them. Its highest is
+    the last finite one: levels of pure noise (s = 1 of flow matching, zero terminal SNR) have no
+    place in EDM coordinates.
     """
-    config = scheduler.config
+    config, name = scheduler.config, type(scheduler).__name__
     if name in VP_SCHEDULERS:
-        refuse(config, "timestep_type", "continuous")
-        refuse(config, "use_flow_sigmas", True)
+        refuse(config, timestep_type="continuous", use_flow_sigmas=True)
         table = scheduler.alphas_cumprod.double()
         table = table[table > 0]
         # Before 0.9 the library wrote `predict_epsilon` instead of `prediction_type`.
@@ -72,7 +62,7 @@ def precondition_of(
             **narrowed(discrete_sigmas(table).tolist(), sigma_min, sigma_max),
         )
     if name in FLOW_SCHEDULERS:
-        refuse(config, "invert_sigmas", True)
+        refuse(config, invert_sigmas=True)
         s = scheduler.sigmas.double()
         s = s[(s > 0) & (s < 1)]
         return FlowPrecondition(
@@ -80,8 +70,8 @@ def precondition_of(
             num_timesteps=config.num_train_timesteps,
             **narrowed((s / (1 - s)).tolist(), sigma_min, sigma_max),
         )
-    refuse(config, "prediction_type", "v_prediction")
-    edm = TimestepEDMPrecondition if name in CONSISTENCY_SCHEDULERS else EDMPrecondition
+    refuse(config, prediction_type="v_prediction")
+    edm = TimestepEDMPrecondition if name == CONSISTENCY_SCHEDULER else EDMPrecondition
     levels = [config.sigma_min, config.sigma_max]
     return edm(sigma_data=config.sigma_data, **narrowed(levels, sigma_min, sigma_max))
 
@@ -91,17 +81,18 @@ def narrowed(levels: list[float], low: float | None, high: float | None) -> dict
     first, last = min(levels), max(levels)
     low, high = first if low is None else low, last if high is None else high
     if not first <= low < high <= last:
-        raise PidistillError(
-            f"sigma_min is {low:g} and sigma_max is {high:g}; the scheduler allows "
-            f"{first:g} <= sigma_min < sigma_max <= {last:g}"
+        raise RefusedError(
+            f"allows {first:g} <= sigma_min < sigma_max <= {last:g} by its scheduler; sigma_min is "
+            f"{low:g} and sigma_max is {high:g}"
         )
     return {"sigma_min": low, "sigma_max": high}
 
 
-def refuse(config: Any, name: str, value: Any) -> None:
-    """Raise `PidistillError` if a scheduler's setting `name` is `value`."""
-    if config.get(name) == value:
-        raise PidistillError(
-            f"the scheduler's {name} is {value!r}, which is not supported; see "
-            "docs/teachers/diffusers.md for what is read"
-        )
+def refuse(config: Any, **settings: Any) -> None:
+    """Raise `RefusedError` if a scheduler has one of these settings."""
+    for name, value in settings.items():
+        if config.get(name) == value:
+            raise RefusedError(
+                f"has a scheduler whose {name} is {value!r}, which is not supported; see "
+                "docs/teachers/diffusers.md for what is read"
+            )

@@ -3,36 +3,31 @@
 import itertools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pidistill.errors import PidistillError
-from pidistill.networks.layers import resampling_kernel
-from pidistill.teachers.formats.weights import empty_network
+from pidistill.teachers.formats import RefusedError
 
 USUAL_ATTENTION = 16
-PARTS = {
-    ("W",): "fourier",
-    ("Conv",): "combine",
-    ("Conv2d_0",): "pyramid",
-    ("GroupNorm_0", "NIN_0", "NIN_1", "NIN_2", "NIN_3"): "attention",
-    ("Conv_0", "Conv_1", "Dense_0", "GroupNorm_0", "GroupNorm_1"): "block",
-}
-"""Kinds of entries by the names of their layers."""
-RENAMED = {
+LAYERS: dict[str, dict[str, str | None]] = {
+    "combine": {"Conv": ""},
+    "pyramid": {"Conv2d_0": ""},
+    "attention": {"GroupNorm_0": "norm2.", **dict.fromkeys(("NIN_0", "NIN_1", "NIN_2", "NIN_3"))},
     "block": {
-        "GroupNorm_0": "norm0",
-        "Conv_0": "conv0",
-        "Dense_0": "affine",
-        "GroupNorm_1": "norm1",
-        "Conv_1": "conv1",
-        "Conv_2": "skip",
+        "GroupNorm_0": "norm0.",
+        "Conv_0": "conv0.",
+        "Dense_0": "affine.",
+        "GroupNorm_1": "norm1.",
+        "Conv_1": "conv1.",
+        "Conv_2": "skip.",  # some blocks are without it
     },
-    "attention": {"GroupNorm_0": "norm2"},
 }
+"""The layers of a module of each kind, and how their names begin in `SongUNet`.
+
+None: they become other layers (see `attention_layers`).
+"""
 
 
 class Part(NamedTuple):
@@ -51,34 +46,34 @@ class Part(NamedTuple):
         return bool(width_out == width_in)
 
 
-def split_parts(weights: dict[str, Tensor], source: str) -> list[Part]:
+def split_parts(weights: dict[str, Tensor]) -> list[Part]:
     """The weights by entry of the module list; entries without weights leave gaps."""
     grouped: dict[int, dict[str, Tensor]] = {}
     for key, weight in weights.items():
         match = re.fullmatch(r"all_modules\.(\d{1,6})\.(.+)", key)
         if match is None:
-            raise PidistillError(f"{source} holds the unexpected weight {key!r}")
+            raise RefusedError(f"holds the unexpected weight {key!r}")
         grouped.setdefault(int(match[1]), {})[match[2]] = weight
-    return [Part(i, kind_of_part(grouped[i], i, source), grouped[i]) for i in sorted(grouped)]
+    return [Part(i, kind_of(grouped[i], i), grouped[i]) for i in sorted(grouped)]
 
 
-def kind_of_part(weights: dict[str, Tensor], index: int, source: str) -> str:
-    """What entry `index` of the module list is, judged by the names of its weights."""
-    names = {key.partition(".")[0] for key in weights}
-    if names == {"weight", "bias"}:
+def kind_of(weights: dict[str, Tensor], number: int) -> str:
+    """What entry `number` of the module list is, judged by the names of its weights."""
+    if weights.keys() == {"weight", "bias"}:
         return {1: "norm", 2: "linear", 4: "conv"}.get(weights["weight"].ndim, "unknown")
-    kind = PARTS.get(tuple(sorted(names - {"Conv_2"})))
-    if kind is None:
-        raise PidistillError(
-            f"{source}: module {index} has the parts {', '.join(sorted(names))}, which is not "
-            "supported; expected DDPM++ or NCSN++ with residual blocks of type 'biggan'"
-        )
-    return kind
+    if weights.keys() == {"W"}:
+        return "fourier"
+    names = {key.partition(".")[0] for key in weights}
+    for kind, layers in LAYERS.items():
+        if names | {"Conv_2"} == layers.keys() | {"Conv_2"}:
+            return kind
+    raise RefusedError(
+        f"is not supported: module {number} has the parts {', '.join(sorted(names))}; expected "
+        "DDPM++ or NCSN++ with residual blocks of type 'biggan'"
+    )
 
 
-def network_config(
-    parts: list[Part], options: dict[str, Any], source: str
-) -> tuple[dict[str, Any], list[str]]:
+def network_config(parts: list[Part], options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The arguments of `SongUNet` that the weights and `options` imply, and what was assumed."""
     kinds = [part.kind for part in parts]
     fourier = kinds[0] == "fourier"
@@ -88,7 +83,7 @@ def network_config(
     levels = (len(blocks) - len(plain)) // 2 + 1
     num_blocks, rest = divmod(len(plain) - 2 - levels, 2 * levels)
     if [part.kind for part in first] != ["linear", "linear", "conv"] or num_blocks < 1 or rest:
-        raise PidistillError(f"{source}: its modules are not those of a DDPM++ or an NCSN++")
+        raise RefusedError("has modules that are not those of a DDPM++ or an NCSN++")
     width, channels = first[2].weights["weight"].shape[:2]
     embedding_width, noise_width = first[0].weights["weight"].shape
     encoder = plain[: levels * num_blocks]
@@ -109,18 +104,17 @@ def network_config(
         "decoder_type": "skip" if kinds.count("norm") > 1 else "standard",
     }
     level_of = {part.number: i // num_blocks for i, part in enumerate(encoder)}
-    pairs = itertools.pairwise(parts)
     attended = {
         level_of[before.number]
-        for before, part in pairs
+        for before, part in itertools.pairwise(parts)
         if part.kind == "attention" and before.number in level_of
     }
-    seen, assumed = resolution(config, attended, options, source)
+    seen, assumed = resolution(config, attended, options)
     return {**config, **seen}, assumed
 
 
 def resolution(
-    config: dict[str, Any], attended: set[int], options: dict[str, Any], source: str
+    config: dict[str, Any], attended: set[int], options: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """The arguments that leave no trace in the weights, and which of them were assumed."""
     assumed = []
@@ -130,17 +124,17 @@ def resolution(
         assumed.append(f"resampling {'with' if fir else 'without'} the filter [1, 3, 3, 1]")
     if size is None:
         if len(attended) != 1:
-            raise PidistillError(
-                f"{source}: the image size cannot be told from its weights; put "
-                f'{{"image_size": N}} into {Path(source).with_suffix(".json").name} beside it'
+            raise RefusedError(
+                'does not tell its image size; put {"image_size": N} into a JSON file of the same '
+                "name beside it"
             )
         size = USUAL_ATTENTION << min(attended)
         assumed.append(f"images of {size}x{size}")
     step = 1 << (len(config["channel_mult"]) - 1)
     if type(size) is not int or type(fir) is not bool or size < 1 or size % step:
-        raise PidistillError(
-            f"image_size is {size!r} and fir is {fir!r} for {source}; expected a multiple of "
-            f"{step}, and true or false"
+        raise RefusedError(
+            f"cannot have image_size {size!r} and fir {fir!r}; expected a multiple of {step}, and "
+            "true or false"
         )
     return {
         "img_resolution": size,
@@ -149,24 +143,20 @@ def resolution(
     }, assumed
 
 
-def renamed(parts: list[Part], config: dict[str, Any], source: str) -> dict[str, Tensor]:
-    """The state dict of `SongUNet(**config)` with the weights of `parts`."""
+def renamed(parts: list[Part], config: dict[str, Any]) -> dict[str, Tensor]:
+    """The state dict of `SongUNet(**config)`, but for its resampling filters, from `parts`."""
     wanted = list(targets(config))
     if len(parts) != len(wanted):
-        raise PidistillError(
-            f"{source} has {len(parts)} modules with weights; expected {len(wanted)}"
-        )
+        raise RefusedError(f"has {len(parts)} modules with weights; expected {len(wanted)}")
     state: dict[str, Tensor] = {}
     for part, (kind, prefix) in zip(parts, wanted, strict=True):
         if part.kind != kind:
-            raise PidistillError(
-                f"{source}: module {part.number} is a {part.kind}; expected the {kind} of {prefix} "
-                "in a DDPM++ or an NCSN++"
+            raise RefusedError(
+                f"has a {part.kind} as module {part.number}; expected the {kind} of {prefix} in a "
+                "DDPM++ or an NCSN++"
             )
         state |= {f"{prefix}.{key}": weight for key, weight in converted(part).items()}
-    kernel = resampling_kernel(config["resample_filter"])
-    names = empty_network("song_unet", config, source).state_dict()
-    return state | {key: kernel for key in names if key.endswith("resample_filter")}
+    return state
 
 
 def targets(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -208,19 +198,17 @@ def targets(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def converted(part: Part) -> dict[str, Tensor]:
     """The weights of one entry under the names, and in the layout, of `SongUNet`."""
-    weights = part.weights
-    match part.kind:
-        case "fourier":
-            return {"freqs": weights["W"]}
-        case "pyramid" | "combine":
-            return {key.partition(".")[2]: weight for key, weight in weights.items()}
-        case "block" | "attention":
-            split = {tuple(key.split(".", 1)): weight for key, weight in weights.items()}
-            names = RENAMED[part.kind]
-            state = {f"{names[m]}.{name}": w for (m, name), w in split.items() if m in names}
-            return state | (attention_layers(weights) if part.kind == "attention" else {})
-        case _:
-            return weights
+    if part.kind == "fourier":
+        return {"freqs": part.weights["W"]}
+    if part.kind not in LAYERS:
+        return part.weights
+    state = {}
+    for key, weight in part.weights.items():
+        layer, _, name = key.partition(".")
+        prefix = LAYERS[part.kind][layer]
+        if prefix is not None:
+            state[prefix + name] = weight
+    return state | (attention_layers(part.weights) if part.kind == "attention" else {})
 
 
 def attention_layers(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from pidistill.errors import PidistillError
 from pidistill.files import read_json
 from pidistill.networks import build_network
+from pidistill.networks.layers import resampling_kernel
 from pidistill.storage import load_weights, read_tensors
+from pidistill.teachers.formats import RefusedError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 PREFIXES = ("module.", "model.", "ema.")
@@ -19,34 +21,30 @@ PREFIXES = ("module.", "model.", "ema.")
 def network_with_weights(
     name: str, config: dict[str, Any], weights: dict[str, Tensor], source: str
 ) -> nn.Module:
-    """Build a registered network that holds `weights`, in float32.
+    """Build the network `name` of `pidistill.networks.NETWORKS` with the state dict `weights`.
 
-    Args:
-        name: Name of the network in `pidistill.networks.NETWORKS`.
-        config: Its constructor arguments.
-        weights: Its whole state dict.
-        source: What to call the file in errors.
+    It is in float32. The resampling filters, which follow from `config`, may be left out of the
+    weights. Errors call the file `source`.
 
     Raises:
-        PidistillError: The network cannot be built, or a weight is missing, unexpected or
-            misshapen.
+        RefusedError: The network cannot be built.
+        PidistillError: A weight is missing, unexpected, misshapen or not finite.
     """
-    network = empty_network(name, config, source)
-    load_weights(network, weights, source)
+    network = empty_network(name, config)
+    kernel = resampling_kernel(config.get("resample_filter", (1, 1)))
+    filters = {key: kernel for key in network.state_dict() if key.endswith("resample_filter")}
+    load_weights(network, filters | weights, source)
     return network
 
 
-def empty_network(name: str, config: dict[str, Any], source: str) -> nn.Module:
-    """Build a registered network whose weights are not set, and take up no memory until they are.
-
-    Raises `PidistillError` when it cannot be built.
-    """
+def empty_network(name: str, config: dict[str, Any]) -> nn.Module:
+    """Build a registered network whose weights are not set and take up no memory."""
     try:
         with torch.device("meta"):
             network = build_network(name, config)
         return network.to_empty(device="cpu")
     except (PidistillError, RuntimeError) as error:
-        raise PidistillError(f"{source}: its network cannot be built: {one_line(error)}") from error
+        raise RefusedError(f"has a network that cannot be built: {one_line(error)}") from error
 
 
 def read_torch(path: Path) -> Any:
@@ -62,12 +60,10 @@ def read_torch(path: Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
             if unpacked > path.stat().st_size:
-                raise PidistillError(f"{path} claims to unpack to {unpacked} bytes; refused")
+                raise RefusedError(f"claims to unpack to {unpacked} bytes")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except FileNotFoundError as error:
         raise PidistillError(f"{path} does not exist") from error
-    except PidistillError:
-        raise
     except Exception as error:  # of many kinds: whatever the bytes of a foreign file cause
         raise PidistillError(
             f"{path} cannot be read with weights_only=True: {one_line(error)}"
@@ -93,23 +89,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def json_beside(path: Path) -> Path | None:
-    """The JSON file that describes the weights in `path`, if there is one.
+def json_beside(path: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The JSON file that describes the weights in `path`, and its content; empty without one.
 
     It has the name of `path` with `.json` in place of its extension or after it, or else is the
     `config.json` of the folder.
     """
-    names = (path.with_suffix(".json").name, f"{path.name}.json", "config.json")
-    return next((path.parent / n for n in names if (path.parent / n).is_file()), None)
+    for name in (path.with_suffix(".json").name, f"{path.name}.json", "config.json"):
+        if (path.parent / name).is_file():
+            return path.parent / name, read_json(path.parent / name)
+    return None, {}
 
 
-def read_json_beside(path: Path) -> dict[str, Any]:
-    """The content of `json_beside(path)`; empty where there is none."""
-    beside = json_beside(path)
-    return {} if beside is None else read_json(beside)
-
-
-def one_line(error: BaseException, length: int = 300) -> str:
+def one_line(error: BaseException) -> str:
     """The message of a foreign exception, cut to fit one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= length else text[: length - 3] + "..."
+    return text if len(text) <= 300 else text[:297] + "..."
