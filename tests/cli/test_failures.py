@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pidistill.cli import main
-from pidistill.cli.failures import one_line
+from pidistill.cli import one_line
 from pidistill.errors import PidistillError
 from pidistill.methods.pid import PID
 

@@ -52,7 +52,7 @@ def test_where_a_run_stands(run, capsys, monkeypatch):
     model = load_model(run)
     assert facts["sigma_data"] == model.sigma_data
     assert facts["parameters"] == sum(tensor.numel() for tensor in model.state_dict().values())
-    monkeypatch.setattr("pidistill.cli.standing.is_held", lambda folder: True)
+    monkeypatch.setattr("pidistill.cli.inspect.is_held", lambda folder: True)
     assert facts_of(run, capsys)["state"] == "running"
 
 

@@ -8,12 +8,13 @@ import functools
 import importlib
 import os
 import signal
+import sys
 import traceback
 
 import click
 
 from pidistill import __version__
-from pidistill.cli.failures import one_line
+from pidistill.errors import PidistillError
 from pidistill.processes import is_first_to_fail, is_main_process, num_processes
 
 VERBS = {
@@ -60,6 +61,8 @@ EXIT_INTERRUPTED = 130
 
 LONGEST_LINE = 800
 """Characters of an error that people still read."""
+LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+"""What torch.distributed says when another process has ended."""
 
 
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -142,8 +145,9 @@ def main(arguments: list[str] | None = None) -> int:
         interrupted = True
         raise KeyboardInterrupt
 
+    arguments = sys.argv[1:] if arguments is None else arguments
+    state = {"debug": False, "arguments": arguments}
     previous = signal.signal(signal.SIGINT, interrupt)
-    state = {"debug": False}
     try:
         code = pidistill.main(arguments, prog_name="pidistill", standalone_mode=False, obj=state)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -154,29 +158,49 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if interrupted:  # a library that was being imported made another error of it
             return _interrupted()
-        return _fail(error, state["debug"])
+        return _fail(error, bool(state["debug"]))
     finally:
         signal.signal(signal.SIGINT, previous)
     return code if isinstance(code, int) else 0
-
-
-def _fail(error: Exception, debug: bool) -> int:
-    """Print the error, unless another of several processes has; a bug is raised again."""
-    if not is_first_to_fail():
-        return EXIT_BAD_INPUT
-    message = one_line(error)
-    if message is None:
-        raise error
-    if debug:
-        traceback.print_exception(error)
-    line = " ".join(message.split())
-    if len(line) > LONGEST_LINE:  # of a value that is beyond reason
-        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4 :]}"
-    click.echo(f"error: {line}", err=True)
-    return EXIT_BAD_INPUT
 
 
 def _interrupted() -> int:
     if is_main_process():
         click.echo("interrupted", err=True)
     return EXIT_INTERRUPTED
+
+
+def _fail(error: Exception, debug: bool) -> int:
+    """Print the error, unless another of several processes has; a bug is raised again."""
+    if not is_first_to_fail():
+        return EXIT_BAD_INPUT
+    line = one_line(error)
+    if line is None:
+        raise error
+    if debug:
+        traceback.print_exception(error)
+    if len(line) > LONGEST_LINE:  # of a value that is beyond reason
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4 :]}"
+    click.echo(f"error: {line}", err=True)
+    return EXIT_BAD_INPUT
+
+
+def one_line(error: Exception) -> str | None:
+    """What to print for bad input, and for what a machine may do to a run; None for a bug."""
+    text = " ".join(str(error).split())
+    if isinstance(error, click.ClickException):
+        return " ".join(error.format_message().split())
+    if isinstance(error, (PidistillError, OSError)):
+        return text
+    if _is_out_of_memory(error):
+        return f"out of memory: {text[:200]}; lower the batch size, or cut it into micro-batches"
+    if isinstance(error, RuntimeError) and any(word in text.lower() for word in LOST_PEER):
+        return f"another process of this run is gone: {text[:200]}"
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
