@@ -11,7 +11,7 @@ from pidistill.methods.pid import PIDSettings
 from pidistill.networks import build_network
 from pidistill.settings import parse_toml_value
 from pidistill.training.config import parse_config, read_preset
-from pidistill.training.distributed import parts_of_batch
+from pidistill.training.distributed import num_micro_batches
 
 ROOT = Path(__file__).parent.parent
 PRESETS = ("cifar10-published", "imagenet64-published")
@@ -78,7 +78,7 @@ def test_the_plans_are_what_the_trainer_does(name):
     config = parse_config([read_preset(name)])
     assert cost["plans"].keys() == {"1", "8", "64"}
     for gpus, plan in cost["plans"].items():
-        assert plan["micro_batches"] == parts_of_batch(config, int(gpus))
+        assert plan["micro_batches"] == num_micro_batches(config, int(gpus))
         assert plan["micro_batch"] * plan["micro_batches"] * int(gpus) == config.batch_size
         assert plan["bytes"] < 80e9
 

@@ -77,7 +77,7 @@ def test_a_run_that_fails_half_way_keeps_its_checkpoint(
 
     def failing(self, batch):
         calls.append(batch)
-        if len(calls) == 6:  # one before the first step
+        if len(calls) == 5:
             raise error
         return loss(self, batch)
 
@@ -102,7 +102,7 @@ def train_with_signal(monkeypatch, folder, number):
 
     def signalling(self, batch):
         calls.append(batch)
-        if len(calls) == 5:  # one before the first step
+        if len(calls) == 4:
             os.kill(os.getpid(), number)
         return loss(self, batch)
 

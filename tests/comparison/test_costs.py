@@ -6,8 +6,8 @@ from pidistill import PidistillError, load_teacher
 from pidistill.comparison import costs
 from pidistill.comparison.costs import Cost, measure_cost, median_costs, steps_within
 from pidistill.comparison.recipe import Budget
-from pidistill.evaluation.reference import no_progress
 from pidistill.methods import method_class
+from pidistill.progress import no_progress
 from pidistill.training.assemble import build_method
 
 from method_runs import METHODS, images_of, small

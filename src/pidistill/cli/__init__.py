@@ -18,41 +18,25 @@ from pidistill.errors import PidistillError
 from pidistill.processes import is_first_to_fail, is_main_process, num_processes
 
 VERBS = {
-    "quickstart": (
-        "A first result: bundled digits teacher, one-step student, report.",
-        "pidistill quickstart --out runs/quickstart",
-    ),
-    "train-teacher": (
-        "Train a diffusion model on a data set.",
-        "pidistill train-teacher folder:photos --out runs/teacher",
-    ),
-    "distill": (
-        "Distil a teacher into a one-step student.",
-        "pidistill distill --teacher digits --out runs/digits",
-    ),
-    "sample": (
-        "Draw samples from a student or a teacher.",
-        "pidistill sample runs/digits -n 100 --out samples.png",
-    ),
-    "evaluate": (
-        "Measure a student against its teacher and a reference.",
-        "pidistill evaluate runs/digits --reference digits",
-    ),
-    "compare": (
-        "Compare runs on equal terms: train what is missing, print one table.",
-        "pidistill compare --recipe examples/compare.toml --out runs/comparison",
-    ),
-    "export": (
-        "Turn a student into a diffusers pipeline or an ONNX file.",
-        "pidistill export runs/digits --to onnx --out student.onnx",
-    ),
-    "inspect": (
-        "Say what a teacher or a data set is, and where a run stands.",
-        "pidistill inspect runs/digits",
-    ),
+    "quickstart": "A first result: bundled digits teacher, one-step student, report.",
+    "train-teacher": "Train a diffusion model on a data set.",
+    "distill": "Distil a teacher into a one-step student.",
+    "sample": "Draw samples from a student or a teacher.",
+    "evaluate": "Measure a student against its teacher and a reference.",
+    "compare": "Compare runs on equal terms: train what is missing, print one table.",
+    "export": "Turn a student into a diffusers pipeline or an ONNX file.",
+    "inspect": "Say what a teacher or a data set is, and where a run stands.",
 }
-"""What each verb does, and an example."""
-
+EXAMPLES = {
+    "quickstart": "--out runs/quickstart",
+    "train-teacher": "folder:photos --out runs/teacher",
+    "distill": "--teacher digits --out runs/digits",
+    "sample": "runs/digits -n 100 --out samples.png",
+    "evaluate": "runs/digits --reference digits",
+    "compare": "--recipe examples/compare.toml --out runs/comparison",
+    "export": "runs/digits --to onnx --out student.onnx",
+    "inspect": "runs/digits",
+}
 SHARED = ("train-teacher", "distill", "sample", "evaluate")
 """Verbs whose work several processes share (torchrun, accelerate launch)."""
 
@@ -91,7 +75,7 @@ class _Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(verb, what) for verb, (what, _) in VERBS.items()])
+            formatter.write_dl(list(VERBS.items()))
 
 
 @functools.cache
@@ -100,15 +84,19 @@ def _load(verb: str) -> click.Command:
     name = verb.replace("-", "_")
     command: click.Command = getattr(importlib.import_module(f"pidistill.cli.{name}"), name)
     command.params.append(DEBUG)
-    example = f"Example: {VERBS[verb][1]}"
-    command.epilog = f"{command.epilog}\n\n{example}" if command.epilog else example
+    example = f"Example: pidistill {verb} {EXAMPLES[verb]}"
+    command.epilog = "\n\n".join(filter(None, [command.epilog, example]))
     return command
 
 
 @click.group(
     cls=_Verbs,
     name="pidistill",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
 )
 @click.version_option(__version__)
 @click.pass_context

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     "--cost-repeats",
     type=NOT_NEGATIVE,
     default=3,
-    show_default=True,
     metavar="N",
     help="How often the cost of a step is measured, all configurations in turn; 0: never.",
 )

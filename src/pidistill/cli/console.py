@@ -39,7 +39,6 @@ batch_size_option = click.option(
     "--batch-size",
     type=POSITIVE,
     default=256,
-    show_default=True,
     help="Samples evaluated at once; it does not change them.",
 )
 

@@ -38,10 +38,7 @@ from pidistill.cli.console import PATH, Out, ema_option, json_option
     help="Also upload it, with its card, to this repository of the Hugging Face hub.",
 )
 @click.option(
-    "--private/--public",
-    default=True,
-    show_default=True,
-    help="Who sees a repository that --push-to-hub makes.",
+    "--private/--public", default=True, help="Who sees a repository that --push-to-hub makes."
 )
 @json_option
 def export(

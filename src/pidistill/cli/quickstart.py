@@ -31,16 +31,11 @@ COARSE_NODES = 18
     metavar="DIR",
     help="Run folder; by default quickstart, quickstart-2, ... in the current folder.",
 )
-@click.option("--max-train-steps", type=POSITIVE, default=2500, show_default=True, metavar="N")
+@click.option("--max-train-steps", type=POSITIVE, default=2500, metavar="N")
 @click.option(
-    "--num",
-    type=click.IntRange(min=2),
-    default=5000,
-    show_default=True,
-    metavar="N",
-    help="Samples to measure with.",
+    "--num", type=click.IntRange(min=2), default=5000, metavar="N", help="Samples to measure with."
 )
-@click.option("--seed", type=NOT_NEGATIVE, default=0, show_default=True, metavar="S")
+@click.option("--seed", type=NOT_NEGATIVE, default=0, metavar="S")
 @json_option
 def quickstart(
     folder: Path | None, max_train_steps: int, num: int, seed: int, as_json: bool

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", metavar="DIR")
-@click.option("-n", "--num", type=POSITIVE, default=64, show_default=True)
-@click.option("--seed", type=NOT_NEGATIVE, default=0, show_default=True)
+@click.option("-n", "--num", type=POSITIVE, default=64)
+@click.option("--seed", type=NOT_NEGATIVE, default=0)
 @steps_option
 @click.option(
     "--solver", type=click.Choice(["heun", "euler"]), help="For a teacher only; heun unless named."

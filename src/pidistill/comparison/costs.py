@@ -16,9 +16,9 @@ from accelerate import Accelerator
 
 from pidistill.comparison.recipe import Budget
 from pidistill.errors import PidistillError
-from pidistill.evaluation.reference import Progress
 from pidistill.machine import peak_memory
 from pidistill.methods.base import Method
+from pidistill.progress import Show
 from pidistill.training.config import RunConfig
 from pidistill.training.estimate import estimate
 
@@ -46,7 +46,7 @@ def measure_cost(config: RunConfig) -> Cost:
 
 
 def median_costs(
-    configs: dict[str, RunConfig], repeats: int, progress: Progress, say: Callable[[str], None]
+    configs: dict[str, RunConfig], repeats: int, progress: Show, say: Callable[[str], None]
 ) -> dict[str, Cost]:
     """Measure all configurations in turn, `repeats` times, and return the medians by their keys.
 

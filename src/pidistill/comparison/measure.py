@@ -11,11 +11,12 @@ from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation import evaluate
-from pidistill.evaluation.reference import Progress, no_progress, read_reference
+from pidistill.evaluation.reference import read_reference
 from pidistill.files import read_json, sha256_of, write_json
 from pidistill.methods import method_class
 from pidistill.model_folder import load_student
 from pidistill.noise import device_of
+from pidistill.progress import Show, no_progress
 from pidistill.storage import tensors_sha256, weights_sha256
 from pidistill.students.base import Student
 from pidistill.teachers.fingerprint import teacher_fingerprint
@@ -30,18 +31,11 @@ ByNFE = dict[int, dict[str, float]]
 class Measurement:
     """Measures the teacher and the runs of a plan on the same terms."""
 
-    def __init__(self, plan: Plan, store: str | Path, progress: Progress = no_progress) -> None:
-        """Measure the teacher, on its device.
+    def __init__(self, plan: Plan, store: str | Path, progress: Show = no_progress) -> None:
+        """Measure the teacher, on its device, before anything is trained.
 
-        To be done before the training: a reference that is missing or does not fit is an error.
-
-        Args:
-            plan: The plan.
-            store: Folder where samples are kept, so that the teacher is solved once for all runs.
-            progress: Shows progress (see `evaluate`).
-
-        Raises:
-            PidistillError: The reference is missing or damaged, or holds other samples.
+        Samples are kept in the folder `store`, so that the teacher is solved once for all runs.
+        Raises `PidistillError` when the reference is missing, damaged or holds other samples.
         """
         self.plan, self.store, self.progress = plan, Path(store), progress
         self.reference, identity = _read_reference(plan.reference)
@@ -98,7 +92,7 @@ class Measurement:
         *,
         steps: int | None = None,
         teacher: Denoiser | None = None,
-        progress: Progress = no_progress,
+        progress: Show = no_progress,
     ) -> dict[str, Any]:
         """The metrics of a model on the terms of the plan; its error, if there is a teacher."""
         metrics = [*(["fid"] if self.reference else []), *(["error"] if teacher else [])]

@@ -5,6 +5,7 @@ teacher or another budget is never mistaken for it.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,14 @@ class Plan:
         interrupted comparison says something about all of them.
         """
         found: dict[Path, tuple[str, PlannedRun]] = {}
-        for seed in self.seeds():
-            for section in self.sections:
-                prefix = f"{section.title}: " if section.sweep else ""
-                for configuration in section.configurations:
-                    name = f"{prefix}{configuration.name}, seed {seed}"
-                    for run in configuration.runs:
-                        if run.config.seed == seed:
-                            found.setdefault(run.folder, (name, run))
-        return list(found.values())
+        for section in self.sections:
+            prefix = f"{section.title}: " if section.sweep else ""
+            for configuration in section.configurations:
+                for run in configuration.runs:
+                    name = f"{prefix}{configuration.name}, seed {run.config.seed}"
+                    found.setdefault(run.folder, (name, run))
+        seeds = self.seeds()
+        return sorted(found.values(), key=lambda named: seeds.index(named[1].config.seed))
 
 
 def plan_recipe(recipe: Recipe, out: str | Path) -> Plan:
@@ -145,20 +145,17 @@ class _Planner:
             recipe.budget,
             config,
             build_method(config, self.teacher, self.data if config.data else None),
-            lambda: self._kept_cost(config),
+            functools.partial(self._kept_cost, config),
             own_steps=any("max_train_steps" in settings for settings in own),
             origin=origin,
         )
-        planned = config.model_copy(update={"max_train_steps": steps})
-        identity = self._identity(planned)
-        prefix = f"{config.method.name}-{identity[:10]}"
-        runs = [
-            PlannedRun(
-                planned.model_copy(update={"seed": seed}),
-                self.out / "runs" / f"{prefix}-seed{seed}",
-            )
-            for seed in recipe.seeds
-        ]
+        config = config.model_copy(update={"max_train_steps": steps})
+        identity = self._identity(config)
+        runs = []
+        for seed in recipe.seeds:
+            name = f"{config.method.name}-{identity[:10]}-seed{seed}"
+            of_seed = config.model_copy(update={"seed": seed})
+            runs.append(PlannedRun(of_seed, self.out / "runs" / name))
         return Configuration(entry.name, identity, runs)
 
     def _identity(self, config: RunConfig) -> str:
@@ -182,16 +179,11 @@ def plan_folders(
 ) -> Plan:
     """Plan to measure the runs in `folders` on equal terms, as far as they are trained.
 
-    Args:
-        folders: Run folders; runs that differ in their seed only become one configuration.
-        reference: What Frechet distances are taken to; None takes what the runs were evaluated on,
-            if it is the same for all.
-        num_samples: Samples that each run is measured with.
-        seed: Seed of their noise.
+    Runs that differ in their seed only become one configuration. Without a `reference` it is what
+    the runs were evaluated on, if it is the same for all.
 
-    Raises:
-        PidistillError: The runs do not share their teacher, one has no finished training step, or
-            two have the same configuration and seed.
+    Raises `PidistillError` when the runs do not share their teacher, one has no finished training
+    step, or two have the same configuration and seed.
     """
     runs = [PlannedRun(_config_so_far(folder), folder) for folder in folders]
     spec = runs[0].config.teacher

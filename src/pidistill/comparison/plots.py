@@ -16,12 +16,6 @@ TITLES = {
     "rms_error": "RMS distance to the teacher's solution",
     "frechet_distance": "Frechet distance to the data",
 }
-TEACHER_LINE: dict[str, Any] = {
-    "color": TEACHER,
-    "linestyle": "--",
-    "linewidth": 1.2,
-    "label": "teacher",
-}
 MARKERS = "os^Dv<>Ph*X"
 
 
@@ -52,13 +46,9 @@ def dot_plot(rows: list[Row], teacher: dict[str, Any]) -> Figure:
             y = [place] * len(spread.values)
             axes.plot(spread.values, y, "o", color=STUDENT, alpha=0.35, markersize=5)
             axes.plot([spread.mean], [place], "|", color=STUDENT, markersize=15, markeredgewidth=2)
-        if metric in teacher:
-            axes.axvline(teacher[metric], **TEACHER_LINE)
-            _legend_above(axes)
-        _log_axis(axes.xaxis)
         axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        finish_axes(axes, title=TITLES[metric], x_label="lower is better", y_label="")
+        _finish(axes, axes.xaxis, metric, teacher, x_label="lower is better")
     return figure
 
 
@@ -76,15 +66,11 @@ def line_plot(rows: list[Row], key: str, teacher: dict[str, Any]) -> Figure:
         ranges = [[s.mean - s.min for s in spreads], [s.max - s.mean for s in spreads]]
         means = [s.mean for s in spreads]
         axes.errorbar(x, means, yerr=ranges, fmt="o-", color=STUDENT, capsize=3, markersize=4)
-        if metric in teacher:
-            axes.axhline(teacher[metric], **TEACHER_LINE)
-            _legend_above(axes)
         if min(x) > 0 and max(x) / min(x) > 8:
             axes.set_xscale("log")
         axes.set_xticks(x, [f"{value:g}" for value in x])
         axes.xaxis.set_minor_locator(NullLocator())
-        _log_axis(axes.yaxis)
-        finish_axes(axes, title=TITLES[metric], x_label=key, y_label="")
+        _finish(axes, axes.yaxis, metric, teacher, x_label=key)
     return figure
 
 
@@ -97,14 +83,11 @@ def trade_off(rows: list[Row], teacher: dict[str, Any]) -> Figure:
         steps = sorted(row.metrics)
         means = [row.metrics[k][metric].mean for k in steps]
         axes.plot(steps, means, marker=MARKERS[index % len(MARKERS)], markersize=5, label=row.name)
-    if metric in teacher:
-        axes.axhline(teacher[metric], **TEACHER_LINE)
-    _log_axis(axes.yaxis)
     axes.set_xscale("log", base=2)
     every = sorted({k for row in rows for k in row.metrics})
     axes.set_xticks(every, [str(k) for k in every])
+    _finish(axes, axes.yaxis, metric, teacher, x_label="NFE")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    finish_axes(axes, title=TITLES[metric], x_label="NFE", y_label="")
     return figure
 
 
@@ -112,16 +95,23 @@ def _metrics_of(rows: list[Row]) -> list[str]:
     return [name for name in METRICS if name in rows[0].best]
 
 
-def _legend_above(axes: Axes) -> None:
-    """A legend beside the title, where it hides nothing."""
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, fontsize=8, frameon=False
-    )
+def _finish(
+    axes: Axes, axis: XAxis | YAxis, metric: str, teacher: dict[str, Any], x_label: str
+) -> None:
+    """Add the teacher, and make `axis`, that of the metric, logarithmic.
 
-
-def _log_axis(axis: XAxis | YAxis) -> None:
-    """A logarithmic axis whose ticks are plain numbers, few enough to be read."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    The legend is beside the title, where it hides nothing. Ticks are plain numbers, few enough to
+    be read.
+    """
+    if metric in teacher:
+        line = axes.axvline if axis is axes.xaxis else axes.axhline
+        line(teacher[metric], color=TEACHER, linestyle="--", linewidth=1.2, label="teacher")
+        place = (1.0, 1.0)
+        axes.legend(
+            loc="lower right", bbox_to_anchor=place, borderaxespad=0.2, fontsize=8, frameon=False
+        )
+    axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_locator(NullLocator())
+    finish_axes(axes, title=TITLES[metric], x_label=x_label, y_label="")

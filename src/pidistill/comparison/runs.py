@@ -36,10 +36,9 @@ class PlannedRun:
     folder: Path
 
     def open(self) -> None:
-        """Make the folder, or check that it holds this very run.
+        """Make the folder; or update the settings that may change when a run is resumed.
 
-        Settings that may change when a run is resumed are updated. Raises `PidistillError` when it
-        holds another run.
+        Raises `PidistillError` when the folder holds another run.
         """
         file = self.folder / CONFIG_FILE
         if not file.is_file():
@@ -101,19 +100,11 @@ def train_missing(
     train: Callable[[str, PlannedRun], None],
     say: Callable[[str], None],
 ) -> dict[Path, str]:
-    """Train the runs that are not finished, one after another; others go on where one fails.
+    """Train the runs that are not finished, one after another; return errors by folder.
 
-    Args:
-        runs: The runs, each with a name for people.
-        train: Trains or resumes a run, given its name and place in the queue.
-        say: Called with one-line notes.
-
-    Returns:
-        The errors of the runs that failed, by folder.
-
-    Raises:
-        OSError: A full disk or a lost drive, which no other run would survive.
-        KeyboardInterrupt: `train` was interrupted.
+    `runs` come with names for people. `train` is called with a name, which says the place in the
+    queue, and a run to train or resume; what it raises is an error of that run, but for an
+    `OSError`, a full disk or a lost drive, which no other run would survive.
     """
     queue = [(f"[{n}/{len(runs)}] {name}", run) for n, (name, run) in enumerate(runs, start=1)]
     failures: dict[Path, str] = {}
