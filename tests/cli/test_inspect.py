@@ -88,7 +88,10 @@ def test_a_log_that_was_cut_off(run, line, capsys):
 @pytest.mark.parametrize(
     ("file", "text"),
     [
-        ("metrics.jsonl", '{"step": 3, "images": "x", "seconds": 2, "teacher_evals": 0, "loss": 1}'),
+        (
+            "metrics.jsonl",
+            '{"step": 3, "images": "x", "seconds": 2, "teacher_evals": 0, "loss": 1}',
+        ),
         ("metrics.jsonl", '{"step": 0, "images": 1, "seconds": 2, "teacher_evals": 0, "loss": 1}'),
         ("config.toml", "= "),
         ("network.json", "[]"),
