@@ -95,21 +95,21 @@ def distill(
         network=network if isinstance(network, nn.Module) else None,
         data=None if isinstance(data, str) else data,
     )
-    show = show_progress if progress and is_main_process() else no_progress
-    with stoppable(lambda text: print(text, file=sys.stderr), ("SIGINT",)) as should_stop:  # noqa: T201
-        drive(trainer, should_stop, show)
-    if trainer.step < config.max_train_steps:
-        raise KeyboardInterrupt
-    return _averaged_student(trainer)
+    return _train(trainer, progress)
 
 
-def _averaged_student(trainer: "Trainer") -> "Student":
-    """The student that was trained, with the weights that its run folder samples with."""
+def _train(trainer: "Trainer", progress: bool) -> "Student":
+    """Train to the end; the student with the weights that its run folder samples with."""
     from pidistill.model_folder import weights_name
     from pidistill.sharding import load_whole
     from pidistill.storage import read_tensors
     from pidistill.students.base import Student
 
+    show = show_progress if progress and is_main_process() else no_progress
+    with stoppable(lambda text: print(text, file=sys.stderr), ("SIGINT",)) as should_stop:  # noqa: T201
+        drive(trainer, should_stop, show)
+    if trainer.step < trainer.config.max_train_steps:
+        raise KeyboardInterrupt
     trainer.processes.wait()  # for the one that writes
     student = trainer.method.student
     assert isinstance(student, Student)

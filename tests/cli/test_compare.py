@@ -106,11 +106,10 @@ def test_a_comparison_that_is_killed_goes_on(done, tmp_path):
     """At two moments of its life, each in the middle of the next run; and in another order."""
     out = tmp_path / "out"
     recipe = write_recipe(tmp_path, TINY, RUNS, SWEEP)
+    last = "runs/*/state/step-000000003"
     for finished in (1, 3):
         process = start(recipe, out)
-        wait_for(
-            lambda n=finished: len(list(out.glob("runs/*/state/step-000000003"))) >= n, process
-        )
+        wait_for(lambda n=finished: len(list(out.glob(last))) >= n, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
     kept = {file: os.stat(file).st_ino for file in out.glob(last)}
