@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from pidistill.errors import PidistillError
 from pidistill.paths import user_path
 from pidistill.presets import read_preset
 from pidistill.processes import is_main_process, was_restarted
-from pidistill.progress import Advance
+from pidistill.progress import Show, no_progress
 from pidistill.progress import progress as show_progress
 from pidistill.settings import read_toml
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from pidistill.students.base import Student
     from pidistill.training.config import RunConfig
     from pidistill.training.trainer import StepReport, Trainer
-
 
 DEFAULT_PRESET = "fast"
 """What a distillation starts from."""
@@ -85,7 +83,10 @@ def distill(
         "network": network if isinstance(network, dict) else None,
         "data": data if isinstance(data, str) else None,
     }
-    layers = [{"method": _method_table(method)}, layer]
+    if isinstance(method, str):
+        method = {"name": method}
+    table = method if isinstance(method, dict) else method.model_dump()
+    layers = [{"method": table}, layer]
     config = resolve_config(user_path(out), layers, preset=preset, resume=resume)
     trainer = build_trainer(
         config,
@@ -94,27 +95,21 @@ def distill(
         network=network if isinstance(network, nn.Module) else None,
         data=None if isinstance(data, str) else data,
     )
-    show = show_progress if progress and is_main_process() else _hide_progress
-    with stoppable(_print_to_stderr, ("SIGINT",)) as should_stop:
-        drive(trainer, should_stop, show)
-    if trainer.step < config.max_train_steps:
-        raise KeyboardInterrupt
-    return _averaged_student(trainer)
+    return _train(trainer, progress)
 
 
-def _method_table(method: "str | dict[str, Any] | MethodSettings") -> dict[str, Any]:
-    if isinstance(method, str):
-        return {"name": method}
-    return method if isinstance(method, dict) else method.model_dump()
-
-
-def _averaged_student(trainer: "Trainer") -> "Student":
-    """The student that was trained, with the weights that its run folder samples with."""
+def _train(trainer: "Trainer", progress: bool) -> "Student":
+    """Train to the end; the student with the weights that its run folder samples with."""
     from pidistill.model_folder import weights_name
     from pidistill.sharding import load_whole
     from pidistill.storage import read_tensors
     from pidistill.students.base import Student
 
+    show = show_progress if progress and is_main_process() else no_progress
+    with stoppable(lambda text: print(text, file=sys.stderr), ("SIGINT",)) as should_stop:  # noqa: T201
+        drive(trainer, should_stop, show)
+    if trainer.step < trainer.config.max_train_steps:
+        raise KeyboardInterrupt
     trainer.processes.wait()  # for the one that writes
     student = trainer.method.student
     assert isinstance(student, Student)
@@ -131,53 +126,44 @@ def resolve_config(
     file: Path | None = None,
     resume: bool = False,
 ) -> "RunConfig":
-    """The config of a run: a preset, below a file of settings, below `layers`.
+    """The config of a run: a preset, below a TOML file of settings, below `layers`.
 
-    Args:
-        folder: The run folder; None if nothing will be written.
-        layers: Tables of settings, each above the one before; None stands for a setting not given.
-        preset: The preset; None means the one that the file names as `base`, or `default_preset`.
-        default_preset: The preset if none is named.
-        file: A TOML file of settings.
-        resume: Whether to continue the run in `folder`, if there is one. Its config takes the place
-            of preset and file if neither is given, and the result must be the same run. Processes
-            that `torchrun` restarted resume in any case.
+    The preset is the one that is named, or that the file names as `base`, or the default. In the
+    layers, the later above the earlier, None stands for a setting not given. `folder` is the run
+    folder, or None if nothing will be written.
 
-    Raises:
-        PidistillError: A setting is wrong, or `folder` holds a run that is not to be continued.
+    To `resume` is to continue the run in `folder`, if there is one: its config takes the place of
+    preset and file if neither is given, and the result must be the same run. Processes that
+    `torchrun` restarted resume in any case.
+
+    Raises `PidistillError` when a setting is wrong, or `folder` holds a run that is not to be
+    continued.
     """
     from pidistill.training.config import CONFIG_FILE, parse_config, require_same_run
 
     resume = resume or was_restarted()
-    if folder is not None and not resume:
-        _require_unused(folder)
-    given = [{key: value for key, value in layer.items() if value is not None} for layer in layers]
-    saved_file = folder / CONFIG_FILE if folder is not None and resume else None
-    if saved_file is None or not saved_file.is_file():
-        below = _start(preset, default_preset, file)
-        return parse_config([*below, *given], origin=str(file or "settings"))
-    saved = read_toml(saved_file)
-    untouched = preset is None and file is None
-    below = [saved] if untouched else _start(preset, default_preset, file)
-    config = parse_config([*below, *given], origin=str(file or saved_file))
-    require_same_run(parse_config([saved], origin=str(saved_file)), config, saved_file.parent)
-    return config
-
-
-def _start(preset: str | None, default_preset: str, file: Path | None) -> list[dict[str, Any]]:
-    """The settings of the preset and of the file."""
-    table = {} if file is None else read_toml(file)
-    base = table.pop("base", default_preset)
-    return [read_preset(preset or base), table]
-
-
-def _require_unused(folder: Path) -> None:
-    """Raise `PidistillError` if the folder holds more than a lock and temporary files."""
-    if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    entries = folder.iterdir() if folder is not None and folder.is_dir() else ()
+    if not resume and any(not entry.name.startswith(".") for entry in entries):
         raise PidistillError(
             f"{folder} is not empty; resume the run in it (--resume, or resume=True), or choose "
             "another folder"
         )
+    layers = [{key: value for key, value in layer.items() if value is not None} for layer in layers]
+    saved_file = folder / CONFIG_FILE if folder is not None and resume else None
+    if saved_file is not None and not saved_file.is_file():
+        saved_file = None
+    saved = None if saved_file is None else read_toml(saved_file)
+    if saved is not None and preset is None and file is None:
+        below = [saved]
+    else:
+        table = {} if file is None else read_toml(file)
+        base = table.pop("base", default_preset)
+        below = [read_preset(preset or base), table]
+    config = parse_config([*below, *layers], origin=str(file or saved_file or "settings"))
+    if saved is not None and saved_file is not None:
+        old = parse_config([saved], origin=str(saved_file))
+        require_same_run(old, config, saved_file.parent)
+    return config
 
 
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
@@ -191,9 +177,8 @@ def stoppable(
 ) -> Iterator[Callable[[], bool]]:
     """Turn the first of `signals` into a request to stop; a second Ctrl-C stops at once.
 
-    A signal that is ignored, as SIGHUP is under `nohup`, stays ignored. Yields a function that says
-    whether a stop was asked for. Outside the main thread, where signals cannot be caught, nothing
-    is changed.
+    Yields a function that says whether a stop was asked for. A signal that is ignored, as SIGHUP is
+    under `nohup`, stays ignored, and so do all outside the main thread, which cannot catch them.
     """
     asked = False
 
@@ -222,22 +207,15 @@ def stoppable(
 def drive(
     trainer: "Trainer",
     should_stop: Callable[[], bool],
-    show: Callable[[str, int, str], AbstractContextManager[Advance]],
+    show: Show,
     *,
     title: str = "training",
     on_step: "Callable[[StepReport], None] | None" = None,
 ) -> None:
-    """Train until the end or until `should_stop` is true, under a progress bar.
+    """Train until the end or until `should_stop`, asked after every step; then the state is saved.
 
-    Args:
-        trainer: The trainer.
-        should_stop: Asked after every step; the state is saved before training stops.
-        show: Shows progress, called as `pidistill.progress.progress`.
-        title: What the bar says.
-        on_step: Called after every step.
-
-    Raises:
-        KeyboardInterrupt: It was stopped before the first step; what is done is kept.
+    `on_step` is called after every step. Raises `KeyboardInterrupt` when training was stopped
+    before the first step; what is done is kept.
     """
     with contextlib.ExitStack() as stack:
         advance, seen = None, 0
@@ -257,12 +235,3 @@ def drive(
             seen = report.images
             if on_step is not None:
                 on_step(report)
-
-
-def _print_to_stderr(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-
-
-@contextlib.contextmanager
-def _hide_progress(title: str, total: int, unit: str) -> Iterator[Advance]:
-    yield lambda count, text="": None

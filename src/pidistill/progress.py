@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from rich.console import Console
 from rich.progress import (
@@ -17,20 +18,25 @@ from rich.progress import (
 Advance = Callable[..., None]
 """Called with how many more are done and, optionally, a text to show."""
 
+Show = Callable[[str, int, str], AbstractContextManager[Advance]]
+"""Shows progress: `show(title, total, unit)` yields what counts those that are done."""
+
 SECONDS_BETWEEN_LINES = 15.0
+
+
+@contextlib.contextmanager
+def no_progress(title: str, total: int, unit: str) -> Iterator[Advance]:
+    """Show nothing."""
+    yield lambda count, text="": None
 
 
 @contextlib.contextmanager
 def progress(
     title: str, total: int, unit: str, *, console: Console | None = None
 ) -> Iterator[Advance]:
-    """Show progress towards `total` and yield the function to call as it goes on.
+    """Show how many of `total`, counted in `unit` (a plural), are done; see `Advance`.
 
-    Args:
-        title: What is being done.
-        total: How many there are.
-        unit: What is counted, in the plural.
-        console: Where to show it; None stands for stderr.
+    It goes to `console`, or to stderr.
     """
     console = console or Console(stderr=True, highlight=False)
     if not console.is_terminal or console.quiet:

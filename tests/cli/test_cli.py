@@ -7,82 +7,46 @@ import subprocess
 import sys
 import time
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
-from pidistill.cli import VERBS, main
+import pidistill
+from pidistill.cli import SHARED, VERBS, main
+from pidistill.cli import pidistill as group
 from pidistill.teachers import load_teacher
 
 TINY = ["--max-train-steps", "4", "--batch-size", "8"]
-SMALL_NETWORK = ["--set", 'network={name="mlp",config={width=16,num_blocks=1,embedding_width=8}}']
+MLP = ["--set", 'network={name="mlp",config={width=16,num_blocks=1,embedding_width=8}}']
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run of a few steps on a mixture."""
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    arguments = ["distill", "--teacher", "mixture:ring", "--method", "pid", "--out", str(folder)]
-    assert main([*arguments, *TINY, *SMALL_NETWORK]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def digits_run(tmp_path_factory):
-    """A finished run of a few steps on the bundled digits teacher."""
-    folder = tmp_path_factory.mktemp("cli") / "digits"
-    assert main(["distill", "--teacher", "digits", "--out", str(folder), *TINY]) == 0
-    return folder
-
-
-def fails(arguments, capsys, *words):
-    """Assert that a command is refused in one line on stderr that holds `words`."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    lines = [line for line in printed.err.splitlines() if line.strip()]
-    assert [line.startswith("error: ") for line in lines].count(True) == 1
-    assert lines[-1].startswith("error: ")
-    assert "Traceback" not in printed.err
-    for word in words:
-        assert word in lines[-1]
-
-
-def test_a_run_folder_holds_what_the_contract_names(run):
-    names = {file.name for file in run.iterdir()}
+def test_a_run_folder_holds_what_the_contract_names(ring_run):
+    names = {file.name for file in ring_run.iterdir()}
     assert {"config.toml", "student.safetensors", "ema-0.999.safetensors", "network.json"} <= names
     assert {"metrics.jsonl", "state"} <= names
-    for line in (run / "metrics.jsonl").read_text().splitlines():
+    for line in (ring_run / "metrics.jsonl").read_text().splitlines():
         assert {"step", "images", "loss", "teacher_evals", "seconds"} <= json.loads(line).keys()
 
 
-def test_distill_prints_one_json_object(tmp_path, capsys):
-    folder = tmp_path / "run"
-    arguments = ["distill", "--teacher", "mixture:gaussian", "--out", str(folder), "--json"]
-    assert main([*arguments, *TINY, *SMALL_NETWORK]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert (facts["step"], facts["images"], facts["teacher_evals"]) == (4, 32, 32)
-    assert facts["loss"] > 0
-    assert facts["images_per_second"] > 0
+def test_sample_writes_an_array_that_depends_on_the_seed_only(ring_run, tmp_path):
+    def samples(name, num, seed, *more):
+        file = tmp_path / name
+        arguments = ["-n", str(num), "--seed", str(seed), *more, "--out", str(file)]
+        assert main(["sample", str(ring_run), *arguments]) == 0
+        return np.load(file)["samples"]
+
+    first = samples("a.npz", 7, 3)
+    assert (first.dtype, first.shape) == (np.float32, (7, 2))
+    np.testing.assert_allclose(first[:5], samples("b.npz", 5, 3, "--batch-size", "2"), atol=1e-5)
+    assert not np.allclose(first, samples("c.npz", 7, 4), atol=1e-3)
 
 
-def test_sample_writes_an_array_that_depends_on_the_seed_only(run, tmp_path):
-    first, second, other = tmp_path / "a.npz", tmp_path / "b.npz", tmp_path / "c.npz"
-    assert main(["sample", str(run), "-n", "7", "--seed", "3", "--out", str(first)]) == 0
-    batched = ["--batch-size", "2"]
-    assert main(["sample", str(run), "-n", "5", "--seed", "3", *batched, "--out", str(second)]) == 0
-    assert main(["sample", str(run), "-n", "7", "--seed", "4", "--out", str(other)]) == 0
-    samples = np.load(first)["samples"]
-    assert samples.dtype == np.float32
-    assert samples.shape == (7, 2)
-    np.testing.assert_allclose(samples[:5], np.load(second)["samples"], atol=1e-5)
-    assert not np.allclose(samples, np.load(other)["samples"], atol=1e-3)
-
-
-def test_sample_draws_a_grid(digits_run, tmp_path):
+def test_sample_draws_a_grid(digits_student, tmp_path):
     file = tmp_path / "deeper" / "grid.png"
-    assert main(["sample", str(digits_run), "-n", "10", "--label", "3", "--out", str(file)]) == 0
+    assert (
+        main(["sample", str(digits_student), "-n", "10", "--label", "3", "--out", str(file)]) == 0
+    )
     with Image.open(file) as image:
         assert image.mode == "RGB"
         assert image.width > 4 * 8
@@ -98,38 +62,33 @@ def test_sample_takes_a_teacher(solver, nfe, tmp_path, capsys):
     assert np.load(file)["samples"].shape == (3, 1, 8, 8)
 
 
-def test_evaluate_writes_the_metrics_of_the_contract(digits_run, capsys):
-    arguments = ["evaluate", str(digits_run), "--reference", "digits", "--num", "64", "--json"]
+def test_evaluate_writes_the_metrics_of_the_contract(digits_student, capsys):
+    arguments = ["evaluate", str(digits_student), "--reference", "digits", "--num", "64", "--json"]
     assert main(arguments) == 0
     metrics = json.loads(capsys.readouterr().out)
-    assert metrics == json.loads((digits_run / "metrics.json").read_text())
-    own = {"nfe", "num_samples", "seed", "rms_error", "frechet_distance", "ms_per_sample"}
-    assert own <= metrics.keys()
-    assert {f"teacher_{key}" for key in ("nfe", "frechet_distance", "ms_per_sample")} <= set(
-        metrics
-    )
-    assert "reference_split_frechet_distance" in metrics
+    assert metrics == json.loads((digits_student / "metrics.json").read_text())
+    own = {"nfe", "frechet_distance", "ms_per_sample"}
+    assert own | {f"teacher_{key}" for key in own} <= metrics.keys()
+    assert {"num_samples", "seed", "rms_error", "reference_split_frechet_distance"} <= set(metrics)
     assert (metrics["nfe"], metrics["teacher_nfe"]) == (1, 79)
     assert all(value is not None for value in metrics.values())
 
 
-def test_evaluate_leaves_out_what_cannot_be_computed(run, tmp_path):
+def test_evaluate_leaves_out_what_cannot_be_computed(ring_run, tmp_path):
     reference = tmp_path / "reference.npz"
     np.savez(reference, samples=np.zeros((8, 2), dtype=np.float32))
-    assert main(["evaluate", str(run), "--reference", str(reference), "--num", "8"]) == 0
-    metrics = json.loads((run / "metrics.json").read_text())
+    assert main(["evaluate", str(ring_run), "--reference", str(reference), "--num", "8"]) == 0
+    metrics = json.loads((ring_run / "metrics.json").read_text())
     assert "frechet_distance" not in metrics
     assert "rms_error" in metrics
 
 
-def test_evaluate_without_the_teacher_says_so(digits_run, tmp_path, capsys):
-    folder = tmp_path / "moved"
-    folder.mkdir()
+def test_evaluate_without_the_teacher_says_so(digits_student, tmp_path, capsys):
     for name in ("network.json", "ema-0.999.safetensors", "config.toml"):
-        (folder / name).write_bytes((digits_run / name).read_bytes())
-    config = folder / "config.toml"
+        (tmp_path / name).write_bytes((digits_student / name).read_bytes())
+    config = tmp_path / "config.toml"
     config.write_text(config.read_text().replace('"digits"', '"native:/nowhere"'))
-    assert main(["evaluate", str(folder), "--reference", "digits", "--num", "32", "--json"]) == 0
+    assert main(["evaluate", str(tmp_path), "--reference", "digits", "--num", "32", "--json"]) == 0
     printed = capsys.readouterr()
     metrics = json.loads(printed.out)
     assert "without the teacher" in printed.err
@@ -156,13 +115,13 @@ def test_train_teacher_on_a_folder_of_images(tmp_path):
             Image.fromarray(pixels).save(tmp_path / "images" / label / f"{index}.png")
     folder = tmp_path / "teacher"
     arguments = ["train-teacher", f"folder:{tmp_path / 'images'}", "--out", str(folder)]
-    assert main([*arguments, *TINY, *SMALL_NETWORK]) == 0
+    assert main([*arguments, *TINY, *MLP]) == 0
     assert json.loads((folder / "network.json").read_text())["num_classes"] == 2
 
 
 def test_a_relative_teacher_is_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["train-teacher", "digits", "--out", "teacher", *TINY, *SMALL_NETWORK]) == 0
+    assert main(["train-teacher", "digits", "--out", "teacher", *TINY, *MLP]) == 0
     assert main(["distill", "--teacher", "native:teacher", "--out", "student", *TINY]) == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -172,35 +131,29 @@ def test_a_relative_teacher_is_found_from_another_folder(tmp_path, monkeypatch):
     assert main(["evaluate", "../student", "--reference", "digits", "--num", "8"]) == 0
     metrics = json.loads((tmp_path / "student" / "metrics.json").read_text())
     assert "rms_error" in metrics
-    assert metrics["weights"] == "ema-0.999.safetensors"
-    assert metrics["step"] == 4
+    assert (metrics["weights"], metrics["step"]) == ("ema-0.999.safetensors", 4)
 
 
 def test_quickstart_ends_with_a_report(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quickstart").mkdir()
-    assert main(["quickstart", "--max-train-steps", "20", "--num", "200", "--json"]) == 0
+    command = ["quickstart", "--max-train-steps", "20", "--num", "200", "--json"]
+    assert main(command) == 0
     folder = tmp_path / "quickstart-2"
     metrics = json.loads(capsys.readouterr().out)
     assert metrics == json.loads((folder / "metrics.json").read_text())
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") > 3
     assert page.count("<svg") == 5
+    assert f"pidistill {' '.join(command)}" in page
     for namespace in ("www.w3.org", "purl.org", "creativecommons.org"):
         page = page.replace(f"http://{namespace}", "")
     assert "http://" not in page
     assert 'src="http' not in page
 
 
-@pytest.mark.parametrize("folder", ["/dev/null", "~nobody-of-that-name/x", "", "\0"])
-def test_pairs_that_cannot_be_kept_leave_no_folder(folder, tmp_path, capsys):
-    arguments = ["distill", "--teacher", "mixture:ring", "--method", "knowledge", *TINY]
-    place = ["--set", f"method.pairs={json.dumps(folder)}", "--out", str(tmp_path / "run")]
-    fails([*arguments, *SMALL_NETWORK, *place], capsys)
-    assert not (tmp_path / "run").exists()
-
-
 RING = ["distill", "--teacher", "mixture:ring", "--out", "new"]
+PAIRS = [*RING, *TINY, *MLP, "--method", "knowledge", "--set"]
 
 BAD = {
     "unknown verb": (["distil"], ["distil"]),
@@ -226,7 +179,11 @@ BAD = {
     "resume, differently": (["distill", "--out", "RUN", "--resume", "--seed", "5"], ["seed", "5"]),
     "fewer steps": (["distill", "--out", "RUN", "--resume", "--max-train-steps", "2"], ["is 2"]),
     "not writable": ([*RING[:-1], "file/run", *TINY], ["cannot write", "file"]),
-    "loss": ([*RING, "--learning-rate", "1e30", "--batch-size", "8", *SMALL_NETWORK], ["step"]),
+    "loss": ([*RING, "--learning-rate", "1e30", "--batch-size", "8", *MLP], ["step"]),
+    "pairs on a device": ([*PAIRS, 'method.pairs="/dev/null"'], ["/dev/null"]),
+    "pairs at nobody's": ([*PAIRS, 'method.pairs="~nobody-of-that-name/x"'], ["nobody-of-that"]),
+    "pairs nowhere": ([*PAIRS, 'method.pairs=""'], ["pairs"]),
+    "pairs and no path": ([*PAIRS, 'method.pairs="\\u0000"'], []),
     "no model": (["sample", ".", "--out", "x.png"], ["'.'"]),
     "missing model": (["sample", "missing", "--out", "deep/x.png"], ["missing"]),
     "file type": (["sample", "DIGITS", "--out", "x.jpg"], [".jpg", ".png", ".npz"]),
@@ -241,14 +198,14 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD.values(), ids=BAD.keys())
-def test_bad_input(arguments, words, run, digits_run, tmp_path, capsys, monkeypatch):
+def test_bad_input(arguments, words, ring_run, digits_student, tmp_path, refused, monkeypatch):
     """Exit code 2, one line that names the value and what was expected, and nothing written."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    folders = {"RUN": str(run), "DIGITS": str(digits_run)}
-    config = (run / "config.toml").read_text()
-    fails([folders.get(argument, argument) for argument in arguments], capsys, *words)
-    assert (run / "config.toml").read_text() == config
+    folders = {"RUN": ring_run, "DIGITS": digits_student}
+    config = (ring_run / "config.toml").read_text()
+    refused([folders.get(argument, argument) for argument in arguments], *words)
+    assert (ring_run / "config.toml").read_text() == config
     kept = {"new"} if "1e30" in arguments else set()
     assert {path.name for path in tmp_path.iterdir()} == {"file", *kept}
 
@@ -263,33 +220,15 @@ def test_bad_input(arguments, words, run, digits_run, tmp_path, capsys, monkeypa
         ("teacher = ", ["run.toml"]),
     ],
 )
-def test_bad_config_files(text, words, tmp_path, capsys):
+def test_bad_config_files(text, words, tmp_path, refused):
     (tmp_path / "run.toml").write_text(text)
-    arguments = [*RING[:-1], str(tmp_path / "new"), "--config", str(tmp_path / "run.toml")]
-    fails(arguments, capsys, *words)
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda file: file.write_bytes(b"not a zip file"),
-        lambda file: np.save(file.open("wb"), np.zeros((8, 1, 8, 8), dtype=np.float32)),
-        *(
-            lambda file, count=count: np.savez(file, samples=np.zeros((count, 1, 8, 8)))
-            for count in (0, 1, 3)
-        ),
-    ],
-)
-def test_bad_references(write, digits_run, tmp_path, capsys):
-    write(tmp_path / "x.npz")
-    arguments = ["evaluate", str(digits_run), "--reference", str(tmp_path / "x.npz")]
-    fails(arguments, capsys, str(tmp_path / "x.npz"))
+    refused([*RING[:-1], tmp_path / "new", "--config", tmp_path / "run.toml"], *words)
 
 
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "pidistill", "distill", "--out", str(folder)]
-    started = [*command, "--teacher", "mixture:ring", "--batch-size", "8", *SMALL_NETWORK]
+    started = [*command, "--teacher", "mixture:ring", "--batch-size", "8", *MLP]
     process = subprocess.Popen(
         [*started, "--max-train-steps", "100000", "--logging-steps", "1"],
         stderr=subprocess.PIPE,
@@ -327,6 +266,35 @@ def test_help_comes_without_torch(verb):
     assert not verb or f"Example: pidistill {verb}" in done.stdout
 
 
-def test_without_arguments_comes_the_help(capsys):
-    assert main([]) == 0
-    assert "Usage: pidistill" in capsys.readouterr().out
+def test_help_and_version(capsys):
+    assert main([]) == main(["--version"]) == 0
+    printed = capsys.readouterr().out
+    assert "Usage: pidistill" in printed
+    assert pidistill.__version__ in printed
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_debug_and_json(verb):
+    command = group.get_command(click.Context(group), verb)
+    flags = [flag for parameter in command.params for flag in parameter.opts]
+    assert flags.count("--debug") == 1
+    assert flags.count("--json") == 1
+
+
+@pytest.mark.parametrize("way", ["flag", "environment"])
+def test_debug_shows_the_traceback_and_its_causes(way, capsys, monkeypatch):
+    arguments = ["sample", "mixture:ring", "--device", "gpu7", "--out", "x.npz"]
+    if way == "environment":
+        monkeypatch.setenv("PIDISTILL_DEBUG", "1")
+    assert main([*arguments, *(["--debug"] if way == "flag" else [])]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("Traceback") == 2
+    assert "The above exception was the direct cause" in printed.err
+    assert printed.err.splitlines()[-1].startswith("error: device 'gpu7'")
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - set(SHARED)))
+def test_a_verb_of_one_process_says_so(monkeypatch, refused, verb):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused([verb, "digits"], f"{verb} works in one process, and 2 were started")

@@ -18,47 +18,47 @@ def run(tmp_path, mlp_student):
     """A run folder of a student with random weights."""
     folder = tmp_path / "run"
     folder.mkdir()
-    write_tensors(folder / weights_name(0), dict(mlp_student.state_dict()))
-    write_tensors(folder / weights_name(0.999), dict(mlp_student.state_dict()))
+    for rate in (0, 0.999):
+        write_tensors(folder / weights_name(rate), dict(mlp_student.state_dict()))
     write_description(folder, mlp_student, 0.999)
     write_text(folder / "config.toml", 'teacher = "edm:/a/x.pkl"\n\n[method]\nname = "pid"\n')
     return folder
 
 
-def exported(capsys, *arguments, code=0):
-    """Run the verb; the JSON object on stdout, or the line on stderr."""
-    assert main(["export", *map(str, arguments)]) == code
-    captured = capsys.readouterr()
-    return captured.err if code else json.loads(captured.out)
+@pytest.fixture
+def export(run, capsys):
+    """A function: export the run, and return the JSON object."""
+
+    def do(*arguments):
+        assert main(["export", str(run), *map(str, arguments), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return do
 
 
-def test_to_diffusers(run, tmp_path, capsys):
+@pytest.mark.parametrize("exists", [False, True])
+def test_to_diffusers(export, tmp_path, exists):
     out = tmp_path / "deep" / "out"
-    result = exported(capsys, run, "--to", "diffusers", "--out", out, "--json")
+    if exists:  # an empty folder is taken
+        out.mkdir(parents=True)
+    result = export("--to", "diffusers", "--out", out)
     assert result == {"out": str(out), "to": "diffusers", "nfe": 1, "not_included": []}
     assert (out / "model_index.json").is_file()
     assert ModelCard.load(out / "README.md").data.license == "unknown"
     assert "/a/" not in (out / "README.md").read_text()
 
 
-def test_an_empty_folder_is_taken(run, tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    exported(capsys, run, "--to", "diffusers", "--out", tmp_path / "out", "--json")
-    assert (tmp_path / "out" / "model_index.json").is_file()
-
-
-def test_to_onnx(run, tmp_path, capsys):
+def test_to_onnx(export, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     out = tmp_path / "student.onnx"
-    result = exported(capsys, run, "--to", "onnx", "--out", out, "--json")
-    assert result["max_difference"] < 1e-5
+    assert export("--to", "onnx", "--out", out)["max_difference"] < 1e-5
     assert out.is_file()
 
 
-def test_to_run(run, tmp_path, capsys, mlp_student):
+def test_to_run(export, run, tmp_path, mlp_student):
     (run / "state").mkdir()
-    exported(capsys, run, "--to", "run", "--out", tmp_path / "out", "--ema", 0, "--json")
+    export("--to", "run", "--out", tmp_path / "out", "--ema", 0)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"README.md", "config.toml", "network.json", "student.safetensors"}
     student = load_student(tmp_path / "out")
@@ -66,28 +66,14 @@ def test_to_run(run, tmp_path, capsys, mlp_student):
     assert "/a/" not in (tmp_path / "out" / "config.toml").read_text()
 
 
-def test_push(run, tmp_path, capsys, monkeypatch):
+def test_push(export, tmp_path, monkeypatch):
     calls = {}
-    monkeypatch.setattr(
-        HfApi, "create_repo", lambda self, repo_id, **o: calls.update(repo=repo_id, **o)
-    )
-    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **o: calls.update(o))
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, repo, **o: calls.update(repo=repo, **o))
+    monkeypatch.setattr(HfApi, "upload_folder", lambda _, **o: calls.update(o))
     out = tmp_path / "out"
-    arguments = [
-        run,
-        "--to",
-        "diffusers",
-        "--out",
-        out,
-        "--push-to-hub",
-        "me/x",
-        "--license",
-        "mit",
-    ]
-    result = exported(capsys, *arguments, "--json")
-    assert calls["repo"] == "me/x"
-    assert calls["private"] is True
-    assert calls["folder_path"] == out
+    hub = ["--push-to-hub", "me/x", "--license", "mit"]
+    result = export("--to", "diffusers", "--out", out, *hub)
+    assert (calls["repo"], calls["private"], calls["folder_path"]) == ("me/x", True, out)
     assert result["url"].endswith("/me/x")
     card = ModelCard.load(out / "README.md")
     assert card.data.license == "mit"
@@ -104,15 +90,12 @@ def test_push(run, tmp_path, capsys, monkeypatch):
         ("onnx", "folder.onnx", "folder.onnx exists already"),
     ],
 )
-def test_nothing_is_overwritten(run, tmp_path, capsys, to, name, expected):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "folder.onnx").mkdir()
-    (tmp_path / "full" / "x").touch()
-    (tmp_path / "file.onnx").touch()
-    line = exported(capsys, run, "--to", to, "--out", tmp_path / name, code=2)
-    assert line.startswith("error: ")
-    assert line.count("\n") == 1
-    assert expected in line
+def test_nothing_is_overwritten(run, tmp_path, refused, to, name, expected):
+    for folder in ("full", "folder.onnx"):
+        (tmp_path / folder).mkdir()
+    for file in ("full/x", "file.onnx"):
+        (tmp_path / file).touch()
+    refused(["export", run, "--to", to, "--out", tmp_path / name], expected)
 
 
 @pytest.mark.parametrize(
@@ -123,20 +106,16 @@ def test_nothing_is_overwritten(run, tmp_path, capsys, to, name, expected):
         (["gone", "--to", "run", "--out", "x", "--push-to-hub", "me"], "names no owner"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, expected):
+def test_bad_input_is_one_line(tmp_path, monkeypatch, refused, arguments, expected):
     monkeypatch.chdir(tmp_path)
-    line = exported(capsys, *arguments, code=2)
-    assert line.startswith("error: ")
-    assert line.count("\n") == 1
-    assert expected in line
+    refused(["export", *arguments], expected)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_denoiser_is_no_student(tmp_path, capsys):
+def test_a_denoiser_is_no_student(tmp_path, refused):
     folder = tmp_path / "teacher"
     teacher = load_teacher("digits")
     folder.mkdir()
     write_tensors(folder / weights_name(0), dict(teacher.state_dict()))
     write_description(folder, teacher, 0)
-    line = exported(capsys, folder, "--to", "run", "--out", tmp_path / "out", code=2)
-    assert "holds a denoiser, not a student" in line
+    refused(["export", folder, "--to", "run", "--out", tmp_path / "out"], "holds a denoiser")

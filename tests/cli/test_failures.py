@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pidistill.cli import main
-from pidistill.cli.failures import one_line
+from pidistill.cli import main, one_line
 from pidistill.errors import PidistillError
 from pidistill.methods.pid import PID
 

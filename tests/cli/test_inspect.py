@@ -52,7 +52,7 @@ def test_where_a_run_stands(run, capsys, monkeypatch):
     model = load_model(run)
     assert facts["sigma_data"] == model.sigma_data
     assert facts["parameters"] == sum(tensor.numel() for tensor in model.state_dict().values())
-    monkeypatch.setattr("pidistill.cli.standing.is_held", lambda folder: True)
+    monkeypatch.setattr("pidistill.cli.inspect.is_held", lambda folder: True)
     assert facts_of(run, capsys)["state"] == "running"
 
 
@@ -88,6 +88,10 @@ def test_a_log_that_was_cut_off(run, line, capsys):
 @pytest.mark.parametrize(
     ("file", "text"),
     [
+        (
+            "metrics.jsonl",
+            '{"step": 3, "images": "x", "seconds": 2, "teacher_evals": 0, "loss": 1}',
+        ),
         ("metrics.jsonl", '{"step": 0, "images": 1, "seconds": 2, "teacher_evals": 0, "loss": 1}'),
         ("config.toml", "= "),
         ("network.json", "[]"),

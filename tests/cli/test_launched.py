@@ -115,20 +115,6 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     assert codes == [0, 0]
 
 
-@pytest.mark.parametrize("verb", ["inspect", "export", "quickstart"])
-def test_a_verb_of_one_process_says_so(monkeypatch, capsys, verb):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main([verb, "digits"]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith(f"error: {verb} works in one process, and 2 were started")
-
-
-def test_every_shared_verb_is_a_verb():
-    from pidistill.cli import SHARED, VERBS
-
-    assert set(SHARED) <= VERBS.keys()
-
-
 def test_processes_that_were_restarted_go_on_without_being_told(tmp_path, monkeypatch):
     arguments = [*RUN, "--out", str(tmp_path / "run")]
     assert main(arguments) == 0

@@ -1,20 +1,21 @@
-"""Options of the verbs that train: those of the config, presets, files of settings, `--debug`."""
+"""Options of the verbs that train: those of the config, presets, files of settings, a dry run."""
 
+import json
 import re
 
-import click
 import pytest
 
 from pidistill import methods
-from pidistill.cli import VERBS, main, pidistill
+from pidistill.cli import main
 from pidistill.cli.distill import distill
 from pidistill.cli.run import TABLES
 from pidistill.presets import preset_names, preset_summary
 from pidistill.training.config import RunConfig
 from pidistill.training.run_folder import read_config
 
-RING = ["distill", "--teacher", "mixture:ring", "--max-train-steps", "1", "--batch-size", "4"]
 SMALL = ["--set", 'network={name="mlp",config={width=8,num_blocks=1}}']
+RING = ["distill", "--teacher", "mixture:ring", *SMALL]
+SHORT = [*RING, "--max-train-steps", "1", "--batch-size", "4"]
 
 FIELDS = {
     "seed": ("3", 3),
@@ -47,7 +48,7 @@ def test_flags_set_their_fields(tmp_path):
     flags = ["--no-torch-compile", "--no-keep-best"]
     for name, (text, _) in FIELDS.items():
         flags += [f"--{name.replace('_', '-')}", text]
-    assert main([*RING, *SMALL, *flags, "--out", str(tmp_path / "run")]) == 0
+    assert main([*SHORT, *flags, "--out", str(tmp_path / "run")]) == 0
     config = read_config(tmp_path / "run").model_dump()
     assert {name: config[name] for name in FIELDS} == {n: value for n, (_, value) in FIELDS.items()}
     assert (config["torch_compile"], config["keep_best"]) == (False, False)
@@ -66,48 +67,43 @@ def test_presets_are_listed_where_they_serve(capsys):
 def test_flags_are_above_the_file_and_the_file_above_its_base(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text('base = "published"\nseed = 5\nbatch_size = 8\n[method]\nnum_nodes = 30\n')
-    arguments = [*RING, *SMALL, "--config", str(file)]
-    assert main([*arguments, "--seed", "6", "--out", str(tmp_path / "run")]) == 0
-    config = read_config(tmp_path / "run")
-    assert (config.seed, config.batch_size, config.optimizer) == (6, 4, "radam")
-    assert (config.method.num_nodes, config.method.derivative) == (30, "one-sided")
-    assert main([*arguments, "--preset", "fast", "--out", str(tmp_path / "fast")]) == 0
-    config = read_config(tmp_path / "fast")
-    assert (config.seed, config.optimizer, config.method.derivative) == (5, "adamw", "central")
+
+    def config(name, *more):
+        folder = tmp_path / name
+        assert main([*SHORT, "--config", str(file), *more, "--out", str(folder)]) == 0
+        return read_config(folder)
+
+    run = config("run", "--seed", "6")
+    assert (run.seed, run.batch_size, run.optimizer) == (6, 4, "radam")
+    assert (run.method.num_nodes, run.method.derivative) == (30, "one-sided")
+    run = config("fast", "--preset", "fast")
+    assert (run.seed, run.optimizer, run.method.derivative) == (5, "adamw", "central")
+    file.write_text("lr_end = 0.5\n")  # and without a base, above the default preset
+    run = config("default")
+    assert (run.lr_end, run.method.normalise) == (0.5, 1e-3)
 
 
-def test_a_file_without_base_is_above_the_default_preset(tmp_path):
-    (tmp_path / "run.toml").write_text("lr_end = 0.5\n")
-    arguments = [*RING, *SMALL, "--config", str(tmp_path / "run.toml")]
-    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
-    config = read_config(tmp_path / "run")
-    assert (config.lr_end, config.method.normalise) == (0.5, 1e-3)
-
-
-def test_a_method_registered_later_is_known(monkeypatch, capsys, tmp_path):
+def test_a_method_registered_later_is_known(monkeypatch, refused, tmp_path):
     monkeypatch.setattr(methods, "NAMES", (*methods.NAMES, "mine"))
-    assert main([*RING, "--method", "min", "--out", str(tmp_path / "run")]) == 2
-    assert "did you mean 'mine'?" in capsys.readouterr().err
+    refused([*SHORT, "--method", "min", "--out", tmp_path / "run"], "did you mean 'mine'?")
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_debug_and_json(verb):
-    command = pidistill.get_command(click.Context(pidistill), verb)
-    flags = [flag for parameter in command.params for flag in parameter.opts]
-    assert flags.count("--debug") == 1
-    assert flags.count("--json") == 1
+DRY = ["--max-train-steps", "100", "--batch-size", "8", "--dry-run"]
 
 
-@pytest.mark.parametrize("way", ["flag", "environment"])
-def test_debug_shows_the_traceback_and_its_causes(way, capsys, monkeypatch):
-    arguments = ["sample", "mixture:ring", "--device", "gpu7", "--out", "x.npz"]
-    assert main(arguments) == 2
-    assert "Traceback" not in capsys.readouterr().err
-    if way == "environment":
-        monkeypatch.setenv("PIDISTILL_DEBUG", "1")
-    assert main([*arguments, *(["--debug"] if way == "flag" else [])]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.count("Traceback") == 2
-    assert "The above exception was the direct cause" in printed.err
-    assert printed.err.splitlines()[-1].startswith("error: device 'gpu7'")
+def test_a_dry_run_prints_what_the_run_takes_and_writes_nothing(tmp_path, capsys):
+    assert main([*RING, *DRY, "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    for word in ("student", "peak", "images/s", "100 steps", "end"):
+        assert word in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", [RING, ["train-teacher", "digits", *SMALL]])
+def test_a_dry_run_needs_no_folder_and_gives_json(tmp_path, capsys, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    assert main([*verb, *DRY, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["images_per_second"] > 0
+    assert facts["end"] > "2020"
+    assert list(tmp_path.iterdir()) == []

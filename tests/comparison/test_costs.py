@@ -1,21 +1,29 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pidistill import PidistillError
+from pidistill import PidistillError, load_teacher
 from pidistill.comparison import costs
-from pidistill.comparison.costs import Cost, measure_cost, median_costs
+from pidistill.comparison.costs import Cost, measure_cost, median_costs, steps_within
+from pidistill.comparison.recipe import Budget
+from pidistill.methods import method_class
+from pidistill.progress import no_progress
+from pidistill.training.assemble import build_method
 
-from method_runs import small
+from method_runs import METHODS, images_of, small
+
+TEACHER = load_teacher("digits")
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("knowledge", {}), ("consistency", {"teacher": "digits"})]
+    ("name", "options"),
+    [("knowledge", {}), ("consistency", {"teacher": "digits", "data": "digits"})],
 )
 def test_a_cost_is_measured_in_a_fresh_process_and_leaves_nothing(
     name, options, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    data = {"data": "digits"} if options else {}
-    cost = measure_cost(small(name, **options, **data))
+    cost = measure_cost(small(name, **options))
     assert cost.seconds_per_step > 0
     assert (cost.preparation_seconds > 0) == (name == "knowledge")
     assert 0 < cost.memory < 2**31
@@ -46,8 +54,56 @@ def test_costs_are_medians_of_turns_and_one_that_fails_is_left_out(monkeypatch):
 
     monkeypatch.setattr(costs, "measure_cost", measure)
     configs = {"one": small("pid", seed=1), "two": small("pid", seed=2), "three": small("boot")}
-    found = median_costs(configs, 3, say=said.append)
+    found = median_costs(configs, 3, no_progress, said.append)
     assert asked == [1, 2, 0, 1, 0, 1, 0]
     assert {key: cost.seconds_per_step for key, cost in found.items()} == {"one": 4, "three": 5}
     assert len(said) == 1
     assert "out of memory" in said[0]
+
+
+def built(name):
+    config = small(name, teacher="digits")
+    data = images_of(TEACHER) if method_class(name).needs == "images" else None
+    return config, build_method(config, TEACHER, data)
+
+
+BUILT = {name: built(name) for name in METHODS}
+
+
+def not_measured():
+    raise AssertionError("costs are not needed")
+
+
+def steps(budget, name, cost=not_measured, own_steps=False):
+    config, method = BUILT[name]
+    return steps_within(budget, config, method, cost, own_steps=own_steps, origin=name)
+
+
+@given(st.sampled_from(sorted(set(METHODS) - {"knowledge"})), st.integers(100, 10**7))
+def test_steps_spend_the_evaluations_but_for_less_than_a_step(name, amount):
+    config, method = BUILT[name]
+    spent = config.batch_size * method.teacher_evaluations
+    taken = steps(Budget(teacher_evaluations=amount), name)
+    assert taken * spent <= amount < (taken + 1) * spent
+
+
+def test_every_budget_is_counted_in_its_unit():
+    assert {steps(Budget(images=801), name) for name in METHODS} == {100}
+    cost = Cost(seconds_per_step=0.25, preparation_seconds=10.0, memory=0)
+    assert steps(Budget(seconds=60.0), "pid", lambda: cost) == 200
+    # Pairs are paid for before the steps, which are then free.
+    assert steps(Budget(teacher_evaluations=40 * 7), "knowledge", own_steps=True) == 10
+
+
+@pytest.mark.parametrize(
+    ("budget", "name", "own_steps", "words"),
+    [
+        (Budget(teacher_evaluations=279), "knowledge", True, "280 teacher evaluations before"),
+        (Budget(teacher_evaluations=15), "boot", False, "16 per step"),
+        (Budget(teacher_evaluations=280), "knowledge", False, "set its max_train_steps"),
+        (Budget(images=800), "pid", True, "remove max_train_steps"),
+    ],
+)
+def test_either_the_budget_or_the_recipe_determines_the_steps(budget, name, own_steps, words):
+    with pytest.raises(PidistillError, match=words):
+        steps(budget, name, own_steps=own_steps)

@@ -8,50 +8,35 @@ import functools
 import importlib
 import os
 import signal
+import sys
 import traceback
 
 import click
 
 from pidistill import __version__
-from pidistill.cli.failures import one_line
+from pidistill.errors import PidistillError
 from pidistill.processes import is_first_to_fail, is_main_process, num_processes
 
 VERBS = {
-    "quickstart": (
-        "A first result: bundled digits teacher, one-step student, report.",
-        "pidistill quickstart --out runs/quickstart",
-    ),
-    "train-teacher": (
-        "Train a diffusion model on a data set.",
-        "pidistill train-teacher folder:photos --out runs/teacher",
-    ),
-    "distill": (
-        "Distil a teacher into a one-step student.",
-        "pidistill distill --teacher digits --out runs/digits",
-    ),
-    "sample": (
-        "Draw samples from a student or a teacher.",
-        "pidistill sample runs/digits -n 100 --out samples.png",
-    ),
-    "evaluate": (
-        "Measure a student against its teacher and a reference.",
-        "pidistill evaluate runs/digits --reference digits",
-    ),
-    "compare": (
-        "Compare runs on equal terms: train what is missing, print one table.",
-        "pidistill compare --recipe examples/compare.toml --out runs/comparison",
-    ),
-    "export": (
-        "Turn a student into a diffusers pipeline or an ONNX file.",
-        "pidistill export runs/digits --to onnx --out student.onnx",
-    ),
-    "inspect": (
-        "Say what a teacher or a data set is, and where a run stands.",
-        "pidistill inspect runs/digits",
-    ),
+    "quickstart": "A first result: bundled digits teacher, one-step student, report.",
+    "train-teacher": "Train a diffusion model on a data set.",
+    "distill": "Distil a teacher into a one-step student.",
+    "sample": "Draw samples from a student or a teacher.",
+    "evaluate": "Measure a student against its teacher and a reference.",
+    "compare": "Compare runs on equal terms: train what is missing, print one table.",
+    "export": "Turn a student into a diffusers pipeline or an ONNX file.",
+    "inspect": "Say what a teacher or a data set is, and where a run stands.",
 }
-"""What each verb does, and an example."""
-
+EXAMPLES = {
+    "quickstart": "--out runs/quickstart",
+    "train-teacher": "folder:photos --out runs/teacher",
+    "distill": "--teacher digits --out runs/digits",
+    "sample": "runs/digits -n 100 --out samples.png",
+    "evaluate": "runs/digits --reference digits",
+    "compare": "--recipe examples/compare.toml --out runs/comparison",
+    "export": "runs/digits --to onnx --out student.onnx",
+    "inspect": "runs/digits",
+}
 SHARED = ("train-teacher", "distill", "sample", "evaluate")
 """Verbs whose work several processes share (torchrun, accelerate launch)."""
 
@@ -60,6 +45,8 @@ EXIT_INTERRUPTED = 130
 
 LONGEST_LINE = 800
 """Characters of an error that people still read."""
+LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+"""What torch.distributed says when another process has ended."""
 
 
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -88,7 +75,7 @@ class _Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(verb, what) for verb, (what, _) in VERBS.items()])
+            formatter.write_dl(list(VERBS.items()))
 
 
 @functools.cache
@@ -97,15 +84,19 @@ def _load(verb: str) -> click.Command:
     name = verb.replace("-", "_")
     command: click.Command = getattr(importlib.import_module(f"pidistill.cli.{name}"), name)
     command.params.append(DEBUG)
-    example = f"Example: {VERBS[verb][1]}"
-    command.epilog = f"{command.epilog}\n\n{example}" if command.epilog else example
+    example = f"Example: pidistill {verb} {EXAMPLES[verb]}"
+    command.epilog = "\n\n".join(filter(None, [command.epilog, example]))
     return command
 
 
 @click.group(
     cls=_Verbs,
     name="pidistill",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
 )
 @click.version_option(__version__)
 @click.pass_context
@@ -142,8 +133,9 @@ def main(arguments: list[str] | None = None) -> int:
         interrupted = True
         raise KeyboardInterrupt
 
+    arguments = sys.argv[1:] if arguments is None else arguments
+    state = {"debug": False, "arguments": arguments}
     previous = signal.signal(signal.SIGINT, interrupt)
-    state = {"debug": False}
     try:
         code = pidistill.main(arguments, prog_name="pidistill", standalone_mode=False, obj=state)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -154,29 +146,49 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if interrupted:  # a library that was being imported made another error of it
             return _interrupted()
-        return _fail(error, state["debug"])
+        return _fail(error, bool(state["debug"]))
     finally:
         signal.signal(signal.SIGINT, previous)
     return code if isinstance(code, int) else 0
-
-
-def _fail(error: Exception, debug: bool) -> int:
-    """Print the error, unless another of several processes has; a bug is raised again."""
-    if not is_first_to_fail():
-        return EXIT_BAD_INPUT
-    message = one_line(error)
-    if message is None:
-        raise error
-    if debug:
-        traceback.print_exception(error)
-    line = " ".join(message.split())
-    if len(line) > LONGEST_LINE:  # of a value that is beyond reason
-        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4 :]}"
-    click.echo(f"error: {line}", err=True)
-    return EXIT_BAD_INPUT
 
 
 def _interrupted() -> int:
     if is_main_process():
         click.echo("interrupted", err=True)
     return EXIT_INTERRUPTED
+
+
+def _fail(error: Exception, debug: bool) -> int:
+    """Print the error, unless another of several processes has; a bug is raised again."""
+    if not is_first_to_fail():
+        return EXIT_BAD_INPUT
+    line = one_line(error)
+    if line is None:
+        raise error
+    if debug:
+        traceback.print_exception(error)
+    if len(line) > LONGEST_LINE:  # of a value that is beyond reason
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4 :]}"
+    click.echo(f"error: {line}", err=True)
+    return EXIT_BAD_INPUT
+
+
+def one_line(error: Exception) -> str | None:
+    """What to print for bad input, and for what a machine may do to a run; None for a bug."""
+    text = " ".join(str(error).split())
+    if isinstance(error, click.ClickException):
+        return " ".join(error.format_message().split())
+    if isinstance(error, (PidistillError, OSError)):
+        return text
+    if _is_out_of_memory(error):
+        return f"out of memory: {text[:200]}; lower the batch size, or cut it into micro-batches"
+    if isinstance(error, RuntimeError) and any(word in text.lower() for word in LOST_PEER):
+        return f"another process of this run is gone: {text[:200]}"
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

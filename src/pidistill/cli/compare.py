@@ -1,12 +1,21 @@
 """`pidistill compare`: several runs on equal terms, in one table."""
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pidistill.cli.console import Out, best_device, device_option, json_option
+from pidistill.cli.console import (
+    NOT_NEGATIVE,
+    PATH,
+    Out,
+    best_device,
+    command_line,
+    device_option,
+    json_option,
+)
 from pidistill.cli.run import train
 
 if TYPE_CHECKING:
@@ -15,18 +24,18 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR]...")
+@click.argument("folders", nargs=-1, type=PATH, metavar="[DIR]...")
 @click.option(
     "--recipe",
     "recipe_file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="TOML file with a teacher, a budget, runs and sweeps; what is missing is trained.",
 )
 @click.option(
     "--out",
     "folder",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Folder of the comparison. Default with --recipe: comparisons/NAME-OF-FILE.",
 )
@@ -36,12 +45,11 @@ if TYPE_CHECKING:
     help="For DIR...: what Frechet distances are taken to. Default: what they were evaluated on.",
 )
 @click.option("--num", type=click.IntRange(min=2), help="For DIR...: samples.  [default: 5000]")
-@click.option("--seed", type=click.IntRange(min=0), help="For DIR...: of noise.  [default: 0]")
+@click.option("--seed", type=NOT_NEGATIVE, help="For DIR...: of noise.  [default: 0]")
 @click.option(
     "--cost-repeats",
-    type=click.IntRange(min=0),
+    type=NOT_NEGATIVE,
     default=3,
-    show_default=True,
     metavar="N",
     help="How often the cost of a step is measured, all configurations in turn; 0: never.",
 )
@@ -64,8 +72,7 @@ def compare(
     what was cut is resumed, what is finished is kept. Several commands with one --out share the
     training.
     """
-    from pidistill.comparison.existing import plan_folders
-    from pidistill.comparison.plan import plan_recipe
+    from pidistill.comparison.plan import plan_folders, plan_recipe
     from pidistill.comparison.recipe import read_recipe
 
     if bool(folders) == (recipe_file is not None):
@@ -73,49 +80,35 @@ def compare(
     out = Out(as_json)
     if recipe_file is None:
         plan = plan_folders(
-            list(folders),
-            reference=reference,
-            num_samples=5000 if num is None else num,
-            seed=seed or 0,
+            list(folders), reference=reference, num_samples=num or 5000, seed=seed or 0
         )
-        command = f"pidistill compare {' '.join(map(str, folders))} --num {plan.num_samples}"
-        command += f" --seed {plan.evaluation_seed}"
-        command += f" --reference {plan.reference}" if plan.reference else ""
     else:
         for name, value in (("--reference", reference), ("--num", num), ("--seed", seed)):
             if value is not None:
                 raise click.UsageError(f"{name} is set in the recipe; leave it out")
         folder = folder or Path("comparisons") / recipe_file.stem
         plan = plan_recipe(read_recipe(recipe_file), folder)
-        command = f"pidistill compare --recipe {recipe_file} --out {folder}"
     plan.teacher.to(best_device(device))
-    command += f" --cost-repeats {cost_repeats}" + (f" --device {device}" if device else "")
     with tempfile.TemporaryDirectory() as scratch:
         comparison = _train_and_measure(out, plan, Path(folder or scratch) / "samples")
-    _present(out, comparison, folder, command, cost_repeats)
+    _present(out, comparison, folder, cost_repeats)
 
 
 def _train_and_measure(out: Out, plan: "Plan", store: Path) -> "Comparison":
     """Train what is missing, and measure everything; samples are kept in `store`."""
     from pidistill.comparison.measure import Measurement
-    from pidistill.comparison.train import train_missing
+    from pidistill.comparison.runs import PlannedRun, train_missing
     from pidistill.training.assemble import build_trainer
 
+    def train_run(name: str, run: PlannedRun) -> None:
+        train(build_trainer(run.config, run.folder), out, name)
+
     measurement = Measurement(plan, store, out.progress)
-    failures = {}
-    if plan.recipe is not None:
-        failures = train_missing(
-            plan,
-            lambda name, run: train(build_trainer(run.config, run.folder), out, name),
-            out.say,
-        )
-    with out.progress("measuring", len(plan.runs()), "runs") as advance:
-        return measurement.comparison(failures, on_run=advance)
+    failures = {} if plan.recipe is None else train_missing(plan.runs(), train_run, out.say)
+    return measurement.comparison(failures)
 
 
-def _present(
-    out: Out, comparison: "Comparison", folder: Path | None, command: str, cost_repeats: int
-) -> None:
+def _present(out: Out, comparison: "Comparison", folder: Path | None, cost_repeats: int) -> None:
     """Measure the costs of steps, print the tables, and write them to `folder`.
 
     They are written before the costs are measured, too, since that may be interrupted.
@@ -125,14 +118,15 @@ def _present(
     from pidistill.comparison.table import as_json, legend, tables
     from pidistill.machine import machine
 
-    provenance = {"command": command, **machine()}
+    provenance = {"command": command_line(), **machine()}
     if folder is not None:
         write_files(folder, comparison, provenance)
-    rows = [row for of_section in comparison.rows.values() for row in of_section if row.metrics]
-    configs = {row.configuration.identity: row.configuration.config for row in rows}
-    with out.progress("timing steps", cost_repeats * len(configs), "measurements") as advance:
-        costs = median_costs(configs, cost_repeats, on_measured=advance, say=out.say)
-    comparison.costs.update(costs)
+    measured = {r.identity for rows in comparison.rows.values() for r in rows if r.metrics}
+    configs = {
+        c.identity: c.config for c in comparison.plan.configurations() if c.identity in measured
+    }
+    costs = median_costs(configs, cost_repeats, out.progress, out.say)
+    comparison = dataclasses.replace(comparison, costs=costs)
     for section in comparison.plan.sections:
         for cells in tables(comparison, section):
             out.table(section.title, cells.columns, cells.lines)

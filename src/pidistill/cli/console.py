@@ -2,8 +2,10 @@
 
 import json
 import logging
+import shlex
 import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,27 +17,28 @@ from pidistill.errors import PidistillError
 from pidistill.processes import is_main_process
 from pidistill.progress import Advance, progress
 
+PATH = click.Path(path_type=Path)
+POSITIVE, NOT_NEGATIVE = click.IntRange(min=1), click.IntRange(min=0)
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Put one JSON object on stdout, the rest on stderr."
 )
 device_option = click.option(
-    "--device", default=None, metavar="NAME", help="Where to compute, such as cuda or cpu."
+    "--device", metavar="NAME", help="Where to compute, such as cuda or cpu."
 )
 steps_option = click.option(
     "--steps",
-    type=click.IntRange(min=1),
-    default=None,
+    type=POSITIVE,
     metavar="K",
     help="Evaluations of a student (default: as trained, 1), or a teacher's nodes (default 40).",
 )
 ema_option = click.option(
-    "--ema", type=float, default=None, metavar="RATE", help="Averaging rate of the weights; 0: raw."
+    "--ema", type=float, metavar="RATE", help="Averaging rate of the weights; 0: raw."
 )
 batch_size_option = click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=POSITIVE,
     default=256,
-    show_default=True,
     help="Samples evaluated at once; it does not change them.",
 )
 
@@ -79,6 +82,12 @@ class Out:
     def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advance]:
         """Show progress on stderr; arguments as in `pidistill.progress.progress`."""
         return progress(title, total, unit, console=self.stderr)
+
+
+def command_line() -> str:
+    """The command that is running, as it was typed."""
+    arguments = click.get_current_context().find_root().obj["arguments"]
+    return shlex.join(["pidistill", *arguments])
 
 
 def duration(seconds: float) -> str:

@@ -1,22 +1,16 @@
 """`pidistill distill`: a teacher into a one-step student."""
 
 import difflib
-from pathlib import Path
 from typing import Any
 
 import click
 
 from pidistill import methods
-from pidistill.cli.console import Out, json_option
-from pidistill.cli.run import (
-    list_of_presets,
-    parse_assignment,
-    run_folder,
-    train_or_estimate,
-    training_options,
-)
+from pidistill.cli.console import json_option
+from pidistill.cli.run import list_of_presets, run_verb, training_options
 from pidistill.errors import PidistillError
-from pidistill.library import DEFAULT_PRESET, resolve_config
+from pidistill.library import DEFAULT_PRESET
+from pidistill.training.config import RunConfig
 
 
 def _known_method(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
@@ -31,38 +25,22 @@ def _known_method(_: click.Context, __: click.Parameter, name: str | None) -> st
 @click.command(epilog=list_of_presets(DEFAULT_PRESET, lambda method: method != "denoising"))
 @click.option(
     "--method",
-    default=None,
     metavar="NAME",
     callback=_known_method,
     help=f"How to distil: {', '.join(methods.NAMES)}; by default that of the preset, pid.",
 )
 @training_options()
 @json_option
-def distill(
-    method: str | None,
-    folder: Path | None,
-    preset: str | None,
-    file: Path | None,
-    assignments: tuple[str, ...],
-    resume: bool,
-    dry_run: bool,
-    as_json: bool,
-    **fields: Any,
-) -> None:
+def distill(method: str | None, **options: Any) -> None:
     """Distil a teacher into a student that samples in one network evaluation.
 
     DIR becomes the run folder: config.toml, student.safetensors, averaged weights,
     metrics.jsonl, previews, and state/ for resuming.
     """
-    out = Out(as_json)
-    named = {} if method is None else {"method": {"name": method}}  # `--set` refers to it
-    config = resolve_config(
-        run_folder(folder, dry_run, resume),
-        [named, *map(parse_assignment, assignments), fields],
-        preset=preset,
-        file=file,
-        resume=resume,
-    )
+    named = {} if method is None else {"method": {"name": method}}
+    run_verb("student", [named], DEFAULT_PRESET, _require_teacher, **options)
+
+
+def _require_teacher(config: RunConfig) -> None:
     if config.teacher is None:
         raise PidistillError("no teacher is named; add --teacher SPEC, such as --teacher digits")
-    train_or_estimate(config, folder, dry_run, out, "student")

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from pidistill.cli.console import Out, ema_option, json_option
+from pidistill.cli.console import PATH, Out, ema_option, json_option
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=PATH, metavar="DIR")
 @click.option(
     "--to",
     type=click.Choice(["diffusers", "onnx", "run"]),
@@ -19,7 +19,7 @@ from pidistill.cli.console import Out, ema_option, json_option
 @click.option(
     "--out",
     "path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     metavar="PATH",
     help="A new or empty folder; for onnx a new file FILE.onnx.",
@@ -28,22 +28,17 @@ from pidistill.cli.console import Out, ema_option, json_option
 @click.option(
     "--license",
     "licence",
-    default=None,
     metavar="NAME",
     help="Licence of the teacher, for the model card, such as cc-by-nc-sa-4.0.",
 )
 @click.option(
     "--push-to-hub",
     "repo_id",
-    default=None,
     metavar="OWNER/NAME",
     help="Also upload it, with its card, to this repository of the Hugging Face hub.",
 )
 @click.option(
-    "--private/--public",
-    default=True,
-    show_default=True,
-    help="Who sees a repository that --push-to-hub makes.",
+    "--private/--public", default=True, help="Who sees a repository that --push-to-hub makes."
 )
 @json_option
 def export(

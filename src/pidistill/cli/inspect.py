@@ -1,17 +1,21 @@
 """`pidistill inspect`: what a teacher, a data set or a run folder is; no file is executed."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pidistill.cli.console import Out, duration, json_option
-from pidistill.cli.standing import standing
+from pidistill.errors import PidistillError
+from pidistill.files import is_held, read_json
 from pidistill.paths import user_path
 from pidistill.report.numbers import figures
+from pidistill.settings import read_toml
+from pidistill.training.config import CONFIG_FILE
+from pidistill.training.log import LOG_FILE, read_log
 
-DATA_KINDS = ("folder",)
 BUNDLED = ("digits", "glyphs")
 """Both a teacher and the data set it was trained on."""
 
@@ -24,12 +28,11 @@ def inspect(name: str, as_json: bool) -> None:
 
     Nothing in a file is executed, and a run needs no plug-in that its method or network came from.
     """
-    out = Out(as_json)
-    path, kind = user_path(name), name.partition(":")[0]
+    out, path = Out(as_json), user_path(name)
     facts: dict[str, Any] = {"name": name}
-    if any((path / file).is_file() for file in ("config.toml", "network.json")):
+    if any((path / file).is_file() for file in (CONFIG_FILE, "network.json")):
         facts.update(_folder_facts(path))
-    elif kind in DATA_KINDS:
+    elif name.startswith("folder:"):
         facts.update(kind="data", **_data_facts(name))
     else:
         facts.update(_teacher_facts(name))
@@ -75,13 +78,12 @@ def _data_facts(spec: str) -> dict[str, Any]:
 
 def _folder_facts(folder: Path) -> dict[str, Any]:
     """What the folder of a run or of a native teacher says, in the order of interest."""
-    from pidistill.files import read_json
     from pidistill.training.checkpoint import best_checkpoint
 
     facts: dict[str, Any] = {}
     if (folder / "network.json").is_file():
         facts.update(_model_facts(folder))
-    if (folder / "config.toml").is_file():
+    if (folder / CONFIG_FILE).is_file():
         facts.update(standing(folder))
     best = best_checkpoint(folder / "state")
     if best is not None:
@@ -95,8 +97,6 @@ def _model_facts(folder: Path) -> dict[str, Any]:
     """What `network.json` says, and how large the weights are; the network is not built."""
     from safetensors import SafetensorError, safe_open
 
-    from pidistill.errors import PidistillError
-    from pidistill.files import read_json
     from pidistill.precondition import build_precondition
 
     description = read_json(folder / "network.json")
@@ -122,6 +122,59 @@ def _model_facts(folder: Path) -> dict[str, Any]:
 
 def _sigmas(model: Any) -> dict[str, float]:
     return {key: getattr(model, key) for key in ("sigma_min", "sigma_max", "sigma_data")}
+
+
+def standing(folder: Path) -> dict[str, Any]:
+    """Where the run in `folder` stands, by its files alone, as JSON values.
+
+    Always there: `state` (running, finished or stopped) and `next`, the command to type; what is
+    not known is left out. Raises `PidistillError` when the run's config or its log is damaged.
+    """
+    config, log = read_toml(folder / CONFIG_FILE), read_log(folder)
+    method, total = config.get("method"), config.get("max_train_steps")
+    facts = {
+        "trained_by": method.get("name") if isinstance(method, dict) else None,
+        "trained_on": config.get("teacher") or config.get("data"),
+        "seed": config.get("seed"),
+        "max_train_steps": total,
+    }
+    facts = {key: value for key, value in facts.items() if value is not None}
+    if log:
+        try:
+            facts.update(_progress(log[-1], total))
+        except (ArithmeticError, KeyError, TypeError) as error:
+            raise PidistillError(f"{folder / LOG_FILE} holds no log of a run: {error}") from error
+    facts["state"] = "finished" if log and log[-1]["step"] == total else "stopped"
+    if is_held(folder):
+        facts["state"] = "running"
+    facts["next"] = _next_command(folder, facts)
+    return facts
+
+
+def _progress(line: dict[str, Any], total: Any) -> dict[str, Any]:
+    """What the last line of the log says, and what follows from it."""
+    facts = {key: line[key] for key in ("step", "images", "seconds", "teacher_evals", "loss")}
+    if facts["seconds"] > 0:
+        facts["images_per_second"] = facts["images"] / facts["seconds"]
+        if facts["step"] < total:
+            facts["seconds_left"] = (total - facts["step"]) * facts["seconds"] / facts["step"]
+    return facts
+
+
+def _next_command(folder: Path, facts: dict[str, Any]) -> str:
+    name, is_teacher = str(folder), facts.get("trained_by") == "denoising"
+    if facts["state"] == "running":
+        words = ["inspect", name]
+    elif facts["state"] == "stopped":
+        verb = ["train-teacher", str(facts.get("trained_on"))] if is_teacher else ["distill"]
+        words = [*verb, "--out", name, "--resume"]
+    elif is_teacher:
+        words = ["distill", "--teacher", f"native:{folder}", "--out", "DIR"]
+    else:
+        shape = read_json(folder / "network.json").get("sample_shape")
+        suffix = "png" if isinstance(shape, list) and len(shape) == 3 else "npz"
+        words = ["sample", name, "-n", "100", "--out", f"samples.{suffix}"]
+    return shlex.join(["pidistill", *words])
 
 
 def _text(key: str, value: Any) -> str:

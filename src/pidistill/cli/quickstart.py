@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pidistill.cli.console import Out, json_option
+from pidistill.cli.console import NOT_NEGATIVE, PATH, POSITIVE, Out, command_line, json_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pidistill.training.trainer import StepReport, Trainer
 
 POINTS = 12
@@ -25,23 +27,15 @@ COARSE_NODES = 18
 @click.option(
     "--out",
     "folder",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=PATH,
     metavar="DIR",
     help="Run folder; by default quickstart, quickstart-2, ... in the current folder.",
 )
+@click.option("--max-train-steps", type=POSITIVE, default=2500, metavar="N")
 @click.option(
-    "--max-train-steps", type=click.IntRange(min=1), default=2500, show_default=True, metavar="N"
+    "--num", type=click.IntRange(min=2), default=5000, metavar="N", help="Samples to measure with."
 )
-@click.option(
-    "--num",
-    type=click.IntRange(min=2),
-    default=5000,
-    show_default=True,
-    metavar="N",
-    help="Samples to measure with.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S")
+@click.option("--seed", type=NOT_NEGATIVE, default=0, metavar="S")
 @json_option
 def quickstart(
     folder: Path | None, max_train_steps: int, num: int, seed: int, as_json: bool
@@ -60,13 +54,13 @@ def quickstart(
     folder = folder or _free_folder()
     fixed = {"teacher": "digits", "seed": seed, "max_train_steps": max_train_steps}
     trainer = build_trainer(resolve_config(folder, [fixed]), folder)
-    curve = _ErrorCurve(trainer)
+    errors: dict[int, float] = {}
     out.say(f"1/3  distilling the bundled digits teacher for {max_train_steps} steps into {folder}")
-    train(trainer, out, on_step=curve.measure)
+    train(trainer, out, on_step=_error_curve(trainer, errors))
     out.say(f"2/3  measuring with {num} samples")
     metrics, coarse = _measure(out, folder, num, seed)
     out.say("3/3  writing the report")
-    _report(out, trainer, metrics, coarse, curve.errors)
+    _report(out, trainer, metrics, coarse, errors)
     out.say(f"open {folder / 'report.html'} to look at the samples")
     out.say(
         f"done in {time.monotonic() - began:.0f} s; draw more: "
@@ -75,33 +69,29 @@ def quickstart(
     out.result(metrics)
 
 
-class _ErrorCurve:
-    """The student's RMS distance to the teacher's samples of the same noise, as it trains.
+def _error_curve(trainer: "Trainer", errors: dict[int, float]) -> "Callable[[StepReport], None]":
+    """What is to be called after every step to put `POINTS` RMS errors into `errors`, by step.
 
     The noise is of another seed than that of the metrics.
     """
+    import torch
 
-    def __init__(self, trainer: "Trainer") -> None:
-        import torch
+    from pidistill import Student, initial_noise, load_teacher, solve
 
-        from pidistill import Student, initial_noise, load_teacher, solve
+    student, steps = trainer.method.student, trainer.config.max_train_steps
+    assert isinstance(student, Student)
+    seed = trainer.config.seed + 1
+    teacher = load_teacher("digits", trainer.accelerator.device)
+    z = initial_noise(teacher, NUM_CURVE, seed=seed)
+    label = torch.arange(NUM_CURVE, device=z.device) % teacher.num_classes
+    target = solve(teacher, z, steps=40, label=label).x
 
-        config, student = trainer.config, trainer.method.student
-        assert isinstance(student, Student)
-        self.student = student
-        self.steps = config.max_train_steps
-        self.seed = config.seed + 1
-        teacher = load_teacher("digits", trainer.accelerator.device)
-        z = initial_noise(teacher, NUM_CURVE, seed=self.seed)
-        self.label = torch.arange(NUM_CURVE, device=z.device) % teacher.num_classes
-        self.target = solve(teacher, z, steps=40, label=self.label).x
-        self.errors: dict[int, float] = {}
+    def measure(report: "StepReport") -> None:
+        if report.step % max(1, steps // POINTS) == 0 or report.step == steps:
+            x = student.generate(NUM_CURVE, seed=seed, label=label).x
+            errors[report.step] = (x - target).square().mean().sqrt().item()
 
-    def measure(self, report: "StepReport") -> None:
-        """Add a point, if one is due."""
-        if report.step % max(1, self.steps // POINTS) == 0 or report.step == self.steps:
-            x = self.student.generate(NUM_CURVE, seed=self.seed, label=self.label).x
-            self.errors[report.step] = (x - self.target).square().mean().sqrt().item()
+    return measure
 
 
 def _measure(out: Out, folder: Path, num: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,10 +113,8 @@ def _measure(out: Out, folder: Path, num: int, seed: int) -> tuple[dict[str, Any
             "digits", "digits", metrics=["fid", "error"], steps=COARSE_NODES, **common
         )
     write_json(folder / "metrics.json", metrics)
-    coarse["ms_per_sample"] = (
-        metrics["teacher_ms_per_sample"] * coarse["nfe"] / metrics["teacher_nfe"]
-    )
-    return metrics, coarse
+    per_evaluation = metrics["teacher_ms_per_sample"] / metrics["teacher_nfe"]
+    return metrics, {**coarse, "ms_per_sample": per_evaluation * coarse["nfe"]}
 
 
 def _report(
@@ -146,11 +134,9 @@ def _report(
     from pidistill.students.trajectory import TrajectoryStudent
     from pidistill.teachers import load_teacher
 
-    config, folder, device = trainer.config, trainer.folder, trainer.accelerator.device
-    num, seed = metrics["num_samples"], config.seed
-    title = f"teacher, {COARSE_NODES} nodes of Heun"
+    folder, device, num = trainer.folder, trainer.accelerator.device, metrics["num_samples"]
     cells = [figures(coarse[KEYS[column]]) for column in COLUMNS[1:]]
-    rows = [[title, *cells], *metrics_rows(metrics)]
+    rows = [[f"teacher, {COARSE_NODES} nodes of Heun", *cells], *metrics_rows(metrics)]
     gain = metrics["teacher_ms_per_sample"] / metrics["ms_per_sample"]
     student = load_student(folder, device=device)
     assert isinstance(student, TrajectoryStudent)
@@ -172,17 +158,11 @@ def _report(
             f"{figures(metrics['reference_split_frechet_distance'])}."
         ),
         error_curve=errors,
-        provenance={
-            "command": (
-                f"pidistill quickstart --seed {seed} --max-train-steps {config.max_train_steps}"
-            ),
-            "recipe": "preset fast",
-            **machine(),
-        },
-        seed=seed,
+        provenance={"command": command_line(), "recipe": "preset fast", **machine()},
+        seed=trainer.config.seed,
         steps=TEACHER_STEPS,
     )
-    out.table(f"{num} samples, seed {seed}", COLUMNS, rows)
+    out.table(f"{num} samples, seed {trainer.config.seed}", COLUMNS, rows)
     print_context(out, metrics)
 
 

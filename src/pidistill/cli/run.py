@@ -1,5 +1,6 @@
-"""What the verbs that train share: their options, made from the run config, and the training."""
+"""What the verbs that train share: options made from the run config, training, and a dry run."""
 
+import datetime
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pidistill.cli.console import Out
-from pidistill.cli.dry_run import print_estimate
-from pidistill.cli.standing import print_end, print_stop
+from pidistill.cli.console import PATH, Out, duration
+from pidistill.cli.inspect import standing
 from pidistill.errors import PidistillError
-from pidistill.library import drive, stoppable
+from pidistill.library import drive, resolve_config, stoppable
 from pidistill.presets import preset_names, preset_summary, read_preset
+from pidistill.processes import is_main_process
+from pidistill.report.numbers import figures
 from pidistill.settings import nested, parse_toml_value
 from pidistill.training.config import RunConfig
 
@@ -23,13 +25,12 @@ TABLES = ("network", "method")
 """Fields of the run config that are tables: `--set` reaches into them."""
 
 BEFORE = (
-    click.option("--out", "folder", type=click.Path(path_type=Path), metavar="DIR"),
-    click.option("--preset", default=None, metavar="NAME", help="Settings to start from."),
+    click.option("--out", "folder", type=PATH, metavar="DIR"),
+    click.option("--preset", metavar="NAME", help="Settings to start from."),
     click.option(
         "--config",
         "file",
-        type=click.Path(path_type=Path),
-        default=None,
+        type=PATH,
         metavar="FILE",
         help="TOML file of settings; it overrides the preset, and flags override it.",
     ),
@@ -50,12 +51,21 @@ AFTER = (
     ),
 )
 
+COLUMNS = {
+    "steps": "step",
+    "images": "images",
+    "seconds": "seconds",
+    "images/s": "images_per_second",
+    "teacher evaluations": "teacher_evals",
+    "loss": "loss",
+}
+"""Which fact each column of the table at the end of a run shows."""
+
 
 def training_options(leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
-    """Add the options of a verb that trains: one for each field of the run config, and `--set`.
+    """The options of a verb that trains: one for each field of the run config, and `--set`.
 
-    Args:
-        leave_out: Fields that the verb decides itself.
+    The fields in `leave_out` are decided by the verb itself.
     """
     names = [name for name in RunConfig.model_fields if name not in (*TABLES, *leave_out)]
     options = [*BEFORE, *map(_option, names), *AFTER]
@@ -81,7 +91,7 @@ def _option(name: str) -> Callable[[Any], Any]:
     if origin is list:
         return click.option(flag, type=parse_toml_value, metavar="LIST", help=text)
     choice = click.Choice(typing.get_args(kind)) if origin is typing.Literal else kind
-    return click.option(flag, type=choice, default=None, help=text)
+    return click.option(flag, type=choice, help=text)
 
 
 def list_of_presets(default: str, method: Callable[[str], bool]) -> str:
@@ -92,38 +102,54 @@ def list_of_presets(default: str, method: Callable[[str], bool]) -> str:
     return "\n".join(["\b", f"Presets (default: {default}):", *lines])
 
 
-def run_folder(folder: Path | None, dry_run: bool, resume: bool) -> Path | None:
-    """The folder that a run's config depends on; None for a dry run that resumes nothing.
+def run_verb(
+    what: str,
+    below: list[dict[str, Any]],
+    default_preset: str,
+    require: Callable[[RunConfig], None],
+    *,
+    folder: Path | None,
+    preset: str | None,
+    file: Path | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Train `what`, the student or the teacher, as the options say; or print what that takes.
 
-    Raises `click.UsageError` if `--out` is missing.
+    Settings in the tables `below` are above the preset and the file, and below `--set` and
+    `fields`. `require` raises `PidistillError` if the config is not for this verb.
     """
+    out = Out(as_json)
     if folder is None and (resume or not dry_run):
         raise click.UsageError("Missing option '--out': name the folder of the run")
-    return folder if resume or not dry_run else None
+    config = resolve_config(
+        folder if resume or not dry_run else None,
+        [*below, *map(_parse_assignment, assignments), fields],
+        preset=preset,
+        default_preset=default_preset,
+        file=file,
+        resume=resume,
+    )
+    require(config)
+    if dry_run or folder is None:
+        _print_estimate(out, config)
+        return
+    from pidistill.training.assemble import build_trainer
+
+    train(build_trainer(config, folder), out)
+    if is_main_process():
+        _print_end(out, folder, what)
 
 
-def parse_assignment(text: str) -> dict[str, Any]:
-    """Parse `method.step=0.2` into nested tables; the value is TOML, or else a string.
-
-    Raises `PidistillError` when there is no key or no value.
-    """
+def _parse_assignment(text: str) -> dict[str, Any]:
+    """`method.step=0.2` as nested tables; the value is TOML, or else a string."""
     key, equals, value = text.partition("=")
     if not key.strip() or not equals:
         raise PidistillError(f"--set {text!r} is not KEY=VALUE, such as method.residual=velocity")
     return nested(key, parse_toml_value(value))
-
-
-def train_or_estimate(
-    config: RunConfig, folder: Path | None, dry_run: bool, out: Out, what: str
-) -> None:
-    """Train `what`, the student or the teacher; or print what that would take."""
-    from pidistill.training.assemble import build_trainer
-
-    if folder is None or dry_run:
-        print_estimate(out, config)
-        return
-    train(build_trainer(config, folder), out)
-    print_end(out, folder, what)
 
 
 def train(
@@ -140,6 +166,50 @@ def train(
         drive(trainer, should_stop, out.progress, title=title, on_step=on_step)
         # Or another process was asked to stop.
         interrupted = should_stop() or trainer.step < trainer.config.max_train_steps
-    if interrupted:
-        print_stop(out, trainer.folder, trainer.step)
-        raise KeyboardInterrupt
+    if not interrupted:
+        return
+    if is_main_process():
+        facts = standing(trainer.folder)
+        place = f"step {trainer.step} of {facts['max_train_steps']}"
+        text = f"{trainer.folder} is saved at {place}; next: {facts['next']}"
+        out.stderr.print(text, markup=False, soft_wrap=True)
+    raise KeyboardInterrupt
+
+
+def _print_end(out: Out, folder: Path, what: str) -> None:
+    """Print what the training took and came to."""
+    facts = standing(folder)
+    out.say(f"{folder} holds the {what} after {facts['step']} steps")
+    out.table("", ["", *COLUMNS], [[what, *(figures(facts.get(key)) for key in COLUMNS.values())]])
+    out.say(f"next: {facts['next']}")
+    keys = [key for key in COLUMNS.values() if key in facts]
+    out.result({"out": str(folder), **{key: facts[key] for key in keys}})
+
+
+def _print_estimate(out: Out, config: RunConfig) -> None:
+    """Measure a few steps of the run and print what it would take."""
+    from pidistill.training.estimate import estimate
+
+    facts = estimate(config)
+    now = datetime.datetime.now().astimezone()
+    end = now + datetime.timedelta(seconds=facts["seconds"])
+    facts["end"] = end.isoformat(timespec="seconds")
+    per_process = f"{facts['micro_batches_per_process']} x {facts['micro_batch']}"
+    rows = {
+        **{f"parameters of the {key}": n for key, n in facts["parameters"].items()},
+        "processes": f"{facts['processes']} ({facts['strategy']})",
+        "batch": f"{facts['batch_size']:,} ({per_process} in each process)",
+        f"peak memory of a process ({facts['device']})": f"{facts['peak_memory'] / 1e9:.2f} GB",
+        "student evaluations a step": facts["student_evaluations"],
+        "teacher evaluations a step": facts["teacher_evaluations"],
+        "teacher evaluations in all": facts["teacher_evaluations_in_all"],
+        "seconds a step": facts["seconds_per_step"],
+        "images/s": facts["images_per_second"],
+        "before the first step": duration(facts["preparation_seconds"]),
+        f"all {facts['max_train_steps']:,} steps": duration(facts["seconds"]),
+        "end": f"{end:%Y-%m-%d %H:%M}",
+    }
+    cells = [[key, v if isinstance(v, str) else figures(v)] for key, v in rows.items()]
+    out.table("what the run would take", ["", ""], cells)
+    out.say("nothing was written; measured on a few steps, without checkpoints and previews")
+    out.result(facts)

@@ -1,14 +1,16 @@
 """`pidistill sample`: pictures or arrays from a student or a teacher."""
 
-from collections.abc import Callable
+import math
 from functools import partial
-from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pidistill.cli.console import (
+    NOT_NEGATIVE,
+    PATH,
+    POSITIVE,
     Out,
     batch_size_option,
     best_device,
@@ -20,25 +22,26 @@ from pidistill.cli.console import (
 from pidistill.errors import PidistillError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
     from pidistill.ode import Solution
 
 
 @click.command()
 @click.argument("model", metavar="DIR")
-@click.option("-n", "--num", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("-n", "--num", type=POSITIVE, default=64)
+@click.option("--seed", type=NOT_NEGATIVE, default=0)
 @steps_option
 @click.option(
-    "--solver",
-    type=click.Choice(["heun", "euler"]),
-    default=None,
-    help="For a teacher only; heun unless named.",
+    "--solver", type=click.Choice(["heun", "euler"]), help="For a teacher only; heun unless named."
 )
-@click.option("--label", type=int, default=None, metavar="L", help="One class for all samples.")
+@click.option("--label", type=int, metavar="L", help="One class for all samples.")
 @click.option(
     "--out",
     "file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     metavar="FILE_or_DIR",
     help=".png for a grid, .npz for the array 'samples', or a folder for numbered PNGs.",
@@ -68,40 +71,18 @@ def sample(
     out = Out(as_json)
     import torch
 
-    from pidistill.evaluation.sampling import (
-        DECODED_AT_ONCE,
-        TEACHER_STEPS,
-        decoded,
-        open_model,
-        teacher_samples,
-    )
+    from pidistill.evaluation.sampling import DECODED_AT_ONCE, decoded
     from pidistill.processes import join_processes
-    from pidistill.sample_files import require_drawable, require_writable, write_samples
-    from pidistill.students.base import Student
-    from pidistill.training.run_folder import decoder_of_run
+    from pidistill.sample_files import require_writable, write_samples
 
     processes = join_processes()
-    opened = open_model(model, ema).to(best_device(device))
-    decoder: torch.nn.Module | None
-    draw: Callable[..., Solution]
-    if isinstance(opened, Student):
-        if solver is not None:
-            raise PidistillError(f"--solver {solver} is for teachers; {model} is a student")
-        decoder = decoder_of_run(Path(model), out.say)
-        draw = partial(opened.generate, steps=steps or opened.num_steps)
-    else:
-        decoder = opened.decoder
-        draw = partial(
-            teacher_samples, opened, steps=steps or TEACHER_STEPS, solver=solver or "heun"
-        )
-    if decoder is None:
-        require_drawable(file, opened.sample_shape)
+    draw, decoder = _open(out, model, ema, steps, solver, best_device(device), file)
     if processes.is_main:
         require_writable(file)
     # A batch that is cut elsewhere has other rounding errors.
-    unit = batch_size if decoder is None else lcm(batch_size, DECODED_AT_ONCE)
+    unit = batch_size if decoder is None else math.lcm(batch_size, DECODED_AT_ONCE)
     span = processes.span(num, unit)
-    own: list[tuple[torch.Tensor, int]] = []
+    own: list[tuple[Tensor, int]] = []
     with out.progress("sampling", len(span), "samples") as advance:
         if span:
             x, nfe = draw(
@@ -120,3 +101,33 @@ def sample(
     nfe = everything[0][1]
     out.say(f"{file}: {num} samples, {nfe} network evaluation(s) each, seed {seed}")
     out.result({"out": str(file), "num_samples": num, "nfe": nfe, "seed": seed})
+
+
+def _open(
+    out: Out,
+    name: str,
+    ema: float | None,
+    steps: int | None,
+    solver: str | None,
+    device: str,
+    file: Path,
+) -> "tuple[Callable[..., Solution], nn.Module | None]":
+    """What draws samples for `file`, and what turns them into images if they are latents."""
+    from pidistill.evaluation.sampling import TEACHER_STEPS, open_model, teacher_samples
+    from pidistill.sample_files import require_drawable
+    from pidistill.students.base import Student
+    from pidistill.training.run_folder import decoder_of_run
+
+    model = open_model(name, ema).to(device)
+    if isinstance(model, Student):
+        if solver is not None:
+            raise PidistillError(f"--solver {solver} is for teachers; {name} is a student")
+        decoder: nn.Module | None = decoder_of_run(Path(name), out.say)
+        draw: Callable[..., Solution] = partial(model.generate, steps=steps or model.num_steps)
+    else:
+        decoder = model.decoder
+        steps = steps or TEACHER_STEPS
+        draw = partial(teacher_samples, model, steps=steps, solver=solver or "heun")
+    if decoder is None:
+        require_drawable(file, model.sample_shape)
+    return draw, decoder

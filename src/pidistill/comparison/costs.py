@@ -1,4 +1,4 @@
-"""What a training step costs in time and memory, measured for all configurations in turn.
+"""What training costs in time and memory, and how many steps a budget pays for.
 
 The times of training runs are not comparable: the machine did other things during one than during
 another. Here every configuration takes a few steps in a fresh process, then the next one does, and
@@ -14,8 +14,11 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
+from pidistill.comparison.recipe import Budget
 from pidistill.errors import PidistillError
 from pidistill.machine import peak_memory
+from pidistill.methods.base import Method
+from pidistill.progress import Show
 from pidistill.training.config import RunConfig
 from pidistill.training.estimate import estimate
 
@@ -33,10 +36,9 @@ class Cost(NamedTuple):
 
 
 def measure_cost(config: RunConfig) -> Cost:
-    """Take a few steps of the run `config` in a fresh process; nothing is written.
+    """Take a few steps of the run `config` in a fresh process, whose exceptions are raised here.
 
-    Raises `PidistillError` when the loss is not finite; whatever else the process raises is raised
-    here, too.
+    Nothing is written. Raises `PidistillError` when the loss is not finite.
     """
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
@@ -44,33 +46,26 @@ def measure_cost(config: RunConfig) -> Cost:
 
 
 def median_costs(
-    configs: dict[str, RunConfig],
-    repeats: int,
-    *,
-    on_measured: Callable[[int], None] = lambda count: None,
-    say: Callable[[str], None] = lambda text: None,
+    configs: dict[str, RunConfig], repeats: int, progress: Show, say: Callable[[str], None]
 ) -> dict[str, Cost]:
-    """Measure all configurations in turn, `repeats` times, and return the medians.
+    """Measure all configurations in turn, `repeats` times, and return the medians by their keys.
 
-    Args:
-        configs: The configurations by any key.
-        repeats: How often each is measured.
-        on_measured: Called with 1 after every measurement.
-        say: Called with a line for a configuration that is left out: its loss is not finite, or it
-            lacks memory.
+    A configuration that fails, for its loss is not finite or it lacks memory, is left out and named
+    in a line to `say`.
     """
     found: dict[str, list[Cost]] = {key: [] for key in configs}
     failed: set[str] = set()
-    for _ in range(repeats):
-        for key in [key for key in configs if key not in failed]:
-            try:
-                found[key].append(measure_cost(configs[key]))
-            except (PidistillError, RuntimeError, MemoryError) as error:
-                failed.add(key)
-                say(f"{configs[key].method.name}: its steps cannot be timed: {error}")
-            on_measured(1)
+    with progress("timing steps", repeats * len(configs), "measurements") as advance:
+        for _ in range(repeats):
+            for key in [key for key in configs if key not in failed]:
+                try:
+                    found[key].append(measure_cost(configs[key]))
+                except (PidistillError, RuntimeError, MemoryError) as error:
+                    failed.add(key)
+                    say(f"{configs[key].method.name}: its steps cannot be timed: {error}")
+                advance(1)
     return {
-        key: Cost(*(statistics.median_low(values) for values in zip(*costs, strict=True)))
+        key: Cost(*map(statistics.median_low, zip(*costs, strict=True)))
         for key, costs in found.items()
         if costs
     }
@@ -80,9 +75,8 @@ def _cost_in_this_process(config: RunConfig) -> Cost:
     _load_libraries()
     before = 0 if torch.cuda.is_available() else peak_memory()
     facts = estimate(config)
-    return Cost(
-        facts["seconds_per_step"], facts["preparation_seconds"], max(0, peak_memory() - before)
-    )
+    memory = max(0, peak_memory() - before)
+    return Cost(facts["seconds_per_step"], facts["preparation_seconds"], memory)
 
 
 def _load_libraries() -> None:
@@ -92,3 +86,46 @@ def _load_libraries() -> None:
     optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(1, 1, device=accelerator.device)).sum().backward()
     optimizer.step()
+
+
+def steps_within(
+    budget: Budget,
+    config: RunConfig,
+    method: Method,
+    cost: Callable[[], Cost],
+    *,
+    own_steps: bool,
+    origin: str,
+) -> int:
+    """The training steps that `budget` pays for; `cost` is called for a budget in seconds only.
+
+    Where training spends none of the budget, `config.max_train_steps` decides, and only there may
+    the recipe set it (`own_steps`).
+
+    Raises `PidistillError`, which begins with `origin`, when the budget does not pay for one step,
+    or `max_train_steps` is set where the budget decides, or is not set where nothing else does.
+    """
+    if budget.images is not None:
+        before, per_step = 0.0, float(config.batch_size)
+    elif budget.teacher_evaluations is not None:
+        before = method.teacher_evaluations_before
+        per_step = config.batch_size * method.teacher_evaluations
+    else:
+        per_step, before, _ = cost()
+    left = budget.amount - before
+    if left < per_step:
+        raise PidistillError(
+            f"{origin} spends {before:,.6g} {budget.unit} before its first step and "
+            f"{per_step:,.6g} per step; the budget of {budget} does not pay for one step"
+        )
+    if own_steps and per_step:
+        raise PidistillError(
+            f"{origin} sets max_train_steps to {config.max_train_steps}, but the budget of "
+            f"{budget} determines it; remove max_train_steps"
+        )
+    if not own_steps and not per_step:
+        raise PidistillError(
+            f"{origin} spends no {budget.unit} in training, so the budget does not limit it; set "
+            "its max_train_steps"
+        )
+    return int(left // per_step) if per_step else config.max_train_steps

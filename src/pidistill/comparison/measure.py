@@ -1,20 +1,21 @@
 """Measuring the runs of a plan: the same noise, teacher's solution and reference for all."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pidistill import __version__
 from pidistill.comparison.plan import Configuration, Plan
+from pidistill.comparison.runs import progress_of
 from pidistill.comparison.table import METRICS, Comparison, Row, Spread
-from pidistill.comparison.train import progress_of
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation import evaluate
-from pidistill.evaluation.reference import Progress, Reference, read_reference
+from pidistill.evaluation.reference import Reference, read_reference
 from pidistill.files import read_json, sha256_of, write_json
+from pidistill.methods import method_class
 from pidistill.model_folder import load_student
 from pidistill.noise import device_of
+from pidistill.progress import Show, no_progress
 from pidistill.storage import tensors_sha256, weights_sha256
 from pidistill.students.base import Student
 from pidistill.teachers.fingerprint import teacher_fingerprint
@@ -22,24 +23,20 @@ from pidistill.teachers.fingerprint import teacher_fingerprint
 MEASURED_FILE = "comparison.json"
 """In a run folder: what comparisons measured of it, by the hash of what was measured and how."""
 
+ByNFE = dict[int, dict[str, float]]
+"""The metrics of a student, by NFE and name."""
+
 
 class Measurement:
     """Measures the teacher and the runs of a plan on the same terms."""
 
-    def __init__(self, plan: Plan, store: str | Path, progress: Progress | None = None) -> None:
-        """Measure the teacher, on its device.
+    def __init__(self, plan: Plan, store: str | Path, progress: Show = no_progress) -> None:
+        """Measure the teacher, on its device, before anything is trained.
 
-        To be done before the training: a reference that is missing or does not fit is an error.
-
-        Args:
-            plan: The plan.
-            store: Folder where samples are kept, so that the teacher is solved once for all runs.
-            progress: Shows progress (see `evaluate`).
-
-        Raises:
-            PidistillError: The reference is missing or damaged, or holds other samples.
+        Samples are kept in the folder `store`, so that the teacher is solved once for all runs.
+        Raises `PidistillError` when the reference is missing, damaged or holds other samples.
         """
-        self.plan, self.store = plan, Path(store)
+        self.plan, self.store, self.progress = plan, Path(store), progress
         self.reference, identity = _read_reference(plan.reference)
         self._terms = [
             teacher_fingerprint(plan.teacher),
@@ -50,35 +47,30 @@ class Measurement:
         ]
         self.teacher = self._evaluate(plan.teacher, progress=progress)
 
-    def comparison(
-        self, failures: dict[Path, str], on_run: Callable[[int], None] = lambda count: None
-    ) -> Comparison:
-        """Measure all runs.
+    def comparison(self, failures: dict[Path, str]) -> Comparison:
+        """Measure all runs, but those that failed: `failures` has their errors, by folder.
 
         What was measured of the same weights on the same terms before is read from the run folder.
         A run that cannot be measured, say since its samples are not finite, is a failure.
-
-        Args:
-            failures: Errors of the runs that failed, by folder; they are left out.
-            on_run: Called with 1 after every run.
         """
-        measured: dict[Path, dict[int, dict[str, float]]] = {}
+        measured: dict[Path, ByNFE] = {}
         failures = dict(failures)
-        for _, run in self.plan.runs():
-            if run.folder not in failures:
-                try:
-                    measured[run.folder] = self._measure(run.folder)
-                except PidistillError as error:
-                    failures[run.folder] = str(error)
-            on_run(1)
+        runs = self.plan.runs()
+        with self.progress("measuring", len(runs), "runs") as advance:
+            for _, run in runs:
+                if run.folder not in failures:
+                    try:
+                        measured[run.folder] = self._measure(run.folder)
+                    except PidistillError as error:
+                        failures[run.folder] = str(error)
+                advance(1)
         rows = {
             section.title: [_row(c, measured, failures) for c in section.configurations]
             for section in self.plan.sections
         }
         return Comparison(self.plan, self.teacher, rows)
 
-    def _measure(self, folder: Path) -> dict[int, dict[str, float]]:
-        """The metrics of the student in `folder`, by NFE."""
+    def _measure(self, folder: Path) -> ByNFE:
         student = load_student(folder, device=device_of(self.plan.teacher))
         file = folder / MEASURED_FILE
         kept: dict[str, Any] = read_json(file) if file.is_file() else {}
@@ -87,7 +79,7 @@ class Measurement:
         for steps in [k for k in self.plan.evaluations if student.takes(k)] or [student.num_steps]:
             key = sha256_of([weights, steps, *self._terms])
             if key not in kept:
-                metrics = self._evaluate(student, steps)
+                metrics = self._evaluate(student, steps=steps, teacher=self.plan.teacher)
                 kept[key] = {name: metrics[name] for name in METRICS if name in metrics}
                 write_json(file, kept)
             results[steps] = kept[key]
@@ -96,15 +88,13 @@ class Measurement:
     def _evaluate(
         self,
         model: Student | Denoiser,
+        *,
         steps: int | None = None,
-        progress: Progress | None = None,
+        teacher: Denoiser | None = None,
+        progress: Show = no_progress,
     ) -> dict[str, Any]:
-        """The metrics of a model on the terms of the plan: the one call of the evaluation."""
-        metrics = [] if self.reference is None else ["fid"]
-        teacher = None
-        if isinstance(model, Student):
-            metrics.append("error")
-            teacher = self.plan.teacher
+        """The metrics of a model on the terms of the plan; its error, if there is a teacher."""
+        metrics = [*(["fid"] if self.reference else []), *(["error"] if teacher else [])]
         return evaluate(
             model,
             self.reference,
@@ -120,24 +110,29 @@ class Measurement:
 
 
 def _row(
-    configuration: Configuration,
-    measured: dict[Path, dict[int, dict[str, float]]],
-    failures: dict[Path, str],
+    configuration: Configuration, measured: dict[Path, ByNFE], failures: dict[Path, str]
 ) -> Row:
-    """Sum up the runs of a configuration; `measured` has those that succeeded."""
-    folders = [run.folder for run in configuration.runs if run.folder in measured]
-    of_seeds = [measured[folder] for folder in folders]
-    spent = [progress_of(folder) for folder in folders]
-    metrics = {
-        steps: {name: Spread.over([one[steps][name] for one in of_seeds]) for name in of_first}
-        for steps, of_first in (of_seeds[0] if of_seeds else {}).items()
-    }
+    """Sum up the runs of a configuration."""
+    config, runs = configuration.config, configuration.runs
+    succeeded = [run.folder for run in runs if run.folder in measured]
+    found = [measured[folder] for folder in succeeded]
+    spent = [progress_of(folder) for folder in succeeded]
     return Row(
-        configuration,
-        metrics,
-        [progress["seconds"] for progress in spent],
-        spent[0]["teacher_evals"] if spent else None,
-        {r.config.seed: failures[r.folder] for r in configuration.runs if r.folder in failures},
+        name=configuration.name,
+        method=config.method.name,
+        identity=configuration.identity,
+        folders=[run.folder for run in runs],
+        seeds=[run.config.seed for run in runs],
+        needs=method_class(config.method.name).needs,
+        steps=config.max_train_steps,
+        images=config.max_train_steps * config.batch_size,
+        metrics={
+            steps: {name: Spread.over([one[steps][name] for one in found]) for name in of_first}
+            for steps, of_first in (found[0] if found else {}).items()
+        },
+        teacher_evals=spent[0]["teacher_evals"] if spent else None,
+        train_seconds=[progress["seconds"] for progress in spent] or None,
+        failures={r.config.seed: failures[r.folder] for r in runs if r.folder in failures} or None,
     )
 
 

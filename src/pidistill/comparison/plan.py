@@ -1,39 +1,31 @@
-"""From a recipe, or from run folders, to a plan: runs, their settings, their folders.
+"""From a recipe, or from run folders, to a plan: what is compared, and on what terms.
 
 The folder of a run is named after the hash of its configuration: a run with other settings, another
 teacher or another budget is never mistaken for it.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 from pidistill import __version__
-from pidistill.comparison.budget import steps_within
-from pidistill.comparison.costs import Cost, measure_cost
+from pidistill.comparison.costs import Cost, measure_cost, steps_within
 from pidistill.comparison.recipe import Recipe, RunEntry, Sweep
-from pidistill.data import Dataset, fingerprint, load_data
+from pidistill.comparison.runs import PlannedRun, deciding_settings, progress_of
+from pidistill.data import fingerprint, load_data
 from pidistill.denoiser import Denoiser
+from pidistill.errors import PidistillError
 from pidistill.files import read_json, sha256_of, write_json
 from pidistill.methods import method_class
 from pidistill.teachers import load_teacher
 from pidistill.teachers.fingerprint import teacher_fingerprint
 from pidistill.training.assemble import build_method
-from pidistill.training.config import CHANGEABLE, RunConfig, parse_config, read_preset
-
-NOT_IDENTITY = {*CHANGEABLE, "seed", "teacher", "data"} - {"max_train_steps"}
-"""Settings that do not distinguish configurations: for teacher and data their content does."""
+from pidistill.training.config import RunConfig, parse_config, read_preset
+from pidistill.training.run_folder import read_config
 
 PACES_FILE = "paces.json"
 """In the folder of a comparison with a budget in seconds: the measured costs, by configuration."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedRun:
-    """One training run."""
-
-    config: RunConfig
-    folder: Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +42,6 @@ class Configuration:
     def config(self) -> RunConfig:
         """The config of its first run."""
         return self.runs[0].config
-
-    @property
-    def needs(self) -> str:
-        """What its method trains on: noise, images or pairs."""
-        return method_class(self.config.method.name).needs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +69,13 @@ class Plan:
     sections: list[Section]
     recipe: Recipe | None = None
 
+    def configurations(self) -> list[Configuration]:
+        """Those of all sections."""
+        return [c for section in self.sections for c in section.configurations]
+
     def seeds(self) -> list[int]:
         """The training seeds of all runs."""
-        every = (c for section in self.sections for c in section.configurations)
-        return list(dict.fromkeys(run.config.seed for c in every for run in c.runs))
+        return list(dict.fromkeys(r.config.seed for c in self.configurations() for r in c.runs))
 
     def runs(self) -> list[tuple[str, PlannedRun]]:
         """Every run once, with a name: equal configurations of several sections share their runs.
@@ -94,35 +84,14 @@ class Plan:
         interrupted comparison says something about all of them.
         """
         found: dict[Path, tuple[str, PlannedRun]] = {}
-        for seed in self.seeds():
-            for section in self.sections:
-                prefix = f"{section.title}: " if section.sweep else ""
-                for configuration in section.configurations:
-                    name = f"{prefix}{configuration.name}, seed {seed}"
-                    for run in configuration.runs:
-                        if run.config.seed == seed:
-                            found.setdefault(run.folder, (name, run))
-        return list(found.values())
-
-
-def identity_of(config: RunConfig, teacher: str, data: str | None) -> str:
-    """The hash of all that decides the results of a run, except its seed.
-
-    Args:
-        config: The run's config.
-        teacher: `teacher_fingerprint` of its teacher.
-        data: Fingerprint of the images that it trains on; None if it trains on none.
-    """
-    return sha256_of([deciding_settings(config), teacher, data, __version__])
-
-
-def deciding_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings that decide the results, except the seed, as JSON values.
-
-    Defaults are left out, so that a setting that is added later does not change the identity.
-    """
-    settings = config.model_dump(mode="json", exclude=NOT_IDENTITY, exclude_defaults=True)
-    return {**settings, "method": {**settings["method"], "name": config.method.name}}
+        for section in self.sections:
+            prefix = f"{section.title}: " if section.sweep else ""
+            for configuration in section.configurations:
+                for run in configuration.runs:
+                    name = f"{prefix}{configuration.name}, seed {run.config.seed}"
+                    found.setdefault(run.folder, (name, run))
+        seeds = self.seeds()
+        return sorted(found.values(), key=lambda named: seeds.index(named[1].config.seed))
 
 
 def plan_recipe(recipe: Recipe, out: str | Path) -> Plan:
@@ -161,11 +130,8 @@ class _Planner:
         self.recipe, self.out = recipe, out
         self.teacher = load_teacher(recipe.teacher)
         self.teacher_identity = teacher_fingerprint(self.teacher)
-        self.data: Dataset | None = None
-        self.data_identity: str | None = None
-        if recipe.data is not None:
-            self.data = load_data(recipe.data)
-            self.data_identity = fingerprint(self.data)
+        self.data = None if recipe.data is None else load_data(recipe.data)
+        self.data_identity = None if self.data is None else fingerprint(self.data)
 
     def configuration(self, entry: RunEntry, shared: dict[str, Any], origin: str) -> Configuration:
         """Plan the runs of `entry`, whose settings override `shared`."""
@@ -179,25 +145,22 @@ class _Planner:
             recipe.budget,
             config,
             build_method(config, self.teacher, self.data if config.data else None),
-            lambda: self._kept_cost(config),
+            functools.partial(self._kept_cost, config),
             own_steps=any("max_train_steps" in settings for settings in own),
             origin=origin,
         )
-        planned = config.model_copy(update={"max_train_steps": steps})
-        identity = self._identity(planned)
-        folder = self.out / "runs" / f"{config.method.name}-{identity[:10]}"
-        runs = [
-            PlannedRun(
-                planned.model_copy(update={"seed": seed}),
-                folder.with_name(f"{folder.name}-seed{seed}"),
-            )
-            for seed in recipe.seeds
-        ]
+        config = config.model_copy(update={"max_train_steps": steps})
+        identity = self._identity(config)
+        runs = []
+        for seed in recipe.seeds:
+            name = f"{config.method.name}-{identity[:10]}-seed{seed}"
+            of_seed = config.model_copy(update={"seed": seed})
+            runs.append(PlannedRun(of_seed, self.out / "runs" / name))
         return Configuration(entry.name, identity, runs)
 
     def _identity(self, config: RunConfig) -> str:
         data = self.data_identity if config.data else None
-        return identity_of(config, self.teacher_identity, data)
+        return sha256_of([deciding_settings(config), self.teacher_identity, data, __version__])
 
     def _kept_cost(self, config: RunConfig) -> Cost:
         """The cost of a configuration as first measured, so that its runs can be resumed."""
@@ -209,3 +172,62 @@ class _Planner:
             self.out.mkdir(parents=True, exist_ok=True)
             write_json(file, kept)
         return Cost(**kept[key])
+
+
+def plan_folders(
+    folders: list[Path], *, reference: str | None = None, num_samples: int = 5000, seed: int = 0
+) -> Plan:
+    """Plan to measure the runs in `folders` on equal terms, as far as they are trained.
+
+    Runs that differ in their seed only become one configuration. Without a `reference` it is what
+    the runs were evaluated on, if it is the same for all.
+
+    Raises `PidistillError` when the runs do not share their teacher, one has no finished training
+    step, or two have the same configuration and seed.
+    """
+    runs = [PlannedRun(_config_so_far(folder), folder) for folder in folders]
+    spec = runs[0].config.teacher
+    for run in runs:
+        if run.config.teacher is None:
+            raise PidistillError(f"{run.folder} was not distilled from a teacher; leave it out")
+        if run.config.teacher != spec:
+            raise PidistillError(
+                f"{run.folder} has the teacher {run.config.teacher}, {folders[0]} has {spec}; "
+                "compare runs of one teacher"
+            )
+    files = [folder / "metrics.json" for folder in folders]
+    references = {read_json(file).get("reference") for file in files if file.is_file()}
+    return Plan(
+        f"{len(folders)} runs",
+        "The table says what the runs spent.",
+        load_teacher(str(spec)),
+        reference or (references.pop() if len(references) == 1 else None),
+        num_samples,
+        seed,
+        [1, 2, 4],
+        [Section("Runs", _configurations_of(runs))],
+    )
+
+
+def _config_so_far(folder: Path) -> RunConfig:
+    """The config of the run as far as it was trained."""
+    config, step = read_config(folder), progress_of(folder).get("step", 0)
+    if not step:
+        raise PidistillError(f"{folder} has no finished training step; train it first")
+    return config.model_copy(update={"max_train_steps": step})
+
+
+def _configurations_of(runs: list[PlannedRun]) -> list[Configuration]:
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        identity = sha256_of([deciding_settings(run.config), run.config.teacher, run.config.data])
+        groups.setdefault(identity, []).append(run)
+    unique = len({run.folder.name for run in runs}) == len(runs)
+    configurations = []
+    for identity, group in groups.items():
+        named = ", ".join(run.folder.name if unique else str(run.folder) for run in group)
+        if len({run.config.seed for run in group}) < len(group):
+            raise PidistillError(f"{named} have the same configuration and seed; keep one of them")
+        name = f"{group[0].config.method.name} ({named})"
+        configurations.append(Configuration(name, identity, group))
+    return configurations

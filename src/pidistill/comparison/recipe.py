@@ -12,20 +12,25 @@ import pydantic
 from pidistill.settings import STRICT, nested, read_toml, validate
 
 SHARED = {"seed": "seeds", "teacher": "teacher", "data": "data"}
-"""Settings of a run that the recipe sets for all of them, and the key that does."""
+"""Settings that are the same for all runs, and the key of the recipe that sets them."""
 
 
 def _without_shared(settings: dict[str, Any]) -> dict[str, Any]:
-    for key, of_recipe in SHARED.items():
-        if key in settings:
-            raise ValueError(
-                f"{key} cannot differ between the runs of a recipe; set {of_recipe} at its top"
-            )
+    for key in SHARED.keys() & settings.keys():
+        raise ValueError(
+            f"{key} cannot differ between the runs of a recipe; set {SHARED[key]} at its top"
+        )
     return settings
 
 
+def _require_distinct(what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{what} {name!r} is given twice")
+
+
 _Settings = Annotated[dict[str, Any], pydantic.AfterValidator(_without_shared)]
-"""Settings as in a run's config, without those that the recipe sets for all."""
+_Name = Annotated[str, pydantic.Field(min_length=1)]
 
 
 class _Table(pydantic.BaseModel):
@@ -51,8 +56,7 @@ class Budget(_Table):
     @property
     def amount(self) -> float:
         """How much may be spent, in `unit`."""
-        (amount,) = self.model_dump(exclude_none=True).values()
-        return float(amount)
+        return float(self.teacher_evaluations or self.images or self.seconds or 0)
 
     @property
     def unit(self) -> str:
@@ -61,14 +65,13 @@ class Budget(_Table):
         return str(key).replace("_", " ")
 
     def __str__(self) -> str:
-        """For people: "320,000 images"."""
         return f"{self.amount:,.10g} {self.unit}"
 
 
 class RunEntry(_Table):
     """A table `[[run]]`."""
 
-    name: str = pydantic.Field(min_length=1)
+    name: _Name
     """Its name in tables and plots."""
     preset: str = "fast"
     """The preset that its settings override."""
@@ -79,7 +82,7 @@ class RunEntry(_Table):
 class Sweep(_Table):
     """A table `[[sweep]]`: one run with one thing varied."""
 
-    name: str = pydantic.Field(min_length=1)
+    name: _Name
     """Its title."""
     about: str = ""
     """The question it answers, for the page."""
@@ -111,17 +114,16 @@ class Sweep(_Table):
             for name, change in changes.items()
         ]
 
-    def numbers(self) -> list[float] | None:
-        """The values as numbers for an axis; None unless all are numbers."""
-        if not self.values or any(type(value) not in (int, float) for value in self.values):
-            return None
-        return [float(value) for value in self.values]
+    @property
+    def is_numeric(self) -> bool:
+        """Whether all values are numbers, which make an axis."""
+        return bool(self.values) and all(type(value) in (int, float) for value in self.values)
 
 
 class Recipe(_Table):
     """A comparison: what is compared, and on what terms."""
 
-    title: str = pydantic.Field(min_length=1)
+    title: _Name
     teacher: str
     """Teacher spec."""
     data: str | None = None
@@ -163,15 +165,9 @@ def read_recipe(path: str | Path) -> Recipe:
     Raises `PidistillError` on the first problem: the file is missing or not TOML, a key is unknown
     (the message names the nearest known one), a value is out of range.
     """
-    return validate(Recipe, read_toml(Path(path)), str(path))
+    return validate(Recipe, read_toml(path), str(path))
 
 
 def file_name(title: str) -> str:
     """A title as a file name: letters and digits in lower case, and dashes."""
     return "".join(letter if letter.isalnum() else "-" for letter in title.lower())
-
-
-def _require_distinct(what: str, names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{what} {name!r} is given twice")

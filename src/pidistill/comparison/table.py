@@ -2,10 +2,11 @@
 
 import dataclasses
 import statistics
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pidistill.comparison.costs import Cost
-from pidistill.comparison.plan import Configuration, Plan, Section
+from pidistill.comparison.plan import Plan, Section
 from pidistill.report.numbers import figures
 
 METRICS = {"rms_error": "error", "frechet_distance": "FD"}
@@ -15,7 +16,8 @@ DATA = {"noise": "none", "images": "images", "pairs": "none; makes pairs"}
 """What a method needs beside the teacher, by what it trains on."""
 
 
-class Spread(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Spread:
     """A number over the seeds."""
 
     mean: float
@@ -37,32 +39,31 @@ class Spread(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A configuration and its results."""
+    """A configuration and its results, by the names that `comparison.json` has for them."""
 
-    configuration: Configuration
+    name: str
+    method: str
+    identity: str
+    folders: list[Path]
+    seeds: list[int]
+    needs: str
+    """What its method trains on, a key of `DATA`."""
+    steps: int
+    images: int
+    """Samples that one run sees."""
     metrics: dict[int, dict[str, Spread]]
     """By NFE and name (see `METRICS`); empty where every run failed."""
-    train_seconds: list[float]
-    """Of the runs that succeeded."""
-    teacher_evaluations: int | None
+    teacher_evals: int | None = None
     """Of one run, those before its first step included; None where every run failed."""
-    failures: dict[int, str]
-    """Errors of the runs that failed, by seed."""
+    train_seconds: list[float] | None = None
+    """Of the runs that succeeded, where there are some."""
+    failures: dict[int, str] | None = None
+    """Errors of the runs that failed, by seed, where there are some."""
 
     @property
-    def name(self) -> str:
-        """The name of the configuration."""
-        return self.configuration.name
-
-    @property
-    def images(self) -> int:
-        """Samples that one run sees."""
-        config = self.configuration.config
-        return config.max_train_steps * config.batch_size
-
-    def metric(self, name: str) -> Spread | None:
-        """A metric at the smallest NFE; None where there is none."""
-        return self.metrics[min(self.metrics)].get(name) if self.metrics else None
+    def best(self) -> dict[str, Spread]:
+        """The metrics at the smallest NFE; there are some."""
+        return self.metrics[min(self.metrics)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Comparison:
     rows: dict[str, list[Row]]
     """By the title of the section."""
     costs: dict[str, Cost] = dataclasses.field(default_factory=dict)
-    """What training costs, by the identity of the configuration; filled in once it is measured."""
+    """What training costs, by the identity of the configuration; empty until it is measured."""
 
 
 class Cells(NamedTuple):
@@ -84,11 +85,6 @@ class Cells(NamedTuple):
 
     columns: list[str]
     lines: list[list[str]]
-
-    def markdown(self) -> str:
-        """The table in Markdown."""
-        rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in (self.columns, rule, *self.lines))
 
 
 def tables(comparison: Comparison, section: Section) -> list[Cells]:
@@ -99,36 +95,38 @@ def tables(comparison: Comparison, section: Section) -> list[Cells]:
 
 def quality(rows: list[Row], teacher: dict[str, Any]) -> Cells:
     """A line per configuration and NFE, after a line for the teacher."""
-    metrics = {"rms_error": "error"}
-    lines = [["teacher", str(teacher["nfe"]), "0 by definition"]]
+    metrics = [name for name in METRICS if name == "rms_error" or name in teacher]
+    of_teacher = {"rms_error": "0 by definition"}
     if "frechet_distance" in teacher:
-        metrics = METRICS
-        lines[0].append(figures(teacher["frechet_distance"]))
-    lines[0].append("")
+        of_teacher["frechet_distance"] = figures(teacher["frechet_distance"])
+    lines = [["teacher", str(teacher["nfe"]), *of_teacher.values(), ""]]
     for row in rows:
-        name, data = row.name, DATA[row.configuration.needs]
+        name, data = row.name, DATA[row.needs]
         if row.failures:
-            name += f" [{len(row.failures)} of {len(row.configuration.runs)} failed]"
+            name += f" [{len(row.failures)} of {len(row.seeds)} failed]"
         if not row.metrics:
             lines.append([name, "-", *("-" for _ in metrics), data])
         for steps, found in row.metrics.items():
             lines.append([name, str(steps), *(str(found[key]) for key in metrics), data])
-    return Cells(["", "NFE", *metrics.values(), "data needed"], lines)
+    return Cells(["", "NFE", *(METRICS[name] for name in metrics), "data needed"], lines)
 
 
 def spending(rows: list[Row], costs: dict[str, Cost]) -> Cells:
     """A line per configuration: what one of its runs spent."""
-    columns = ["", "steps", "images", "teacher evals", "train s", "ms/step", "peak MB"]
     lines = []
     for row in rows:
-        steps = row.configuration.config.max_train_steps
-        numbers = [figures(number) for number in (steps, row.images, row.teacher_evaluations)]
-        seconds = f"{statistics.fmean(row.train_seconds):,.0f}" if row.train_seconds else "-"
-        cost = costs.get(row.configuration.identity)
-        per_step = "-" if cost is None else figures(1000 * cost.seconds_per_step)
-        memory = "-" if cost is None else f"{cost.memory / 1e6:,.0f}"
-        lines.append([row.name, *numbers, seconds, per_step, memory])
-    return Cells(columns, lines)
+        cost = costs.get(row.identity)
+        cells = {
+            "": row.name,
+            "steps": figures(row.steps),
+            "images": figures(row.images),
+            "teacher evals": figures(row.teacher_evals),
+            "train s": f"{statistics.fmean(row.train_seconds):,.0f}" if row.train_seconds else "-",
+            "ms/step": "-" if cost is None else figures(1000 * cost.seconds_per_step),
+            "peak MB": "-" if cost is None else f"{cost.memory / 1e6:,.0f}",
+        }
+        lines.append(list(cells.values()))
+    return Cells(list(cells), lines)
 
 
 def legend(comparison: Comparison) -> str:
@@ -153,14 +151,8 @@ def legend(comparison: Comparison) -> str:
 
 
 def as_json(comparison: Comparison, provenance: dict[str, str]) -> dict[str, Any]:
-    """All results as JSON values.
-
-    Args:
-        comparison: The results.
-        provenance: How they were made, by name.
-    """
-    plan = comparison.plan
-    recipe = plan.recipe
+    """All results as JSON values, with how they were made; what was not measured is left out."""
+    plan, recipe = comparison.plan, comparison.plan.recipe
     return {
         "title": plan.title,
         **({"recipe": recipe.model_dump(mode="json", exclude_none=True)} if recipe else {}),
@@ -170,32 +162,15 @@ def as_json(comparison: Comparison, provenance: dict[str, str]) -> dict[str, Any
         **({"reference": plan.reference} if "frechet_distance" in comparison.teacher else {}),
         "teacher": comparison.teacher,
         "sections": {
-            title: [_row_as_json(row, comparison.costs) for row in rows]
+            title: [_row_as_json(row, comparison.costs.get(row.identity)) for row in rows]
             for title, rows in comparison.rows.items()
         },
     }
 
 
-def _row_as_json(row: Row, costs: dict[str, Cost]) -> dict[str, Any]:
-    configuration = row.configuration
-    cost = costs.get(configuration.identity)
-    content = {
-        "name": row.name,
-        "method": configuration.config.method.name,
-        "identity": configuration.identity,
-        "folders": [run.folder.name for run in configuration.runs],
-        "seeds": [run.config.seed for run in configuration.runs],
-        "needs": configuration.needs,
-        "steps": configuration.config.max_train_steps,
-        "images": row.images,
-        "teacher_evals": row.teacher_evaluations,
-        "metrics": {
-            str(steps): {name: spread._asdict() for name, spread in found.items()}
-            for steps, found in row.metrics.items()
-        },
-        "train_seconds": row.train_seconds or None,
-        "failures": {str(seed): text for seed, text in row.failures.items()} or None,
-    }
+def _row_as_json(row: Row, cost: Cost | None) -> dict[str, Any]:
+    values = {key: value for key, value in dataclasses.asdict(row).items() if value is not None}
+    values["folders"] = [folder.name for folder in row.folders]
     if cost is not None:
-        content["cost"] = {"ms_per_step": 1000 * cost.seconds_per_step, "memory": cost.memory}
-    return {key: value for key, value in content.items() if value is not None}
+        values["cost"] = {"ms_per_step": 1000 * cost.seconds_per_step, "memory": cost.memory}
+    return values

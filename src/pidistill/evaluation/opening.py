@@ -13,7 +13,7 @@ from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation.features import FeatureNetwork, features_for, load_features
-from pidistill.evaluation.reference import Progress, Reference, read_reference
+from pidistill.evaluation.reference import Reference, read_reference
 from pidistill.evaluation.sampling import (
     TEACHER_STEPS,
     GivenSamples,
@@ -24,6 +24,7 @@ from pidistill.evaluation.sampling import (
 )
 from pidistill.model_folder import is_model_folder
 from pidistill.paths import user_path
+from pidistill.progress import Show
 from pidistill.sample_files import read_pixels
 from pidistill.students.base import Student
 from pidistill.teachers import load_teacher
@@ -155,7 +156,7 @@ def open_reference(
     opened: Opened,
     num: int,
     seed: int,
-    progress: Progress,
+    progress: Show,
 ) -> Reference | None:
     """Read the reference, or draw `num` samples of the teacher that `teacher[:SPEC]` names.
 

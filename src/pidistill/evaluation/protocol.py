@@ -23,10 +23,11 @@ from pidistill.evaluation.opening import (
     open_reference,
     open_subjects,
 )
-from pidistill.evaluation.reference import Progress, Reference, ReferenceFeatures, no_progress
+from pidistill.evaluation.reference import Reference, ReferenceFeatures
 from pidistill.evaluation.sampling import BLOCK, TEACHER_STEPS, Sampler, Subject, own_share
 from pidistill.evaluation.streaming import look_at
 from pidistill.processes import ALONE, Processes
+from pidistill.progress import Show, no_progress
 
 FACTS = {"nfe", "num_samples", "error_num_samples", "seed", "teacher_nfe", "speed_batch_size"}
 """Numbers in the results that are not metrics."""
@@ -52,7 +53,7 @@ def evaluate(
     store: str | Path | None = None,
     pictures: str | Path | None = None,
     processes: Processes | None = None,
-    progress: Progress | None = None,
+    progress: Show | None = None,
     say: Say | None = None,
 ) -> dict[str, Any]:
     """Measure a model or samples; docs/evaluating.md describes metrics and options.
@@ -104,7 +105,7 @@ class Terms:
     """None where no metric needs one."""
     num_error: int
     processes: Processes
-    progress: Progress
+    progress: Show
     say: Say
 
     @functools.cached_property

@@ -5,13 +5,11 @@ What is computed of a reference is cached in the folder that PIDISTILL_CACHE nam
 and of the network. All of it may be deleted at any time.
 """
 
-import contextlib
 import functools
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +24,7 @@ from pidistill.evaluation.frechet import Statistics, split_half_distance, statis
 from pidistill.images import to_uint8
 from pidistill.noise import device_of
 from pidistill.paths import user_path
+from pidistill.progress import Show, no_progress
 from pidistill.sample_files import open_npz, read_samples
 from pidistill.storage import read_tensors, tensors_sha256, write_tensors
 
@@ -34,15 +33,6 @@ CHECKSUM = "sha256"
 HASHED_AT_ONCE = 500
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, str], AbstractContextManager[Callable[..., None]]]
-"""Shows progress: `progress(title, total, unit)` yields what counts those that are done."""
-
-
-@contextlib.contextmanager
-def no_progress(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
-    """Show nothing."""
-    yield lambda count: None
 
 
 class Reference(NamedTuple):
@@ -99,7 +89,7 @@ class ReferenceFeatures:
     """A reference in the features of a network; what is asked for is computed, or cached."""
 
     def __init__(
-        self, reference: Reference, network: FeatureNetwork, progress: Progress = no_progress
+        self, reference: Reference, network: FeatureNetwork, progress: Show = no_progress
     ) -> None:
         """Compute nothing yet.
 
