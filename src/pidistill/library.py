@@ -34,12 +34,12 @@ DEFAULT_PRESET = "fast"
 
 
 def distill(
-    teacher: "str | Denoiser",
+    teacher: "str | Path | Denoiser",
     *,
     out: str | Path,
     method: "str | dict[str, Any] | MethodSettings" = "pid",
     network: "nn.Module | dict[str, Any] | None" = None,
-    data: "str | Dataset | None" = None,
+    data: "str | Path | Dataset | None" = None,
     preset: str | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -65,8 +65,7 @@ def distill(
         settings: Other fields of `pidistill.RunConfig`, such as `max_train_steps=1000`.
 
     Returns:
-        The student with its averaged weights, in eval mode, without gradients, on the device where
-        it was trained.
+        The student with its averaged weights, in eval mode, on the device where it was trained.
 
     Raises:
         PidistillError: A setting is unknown or wrong, something that it names is missing or does
@@ -77,25 +76,27 @@ def distill(
 
     from pidistill.training.assemble import build_trainer
 
-    layer = {
-        **settings,
-        "teacher": teacher if isinstance(teacher, str) else None,
-        "network": network if isinstance(network, dict) else None,
-        "data": data if isinstance(data, str) else None,
-    }
     if isinstance(method, str):
         method = {"name": method}
-    table = method if isinstance(method, dict) else method.model_dump()
-    layers = [{"method": table}, layer]
-    config = resolve_config(user_path(out), layers, preset=preset, resume=resume)
+    layer = {
+        **settings,
+        "method": method if isinstance(method, dict) else method.model_dump(),
+        "teacher": _spec(teacher),
+        "network": network if isinstance(network, dict) else None,
+        "data": _spec(data),
+    }
     trainer = build_trainer(
-        config,
+        resolve_config(user_path(out), [layer], preset=preset, resume=resume),
         user_path(out),
-        teacher=None if isinstance(teacher, str) else teacher,
+        teacher=None if isinstance(teacher, str | Path) else teacher,
         network=network if isinstance(network, nn.Module) else None,
-        data=None if isinstance(data, str) else data,
+        data=None if isinstance(data, str | Path) else data,
     )
     return _train(trainer, progress)
+
+
+def _spec(named: Any) -> str | None:
+    return str(named) if isinstance(named, str | Path) else None
 
 
 def _train(trainer: "Trainer", progress: bool) -> "Student":
@@ -140,10 +141,11 @@ def resolve_config(
     continued.
     """
     from pidistill.training.config import CONFIG_FILE, parse_config, require_same_run
+    from pidistill.training.log import PREVIEWS
 
     resume = resume or was_restarted()
     entries = folder.iterdir() if folder is not None and folder.is_dir() else ()
-    if not resume and any(not entry.name.startswith(".") for entry in entries):
+    if not resume and any(entry.name[0] != "." and entry.name != PREVIEWS for entry in entries):
         raise PidistillError(
             f"{folder} is not empty; resume the run in it (--resume, or resume=True), or choose "
             "another folder"

@@ -12,6 +12,7 @@ from pidistill.cli.console import PATH, Out, duration
 from pidistill.cli.inspect import standing
 from pidistill.errors import PidistillError
 from pidistill.library import drive, resolve_config, stoppable
+from pidistill.methods.settings import OptimizerSettings
 from pidistill.presets import preset_names, preset_summary, read_preset
 from pidistill.processes import is_main_process
 from pidistill.report.numbers import figures
@@ -67,7 +68,10 @@ def training_options(leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
 
     The fields in `leave_out` are decided by the verb itself.
     """
-    names = [name for name in RunConfig.model_fields if name not in (*TABLES, *leave_out)]
+    own_first = sorted(
+        RunConfig.model_fields, key=lambda name: name in OptimizerSettings.model_fields
+    )
+    names = [name for name in own_first if name not in (*TABLES, *leave_out)]
     options = [*BEFORE, *map(_option, names), *AFTER]
 
     def add(command: Any) -> Any:
