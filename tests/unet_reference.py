@@ -9,6 +9,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from pidistill.schedule import iddpm_sigmas
+
 
 def silu(x):
     return x / (1 + torch.exp(-x))
@@ -182,3 +184,30 @@ def dhariwal_unet(w, config, u, c_noise, label=None):
     }
     x, _ = unet(w, config, u, silu(emb), settings)
     return conv(w, "out_conv", silu(norm(w, "out_norm", x, 1e-5)))
+
+
+def denoised(precond, network, x, sigma, label=None):
+    """D of a `network` of ours by the table of preconditionings, in float64, one by one."""
+    w = {key: value.double() for key, value in network.state_dict().items()}
+    answer = {"SongUNet": song_unet, "DhariwalUNet": dhariwal_unet}[type(network).__name__]
+    rows = []
+    for i, s in enumerate(sigma.double().tolist()):
+        match precond:
+            case "EDMPrecond":
+                root = math.hypot(s, 0.5)
+                scales = 0.25 / root**2, s * 0.5 / root, 1 / root, math.log(s) / 4
+            case "VPPrecond":
+                t = (math.sqrt(0.1**2 + 2 * 19.9 * math.log1p(s**2)) - 0.1) / 19.9
+                scales = 1, -s, 1 / math.sqrt(s**2 + 1), 999 * t
+            case "VEPrecond":
+                scales = 1, s, 1, math.log(s / 2)
+            case "iDDPMPrecond":
+                u = iddpm_sigmas(1000, 0.001, 0.008)
+                scales = 1, -s, 1 / math.sqrt(s**2 + 1), 999 - int((u - s).abs().argmin())
+        c_skip, c_out, c_in, c_noise = scales
+        xi = x[i : i + 1].double()
+        c_noise = torch.tensor([c_noise], dtype=torch.float64)
+        which = None if label is None else label[i : i + 1]
+        raw = answer(w, network.config, c_in * xi, c_noise, which)
+        rows.append(c_skip * xi + c_out * raw[:, : x.shape[1]])
+    return torch.cat(rows)

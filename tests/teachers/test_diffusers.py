@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from pidistill import load_teacher, solve
 from pidistill.errors import PidistillError
@@ -14,13 +13,10 @@ from pidistill.guidance import GuidedDenoiser
 from pidistill.model_folder import build_model, describe
 from pidistill.precondition import EDMPrecondition
 from pidistill.students.trajectory import TrajectoryStudent
-from pidistill.teachers.formats.pipeline_folder import ALLOW_PICKLE
 
 from diffusers_pipelines import SCHEDULES, ddim, save
 
 diffusers = pytest.importorskip("diffusers")
-
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
@@ -244,90 +240,6 @@ def test_a_student_copies_the_network_and_is_rebuilt_from_its_description(load):
         assert torch.equal(again(z, sigma / 2, label), model(z, sigma / 2, label))
 
 
-def test_components_in_the_root_as_in_old_repositories(load, tmp_path):
-    x, _ = draw(1)
-    expected = load(ddim())[1](x, torch.ones(1))
-    for component in ("unet", "scheduler"):
-        for file in (tmp_path / component).iterdir():
-            file.rename(tmp_path / file.name)
-        (tmp_path / component).rmdir()
-    teacher = load_teacher(str(tmp_path))  # a bare path is recognised
-    assert teacher.source == f"diffusers:{tmp_path}"
-    assert torch.equal(teacher(x, torch.ones(1)), expected)
-
-
-def test_a_repository_is_fetched_without_pickles(tmp_path, monkeypatch):
-    save(tmp_path, ddim())
-    calls = []
-
-    def snapshot_download(repository, **options):
-        calls.append((repository, options))
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    teacher = load_teacher("diffusers:someone/some-ddpm?revision=abc")
-    ((repository, options),) = calls
-    assert (repository, options["revision"]) == ("someone/some-ddpm", "abc")
-    assert "unet/*.safetensors" in options["allow_patterns"]
-    assert not any(".bin" in p or p.endswith(".*") for p in options["allow_patterns"])
-    assert teacher.source == "diffusers:someone/some-ddpm?revision=abc"
-
-
-def test_a_repository_that_cannot_be_fetched(monkeypatch):
-    def snapshot_download(repository, **options):
-        raise OSError("404 Client Error\nmore lines")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(PidistillError, match=r"someone/nothing .*404 Client Error more lines"):
-        load_teacher("diffusers:someone/nothing")
-
-
-class Malicious:
-    def __reduce__(self):
-        return (exec, ("import pathlib, os; pathlib.Path(os.environ['WITNESS']).touch()",))
-
-
-def test_pickles_are_read_only_where_allowed_and_never_executed(load, tmp_path, monkeypatch):
-    monkeypatch.delenv(ALLOW_PICKLE, raising=False)
-    x, _ = draw(1)
-    expected = load(ddim())[1](x, torch.ones(1))
-    weights = tmp_path / WEIGHTS
-    torch.save(load_file(weights), weights.with_suffix(".bin"))
-    weights.unlink()
-    with pytest.raises(PidistillError, match=f"diffusion_pytorch_model.bin.*{ALLOW_PICKLE}=1"):
-        load_teacher(f"diffusers:{tmp_path}")
-    monkeypatch.setenv(ALLOW_PICKLE, "1")
-    assert torch.equal(load_teacher(f"diffusers:{tmp_path}")(x, torch.ones(1)), expected)
-    witness = tmp_path / "executed"
-    monkeypatch.setenv("WITNESS", str(witness))
-    torch.save({"conv_in.weight": Malicious()}, weights.with_suffix(".bin"))
-    with pytest.raises(PidistillError, match="unet"):
-        load_teacher(f"diffusers:{tmp_path}")
-    assert not witness.exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda weights: weights.pop("conv_in.weight"), r"conv_in\.weight"),
-        (lambda weights: weights.update(extra=torch.zeros(1)), "extra"),
-        (None, "unet"),
-    ],
-)
-def test_weights_that_are_missing_unexpected_or_damaged(tmp_path, change, named):
-    save(tmp_path, ddim())
-    file = tmp_path / WEIGHTS
-    if change is None:
-        file.write_bytes(file.read_bytes()[:100])
-    else:
-        weights = load_file(file)
-        change(weights)
-        save_file(weights, file)
-    with pytest.raises(PidistillError, match=named) as caught:
-        load_teacher(f"diffusers:{tmp_path}")
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -370,26 +282,3 @@ def test_networks_and_schedulers_without_a_counterpart(load, scheduler, config, 
     ours, theirs = (config, {}) if scheduler == "DDIM" else ({}, config)
     with pytest.raises(PidistillError, match=message):
         load(getattr(diffusers, f"{scheduler}Scheduler")(**theirs), **ours)
-
-
-def test_places_that_are_no_pipelines(tmp_path):
-    save(tmp_path / "pipeline", ddim())
-    (tmp_path / "model.safetensors").touch()
-    for name, message in [
-        ("pipeline/unet", "holds no model_index.json"),
-        ("model.safetensors", "is a single file"),
-        ("nowhere", "nowhere' is neither an existing folder nor the OWNER/NAME"),
-    ]:
-        with pytest.raises(PidistillError, match=message):
-            load_teacher(f"diffusers:{tmp_path / name}")
-    with pytest.raises(PidistillError, match="names no pipeline"):
-        load_teacher("diffusers:")
-
-
-@pytest.mark.parametrize(("unet", "found"), [(None, "no unet"), (["my_code", "MyUNet"], "MyUNet")])
-def test_a_pipeline_without_a_unet_that_is_known(tmp_path, unet, found):
-    save(tmp_path, ddim())
-    index = tmp_path / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"unet": unet}))
-    with pytest.raises(PidistillError, match=f"{found}; expected one of UNet2DModel"):
-        load_teacher(f"diffusers:{tmp_path}")

@@ -11,7 +11,6 @@ from pidistill.errors import PidistillError
 from pidistill.files import write_json
 from pidistill.networks.dhariwal_unet import DhariwalUNet
 from pidistill.networks.song_unet import SongUNet
-from pidistill.schedule import iddpm_sigmas
 
 import unet_reference
 from edm_files import Persistent, checkpoint, dumps, randomized
@@ -38,43 +37,16 @@ SIGMAS = [80.0, 20.0, 5.0, 1.0, 0.3, 0.05, 0.01, 0.0025]
 LABELS = torch.tensor([0, 1, 2, 3, -1, 1, 0, 2])
 
 
-def expected_denoised(precond, network, x, sigma, label=None):
-    """D by the table of preconditionings, in float64, one sample at a time."""
-    w = {key: value.double() for key, value in network.state_dict().items()}
-    answer = {SongUNet: unet_reference.song_unet, DhariwalUNet: unet_reference.dhariwal_unet}
-    rows = []
-    for i, s in enumerate(sigma.double().tolist()):
-        match precond:
-            case "EDMPrecond":
-                root = math.hypot(s, 0.5)
-                scales = 0.25 / root**2, s * 0.5 / root, 1 / root, math.log(s) / 4
-            case "VPPrecond":
-                t = (math.sqrt(0.1**2 + 2 * 19.9 * math.log1p(s**2)) - 0.1) / 19.9
-                scales = 1, -s, 1 / math.sqrt(s**2 + 1), 999 * t
-            case "VEPrecond":
-                scales = 1, s, 1, math.log(s / 2)
-            case "iDDPMPrecond":
-                u = iddpm_sigmas(1000, 0.001, 0.008)
-                scales = 1, -s, 1 / math.sqrt(s**2 + 1), 999 - int((u - s).abs().argmin())
-        c_skip, c_out, c_in, c_noise = scales
-        xi = x[i : i + 1].double()
-        c_noise = torch.tensor([c_noise], dtype=torch.float64)
-        which = None if label is None else label[i : i + 1]
-        raw = answer[type(network)](w, network.config, c_in * xi, c_noise, which)
-        rows.append(c_skip * xi + c_out * raw[:, : x.shape[1]])
-    return torch.cat(rows)
-
-
-def inputs(channels=3):
+def inputs():
     generator = torch.Generator().manual_seed(2)
     sigma = torch.tensor(SIGMAS)
-    x = torch.randn(len(SIGMAS), channels, 16, 16, generator=generator)
+    x = torch.randn(len(SIGMAS), 3, 16, 16, generator=generator)
     return x * (0.5 + sigma[:, None, None, None]), sigma
 
 
-def assert_close(answer, expected, tolerance=1e-5):
+def assert_close(answer, expected):
     for one, other in zip(answer.double(), expected, strict=True):
-        assert (one - other).norm() < tolerance * other.norm()
+        assert (one - other).norm() < 1e-5 * other.norm()
 
 
 @pytest.fixture
@@ -116,7 +88,7 @@ def test_agrees_with_a_second_computation(case, load):
     x, sigma = inputs()
     with torch.no_grad():
         answer = teacher(x, sigma, label)
-    assert_close(answer, expected_denoised(precond, network, x, sigma, label))
+    assert_close(answer, unet_reference.denoised(precond, network, x, sigma, label))
     assert teacher.sample_shape == (3, 16, 16)
     assert teacher.num_classes == config.get("label_dim", 0)
 
@@ -286,7 +258,7 @@ def test_a_state_dict_is_read_with_the_json_beside_it(suffix, prefix, tmp_path):
     x, sigma = inputs()
     with torch.no_grad():
         answer = teacher(x, sigma, LABELS)
-    assert_close(answer, expected_denoised("VPPrecond", network, x, sigma, LABELS))
+    assert_close(answer, unet_reference.denoised("VPPrecond", network, x, sigma, LABELS))
     assert teacher.num_classes == 4
 
 

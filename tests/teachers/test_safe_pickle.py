@@ -159,45 +159,33 @@ def test_any_other_global_is_refused_by_name(path, refuses):
     refuses(b"\x80\x02" + by_line, re.escape(f"refers to {module}.{name}"))
 
 
-@pytest.mark.parametrize(
-    "opcodes",
-    [
-        b"(S'touch \\l trace'\nios\nsystem\n.",  # INST
-        b"(cos\nsystem\nS'touch trace'\no.",  # OBJ
-        b"(ccollections\nOrderedDict\no.",
-        b"ccollections\nOrderedDict\n)}\x92.",  # NEWOBJ_EX
-        b"ccollections\nOrderedDict\n)\x81}b.",  # BUILD of a dictionary
-        b"ccollections\nOrderedDict\n}b.",  # of a function
-        b"ccollections\nOrderedDict\nN}\x8c\x08__code__Ns\x86b.",  # with slots
-        b"ctorch.nn.modules.container\nModuleDict\nN}\x86b.",
-        b"ctorch.nn.modules.container\nModuleDict\n)RN}\x86b.",
+ORDERED_DICT = b"ccollections\nOrderedDict\n"
+MODULE_DICT = b"ctorch.nn.modules.container\nModuleDict\n"
+OUT_OF_PLACE = {
+    "INST": [b"(S'touch \\l trace'\nios\nsystem\n."],
+    "OBJ": [b"(cos\nsystem\nS'touch trace'\no.", b"(" + ORDERED_DICT + b"o."],
+    "NEWOBJ_EX": [ORDERED_DICT + b")}\x92."],
+    "BUILD of a dictionary or a function": [
+        ORDERED_DICT + b")\x81}b.",
+        ORDERED_DICT + b"}b.",
         b"}}b.",
-        b"\x82\x01.",  # EXT1, EXT2, EXT4
-        b"\x83\x01\x00.",
-        b"\x84\x01\x00\x00\x00.",
-        b"Pname\n.",  # PERSID
-        b"NQR.",  # BINPERSID
-        b"\x97.",  # NEXT_BUFFER
-        b"\xff.",
-        b"}]NsN.",  # keys that are not strings
-        b"}K\x01NsN.",
-        b"\x8f(K\x01\x90.",
-        b"N)R.",  # calls of no function, or with no tuple
-        b"ccollections\nOrderedDict\nNR.",
-        b"ccollections\nOrderedDict\nN\x85R.",
-        b"ccollections\nOrderedDict\n)R)R.",
-        b"K\x01K\x02\x93.",
-        b"(\x90.",  # values, marks and memos that are not there
-        b"h\x05.",
-        b"t.",
-        b".",
-        b"N",
-        b"",
-        b"NNa.",
     ],
-)
-def test_opcodes_out_of_place(opcodes, refuses):
-    refuses(PROTO + opcodes)
+    "BUILD with slots": [ORDERED_DICT + b"N}\x8c\x08__code__Ns\x86b."],
+    "BUILD of a module with slots": [MODULE_DICT + b"N}\x86b.", MODULE_DICT + b")RN}\x86b."],
+    "EXT1, EXT2, EXT4": [b"\x82\x01.", b"\x83\x01\x00.", b"\x84\x01\x00\x00\x00."],
+    "PERSID, BINPERSID, NEXT_BUFFER, unknown": [b"Pname\n.", b"NQR.", b"\x97.", b"\xff."],
+    "keys that are not strings": [b"}]NsN.", b"}K\x01NsN.", b"\x8f(K\x01\x90."],
+    "calls of no function": [b"N)R.", ORDERED_DICT + b")R)R.", b"K\x01K\x02\x93."],
+    "calls without a tuple of arguments": [ORDERED_DICT + b"NR.", ORDERED_DICT + b"N\x85R."],
+    "values, marks and memos that are not there": [b"(\x90.", b"h\x05.", b"t.", b".", b"NNa."],
+    "no end": [b"N", b""],
+}
+
+
+@pytest.mark.parametrize("programs", OUT_OF_PLACE.values(), ids=OUT_OF_PLACE.keys())
+def test_opcodes_out_of_place(programs, refuses):
+    for opcodes in programs:
+        refuses(PROTO + opcodes)
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,9 @@ def is_pipeline_folder(path: Path) -> bool:
 def open_pipeline(name: str, revision: str | None) -> Path:
     """The folder of a pipeline: `name`, or else the repository of that name, which is fetched.
 
-    Raises `PidistillError` when it is neither.
+    Raises `PidistillError` when it is neither, or the library is missing.
     """
+    require("diffusers")
     path = user_path(name)
     if is_pipeline_folder(path):
         return path

@@ -31,8 +31,10 @@ def network_with_weights(
         PidistillError: A weight is missing, unexpected, misshapen or not finite.
     """
     network = empty_network(name, config)
-    kernel = resampling_kernel(config.get("resample_filter", (1, 1)))
-    filters = {key: kernel for key in network.state_dict() if key.endswith("resample_filter")}
+    taps = config.get("resample_filter", (1, 1))
+    filters = {
+        key: resampling_kernel(taps) for key in network.state_dict() if key.endswith("filter")
+    }
     load_weights(network, filters | weights, source)
     return network
 
