@@ -22,7 +22,7 @@ from pidistill.lpips import LPIPS
 from pidistill.machine import machine
 from pidistill.networks import build_network
 from pidistill.training.config import RunConfig, parse_config, read_preset
-from pidistill.training.distributed import parts_of_batch
+from pidistill.training.distributed import num_micro_batches
 
 RESULT = Path(__file__).parent / "results" / "published_cost.json"
 
@@ -144,7 +144,7 @@ def plan(
     settings: RunConfig, num: int, state: int, saved: int, hours: dict[str, float]
 ) -> dict[str, Any]:
     """How `num` GPUs share the run by DDP: micro-batches, bytes in each, hours."""
-    parts = parts_of_batch(settings, num)
+    parts = num_micro_batches(settings, num)
     micro_batch = settings.batch_size // (num * parts)
     return {
         "micro_batches": parts,
