@@ -188,7 +188,7 @@ def test_a_call_that_was_killed_goes_on(
     assert resumed == at_once
     assert len(list(samples.glob("*/*.safetensors"))) == num_blocks
     assert main(["evaluate", *arguments]) == 0
-    assert f"going on: {num_blocks} blocks" in capsys.readouterr().out
+    assert f"resuming: {num_blocks} blocks" in capsys.readouterr().out
     assert not samples.exists()
 
 

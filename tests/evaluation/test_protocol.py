@@ -142,7 +142,7 @@ def test_what_was_kept_is_not_drawn_again_and_the_teacher_is_shared(digits, tmp_
     monkeypatch.setattr(student, "sample", refuse)
     notes = []
     assert evaluate(student, **common, say=notes.append) == first
-    assert any("going on" in note for note in notes)
+    assert any("resuming" in note for note in notes)
 
 
 def test_every_average_and_seed_is_measured(ring_run):

@@ -123,7 +123,7 @@ def test_a_damaged_entry_is_computed_anew_with_a_warning(
 def test_a_cache_that_cannot_be_written_is_no_error(network, data, cache_folder, caplog):
     cache_folder.touch()
     collect(data, network, ["statistics"])
-    assert "nothing is cached" in caplog.text
+    assert "is not cached" in caplog.text
 
 
 def test_where_the_cache_lies(monkeypatch, tmp_path):
@@ -177,8 +177,8 @@ def bad(arrays, words):
     ("write", "words"),
     [
         bad({"mu": np.zeros(3), "sigma": np.eye(4)}, r"shape \(3,\) and sigma .* \(4, 4\)"),
-        bad({"mu": np.zeros((3, 1)), "sigma": np.eye(3)}, "expected floating point"),
-        bad({"mu": np.zeros(3, int), "sigma": np.eye(3)}, "expected floating point"),
+        bad({"mu": np.zeros((3, 1)), "sigma": np.eye(3)}, "expected floating-point"),
+        bad({"mu": np.zeros(3, int), "sigma": np.eye(3)}, "expected floating-point"),
         bad({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "not finite"),
         bad({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.1], [0.0, 1.0]])}, "not symmetric"),
         bad({"mu": np.array([None] * 3), "sigma": np.eye(3)}, "not a readable"),

@@ -201,13 +201,13 @@ KEY = "output_blocks.2.2.in_layers.2.weight"
         ({"middle_block.1.qkv.bias": 3}, {}, r"in0.qkv.bias' has shape \(3,\)"),
         ({}, {"config": {"label_dim": 0}}, "unexpected weight 'label_emb.weight'"),
         ({}, {"config": {"label_dim": 5}}, r"'map_label.weight' has shape \(512, 4\)"),
-        ({}, {"config": {"model_channels": 64}}, "norm0 has 16 groups of its 64 channels"),
-        ({}, {"config": ODD_WIDTH}, "attends with 160 channels"),
+        ({}, {"config": {"model_channels": 64}}, "norm0 normalises its 64 channels in 16 groups"),
+        ({}, {"config": ODD_WIDTH}, "attention over 160 channels"),
         ({}, {"config": {"model_channels": 136}}, "cannot be built"),
         ({}, {"qkv_order": "other"}, "'other'; expected three-major or legacy"),
         ({}, {"qkv_order": [1]}, r"qkv_order \[1\]"),
         ({}, {"precondition": "edm"}, "expected 'dhariwal_unet' with 'edm_timestep'"),
-        ({}, {"name": "song_unet"}, "a guided-diffusion UNetModel, which is not 'song_unet'"),
+        ({}, {"name": "song_unet"}, "a guided-diffusion UNetModel, which do not fit 'song_unet'"),
     ],
 )
 def test_what_does_not_fit_is_named(change, options, match, tmp_path):
