@@ -91,20 +91,20 @@ def train(data: str, examples: Examples) -> tuple[Classifier, torch.nn.Linear]:
     """Train a classifier, and the layer that predicts the targets from its features."""
     recipe = RECIPES[data]
     classifier = Classifier(data)
-    teller = torch.nn.Linear(classifier.num_features, examples.targets.shape[1])
-    parameters = [*classifier.parameters(), *teller.parameters()]
+    head = torch.nn.Linear(classifier.num_features, examples.targets.shape[1])
+    parameters = [*classifier.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-2)
     for _ in range(recipe.epochs):
         for rows in torch.randperm(len(examples.images)).split(64):
             features, logits = classifier.extract(examples.images[rows])
             loss = functional.cross_entropy(logits, examples.labels[rows])
             if recipe.weight:
-                errors = teller(features) - examples.targets[rows]
+                errors = head(features) - examples.targets[rows]
                 loss = loss + recipe.weight * errors.square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return classifier, teller
+    return classifier, head
 
 
 def main() -> None:
@@ -117,11 +117,11 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     recipe = RECIPES[arguments.data]
     seen, fresh = recipe.examples(arguments.seed)
-    classifier, teller = train(arguments.data, seen)
+    classifier, head = train(arguments.data, seen)
     with torch.no_grad():
         features, logits = classifier.extract(fresh.images)
         right = logits.argmax(1) == fresh.labels
-        errors = (teller(features) - fresh.targets).square().mean(0)
+        errors = (head(features) - fresh.targets).square().mean(0)
         of_data = classifier.extract(load_data(arguments.data).images).features
         split_half = split_half_distance(of_data)
     file = ASSETS / f"{arguments.data}-classifier.safetensors"

@@ -1,4 +1,4 @@
-"""References of every kind, and the cache of their features."""
+"""All kinds of references, and the cache of their features."""
 
 import logging
 
@@ -26,7 +26,7 @@ def cache_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def network():
-    """The digits' features, with a list of how many images it has seen at once."""
+    """The digits' features, with a record of the batch sizes it has seen."""
     network = features_for((1, 8, 8))
     network.seen = []
     network.register_forward_hook(lambda _, arguments, __: network.seen.append(len(arguments[0])))
@@ -44,7 +44,7 @@ def _small_batches(monkeypatch):
 
 
 def collect(data, network, parts=PARTS):
-    """The parts of a reference's features by name, from the cache or from one pass."""
+    """The properties of `ReferenceFeatures` by name, from the cache or computed."""
     features = ReferenceFeatures(data, network)
     return {part: getattr(features, part) for part in parts}
 

@@ -25,7 +25,7 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def load(tmp_path):
-    """Saves a pipeline and loads it: (its UNet, the teacher), both of one dtype."""
+    """Saves and loads a pipeline; returns (its UNet, the teacher) in the same dtype."""
 
     def saved(scheduler, query="", dtype=torch.float32, **config):
         unet = save(tmp_path, scheduler, **config).to(dtype)
@@ -40,7 +40,7 @@ def draw(num, dtype=torch.float32):
 
 
 def relative_error(ours, theirs):
-    """The largest over the samples of |ours - theirs| / |theirs|."""
+    """The maximum of |ours - theirs| / |theirs| over samples."""
     return ((ours - theirs).flatten(1).norm(dim=1) / theirs.flatten(1).norm(dim=1)).max().item()
 
 

@@ -1,4 +1,4 @@
-"""EDM teachers: every architecture and preconditioning, and what is said about a bad file."""
+"""EDM teachers: every architecture and preconditioning, and errors for bad files."""
 
 import math
 
@@ -39,7 +39,7 @@ LABELS = torch.tensor([0, 1, 2, 3, -1, 1, 0, 2])
 
 
 def expected_denoised(precond, network, x, sigma, label=None):
-    """D by the table of preconditionings, in float64, one sample at a time."""
+    """D from EDM's table of preconditionings, in float64, one sample at a time."""
     w = {key: value.double() for key, value in network.state_dict().items()}
     answer = {SongUNet: unet_reference.song_unet, DhariwalUNet: unet_reference.dhariwal_unet}
     rows = []
@@ -79,7 +79,7 @@ def assert_close(answer, expected, tolerance=1e-5):
 
 @pytest.fixture
 def load(tmp_path):
-    """Writes the content of a checkpoint to a pickle, and loads that."""
+    """Writes the content of a checkpoint to a pickle and loads it."""
 
     def written(content):
         (tmp_path / "a.pkl").write_bytes(dumps(content))
@@ -150,7 +150,7 @@ def test_noise_levels_come_from_the_file(precond, attributes, expected, load, so
 
 
 def test_attributes_come_before_arguments(load, song):
-    """They are what the original computes with."""
+    """The original computes with them."""
     content = checkpoint(song, settings={"sigma_data": 0.25}, attributes={"sigma_data": 0.7})
     assert load(content).sigma_data == 0.7
 

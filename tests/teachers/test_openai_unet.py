@@ -1,4 +1,4 @@
-"""OpenAI's UNetModel: its names and layouts, against a second implementation of the network."""
+"""OpenAI's UNetModel: names and layouts, against an independent implementation."""
 
 import math
 
@@ -169,7 +169,7 @@ def test_agrees_with_a_second_computation(order, classes, top, tmp_path):
 
 
 def test_the_wrong_order_is_another_function(tmp_path):
-    """The comparison above would see it."""
+    """The comparison above would detect it."""
     weights = build().state_dict()
     x, sigma = torch.randn(1, 3, 8, 8), torch.ones(1)
     with torch.no_grad():
@@ -179,7 +179,7 @@ def test_the_wrong_order_is_another_function(tmp_path):
 
 
 def test_two_dimensional_attention_a_prefix_and_half_precision_are_read(tmp_path):
-    """Attention is so in consistency-models."""
+    """As attention is in consistency-models."""
     flat = {key: w.half() for key, w in build().state_dict().items()}
     image = {f"module.{key}": w[..., None] if w.ndim == 3 else w for key, w in flat.items()}
     one = load_teacher(write(tmp_path, flat)).network.state_dict()

@@ -1,4 +1,4 @@
-"""ScoreSDE checkpoints against a compact second implementation of their module list."""
+"""ScoreSDE checkpoints, against a compact independent implementation of their module list."""
 
 import warnings
 
@@ -14,7 +14,7 @@ from score_sde_files import CASES, CONFIG, NCSNPP, NIN, SAID, checkpoint, networ
 
 
 def expected_denoised(net, x, sigma):
-    """D by Tweedie's formula in the coordinates that the network was trained in."""
+    """D from Tweedie's formula, in the coordinates the network was trained in."""
     net, x, sigma = net.double(), x.double(), sigma.double()[:, None, None, None]
     if net.fourier:  # variance exploding, images in [0, 1]
         y, s = (x + 1) / 2, sigma / 2
@@ -55,7 +55,7 @@ def test_agrees_with_a_second_implementation(config, described, tmp_path):
 
 @pytest.fixture
 def load(tmp_path):
-    """Writes a checkpoint with the JSON file beside it, and loads that."""
+    """Writes a checkpoint with a JSON file beside it and loads it."""
 
     def written(content, description=SAID, **options):
         torch.save(content, tmp_path / "a.pth", **options)

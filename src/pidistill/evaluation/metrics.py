@@ -241,7 +241,7 @@ def choose_metrics(
     is_model = isinstance(subject, Sampler)
     is_path = isinstance(subject, Sampler) and isinstance(subject.model, TrajectoryStudent)
     has_images = reference is not None and reference.images is not None
-    there = {
+    met = {
         "features": network is not None,
         "classes": network is not None and _classifies(network, subject.image_shape),
         "reference": reference is not None,
@@ -252,12 +252,12 @@ def choose_metrics(
         "model": is_model,
     }
     if asked is None:
-        return tuple(name for name in DEFAULT if all(there[need] for need in METRICS[name].needs))
+        return tuple(name for name in DEFAULT if all(met[need] for need in METRICS[name].needs))
     for name in asked:
         if name not in METRICS:
             raise PidistillError(f"unknown metric {name!r}; expected any of {', '.join(METRICS)}")
         for need in sorted(METRICS[name].needs):
-            if not there[need]:
+            if not met[need]:
                 raise PidistillError(f"the metric {name!r} needs {NEEDS[need]}")
     return tuple(dict.fromkeys(asked))
 

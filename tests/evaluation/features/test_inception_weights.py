@@ -1,4 +1,4 @@
-"""Where the weights of Inception are looked for; nothing is fetched unless it is asked for."""
+"""Where Inception's weights are looked up; nothing is downloaded unless requested."""
 
 import hashlib
 
@@ -13,7 +13,7 @@ from pidistill.evaluation.features.inception import weights_file
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty torch hub of our own; a download fails the test unless it replaces it."""
+    """An empty torch hub folder; a download fails the test unless the test replaces it."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
     def refuse(*arguments, **options):

@@ -63,15 +63,15 @@ def renamed_weights(
     require_same_function(network)
     names = layer_names(network)
     renamed: dict[str, Tensor] = {}
-    left = dict(weights)
+    remaining = dict(weights)
     for key in network.state_dict():
         layer, _, kind = key.rpartition(".")
         if kind == "resample_filter":
             continue
         name = f"{names[layer]}.{kind}"
-        if name not in left:
+        if name not in remaining:
             raise RefusedError(f"lacks the weight {name!r}")
-        weight = left.pop(name)
+        weight = remaining.pop(name)
         block, _, part = layer.rpartition(".")
         if layer == "map_label":
             weight = weight.T
@@ -80,8 +80,8 @@ def renamed_weights(
         if part == "qkv":
             weight = heads_first(weight, network.get_submodule(block).num_heads, qkv_order)
         renamed[key] = weight
-    if left:
-        raise RefusedError(f"holds the unexpected weight {next(iter(left))!r}")
+    if remaining:
+        raise RefusedError(f"holds the unexpected weight {next(iter(remaining))!r}")
     return renamed
 
 
