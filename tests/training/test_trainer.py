@@ -503,7 +503,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
         ("mlp", {"depth": 3}, "unexpected keyword argument 'depth'"),
         ("mlp", {"sample_shape": [3]}, r"the samples imply \[2\]"),
         ("mlp", {"num_classes": 2}, "the samples imply 8"),
-        ("song_unet", {}, "takes square images"),
+        ("song_unet", {}, "needs square images"),
         ("perceptron", {}, "unknown network 'perceptron'"),
     ],
 )
