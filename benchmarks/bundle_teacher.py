@@ -1,4 +1,4 @@
-"""Puts a trained teacher into the package, in half precision, with its scores.
+"""Bundle a trained teacher with the package, in half precision, with its scores.
 
     pidistill train-teacher digits --out runs/digits-teacher
     python benchmarks/bundle_teacher.py digits runs/digits-teacher
@@ -6,8 +6,8 @@
     pidistill train-teacher glyphs --mixed-precision bf16 --out runs/glyphs-teacher
     python benchmarks/bundle_teacher.py glyphs runs/glyphs-teacher --num 2000 --seeds 1
 
-Without a run, what is bundled is scored again. The training takes about 100 seconds (digits) and 48
-minutes (glyphs, on one CPU core), the bundling one minute and five.
+Without a run, the bundled teacher is scored again. Training takes about 100 seconds (digits) or 48
+minutes (glyphs, on one CPU core), bundling one or five minutes.
 """
 
 import argparse
@@ -30,9 +30,9 @@ ASSETS = Path(__file__).parent.parent / "src" / "pidistill" / "assets"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=["digits", "glyphs"])
-    parser.add_argument("run", type=Path, nargs="?", help="folder that train-teacher wrote")
+    parser.add_argument("run", type=Path, nargs="?", help="run folder of train-teacher")
     parser.add_argument("--num", type=int, default=5000)
-    parser.add_argument("--seeds", type=int, default=3, help="how often it is scored")
+    parser.add_argument("--seeds", type=int, default=3, help="number of scores")
     arguments = parser.parse_args()
 
     asset = ASSETS / f"{arguments.name}-teacher"

@@ -1,8 +1,8 @@
-"""Which parametrisation of PID suits a teacher that predicts noise, at a high sigma_max.
+"""Compare parametrisations of PID for a noise-predicting teacher with a high sigma_max.
 
-Trains a small noise-predicting network of the digits on the variance-preserving SDE, whose
-sigma_max is 152, then a PID student of it in every parametrisation, anchored or not, with the
-`fast` recipe but for its length.
+Trains a small noise-prediction network for the digits on the variance-preserving SDE, whose
+sigma_max is 152, then a PID student in each parametrisation, anchored or not, with the `fast`
+recipe except for its length.
 
     python benchmarks/noise_teacher.py --out benchmarks/results/noise_teacher.json
 """
@@ -39,13 +39,13 @@ STUDENTS: dict[str, dict[str, Any]] = {
 
 
 def write_teacher(folder: Path, num_steps: int) -> None:
-    """Train a network to predict the noise in digits, times uniform, and write its folder."""
+    """Train a network to predict the noise in digits at uniform times, and write its folder."""
     torch.manual_seed(0)
     data = load_data("digits")
     assert data.labels is not None
     shape = tuple(data.images.shape[1:])
     network = new_network("mlp", shape, data.num_classes, {"width": 192, "num_blocks": 3})
-    # The perceptron embeds numbers of order 1, not timesteps up to 999.
+    # The MLP embeds numbers of order 1, not timesteps up to 999.
     precondition = VPPrecondition(num_times=5)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.02, num_steps)

@@ -1,9 +1,9 @@
-"""What the published runs take, counted on the real networks: docs/published-presets.md.
+"""Estimate the cost of the published runs from the real networks, for docs/published-presets.md.
 
     python benchmarks/published_cost.py
 
-Writes benchmarks/results/published_cost.json. About 20 seconds on one CPU core. Hours follow
-from the counts and an assumed throughput; nothing is timed.
+Writes benchmarks/results/published_cost.json. Takes about 20 seconds on one CPU core. Hours follow
+from operation counts and an assumed throughput; nothing is timed.
 """
 
 import argparse
@@ -42,20 +42,20 @@ PEAK = {
     "A100 SXM": {"float32": 19.5e12, "half": 312e12},
     "H100 SXM": {"float32": 67e12, "half": 989e12},
 }
-"""Operations a second, from NVIDIA's data sheets: CUDA cores, and tensor cores without sparsity."""
+"""Peak FLOPS from NVIDIA's data sheets: CUDA cores, and tensor cores without sparsity."""
 SHARE = {"float32": 0.6, "half": 0.35}
-"""The share of the peak that is assumed to be reached."""
+"""Assumed utilisation, as a share of the peak."""
 
 
 def operations(work: Callable[[], Any]) -> int:
-    """Floating point operations of the matrix products and convolutions in `work`."""
+    """Floating-point operations of the matrix products and convolutions in `work`."""
     with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
 
 def saved_bytes(network: nn.Module, work: Callable[[], Tensor]) -> int:
-    """Bytes that `work` keeps for its backward pass, the weights of `network` left out."""
+    """Bytes that `work` saves for its backward pass, without the weights of `network`."""
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -70,7 +70,7 @@ def saved_bytes(network: nn.Module, work: Callable[[], Tensor]) -> int:
 
 
 def network_cost(name: str, config: dict[str, Any]) -> dict[str, int]:
-    """One evaluation of a network for one sample."""
+    """The cost of one network evaluation for one sample."""
 
     def call() -> Tensor:
         label = torch.zeros(1, dtype=torch.int64) if "label_dim" in config else None
@@ -93,7 +93,7 @@ def network_cost(name: str, config: dict[str, Any]) -> dict[str, int]:
 
 
 def lpips_cost() -> dict[str, int]:
-    """The distance `lpips` of one sample, with the gradient to the prediction."""
+    """The cost of the distance `lpips` for one sample, with the gradient of the prediction."""
 
     def call() -> Tensor:
         x, y = torch.rand(2, 1, 3, 224, 224)
@@ -109,17 +109,17 @@ def lpips_cost() -> dict[str, int]:
 
 
 def run_cost(preset: str, distance: dict[str, int]) -> dict[str, Any]:
-    """The whole run of a preset."""
+    """The cost of a full run of a preset."""
     settings = parse_config([read_preset(preset)])
     network = network_cost(*TEACHERS[preset])
-    # Two evaluations of the student and the distance, and one of the teacher without gradient.
+    # Two evaluations of the student, the distance, and one of the teacher without gradient.
     student = 2 * network["forward_and_backward_operations"]
     single = student + distance["forward_and_backward_operations"]
     per_sample = {"float32": single, "half": 0}
     precision = "float32" if settings.mixed_precision == "no" else "half"
     per_sample[precision] += network["forward_operations"]
     images = settings.batch_size * settings.max_train_steps
-    # Teacher, student, gradient, the optimizer's two moments, and the averages.
+    # Teacher, student, gradient, two optimizer moments, and the weight averages.
     copies = 5 + len(settings.ema_rates)
     hours = {
         gpu: sum(images * per_sample[p] / (peak[p] * SHARE[p]) for p in per_sample) / 3600
@@ -143,7 +143,7 @@ def run_cost(preset: str, distance: dict[str, int]) -> dict[str, Any]:
 def plan(
     settings: RunConfig, num: int, state: int, saved: int, hours: dict[str, float]
 ) -> dict[str, Any]:
-    """How `num` GPUs share the run by DDP: micro-batches, bytes in each, hours."""
+    """How `num` GPUs share the run with DDP: micro-batches, bytes per GPU, hours."""
     parts = num_micro_batches(settings, num)
     micro_batch = settings.batch_size // (num * parts)
     return {

@@ -1,11 +1,11 @@
-"""Trains the small classifiers whose features the Frechet distances of our data are taken in.
+"""Train the bundled classifiers, whose features define the Frechet distances of our data.
 
     python benchmarks/train_classifier.py digits
     python benchmarks/train_classifier.py glyphs
 
-writes src/pidistill/assets/NAME-classifier.safetensors and prints its accuracy on images that it
-was not trained on, and the Frechet distance between two halves of the data. The digits take about
-10 seconds on two CPU cores, the glyphs about two minutes.
+Writes src/pidistill/assets/NAME-classifier.safetensors and prints its test accuracy and the Frechet
+distance between two halves of the data. The digits take about 10 seconds on two CPU cores, the
+glyphs about two minutes.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ASSETS = Path(__file__).parent.parent / "src" / "pidistill" / "assets"
 
 
 class Examples(NamedTuple):
-    """Images (n, c, h, w), their labels (n,), and more that the hidden layer should tell (n, k)."""
+    """Images (n, c, h, w), labels (n,), and other targets for the hidden layer (n, k)."""
 
     images: Tensor
     labels: Tensor
@@ -39,7 +39,7 @@ class Examples(NamedTuple):
 
 
 def digits_examples(seed: int) -> tuple[Examples, Examples]:
-    """The digits: 1,500 to train on and the rest to test on."""
+    """The digits: 1,500 for training and the rest for testing."""
     data = load_data("digits")
     order = Draws(seed, 0, len(data.images)).uniform("split").argsort()
     nothing = torch.zeros(len(order), 0)
@@ -51,7 +51,7 @@ def digits_examples(seed: int) -> tuple[Examples, Examples]:
 
 
 def glyphs_examples(seed: int) -> tuple[Examples, Examples]:
-    """Glyphs of two seeds that the data set does not use: 20,000 and 10,000."""
+    """20,000 and 10,000 glyphs, from two seeds that the data set does not use."""
     train, test = (
         Examples(images, factors.label, glyphs_targets(factors))
         for images, factors in (
@@ -63,7 +63,7 @@ def glyphs_examples(seed: int) -> tuple[Examples, Examples]:
 
 
 def glyphs_targets(factors: Factors) -> Tensor:
-    """The factors but the label, scaled to about one; what goes round as cosine and sine."""
+    """The factors except the label, scaled to about one; angles as cosine and sine."""
     turning = (2 * math.pi * factors.hue, 2 * math.pi * factors.ground_hue, factors.light)
     columns = [factors.x / 0.1, factors.y / 0.1, (factors.radius - 0.6) / 0.06, factors.angle / 0.2]
     columns += [wave(angle) for angle in turning for wave in (torch.cos, torch.sin)]
@@ -72,13 +72,13 @@ def glyphs_targets(factors: Factors) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the classifier of one data set is trained."""
+    """How to train the classifier of one data set."""
 
     examples: Callable[[int], tuple[Examples, Examples]]
-    """Makes what is trained on, and what is tested on, of a seed."""
+    """Makes the training and test examples of a seed."""
     epochs: int
     weight: float
-    """Of the squared error of the targets beside the cross-entropy of the labels."""
+    """Weight of the targets' squared error relative to the labels' cross-entropy."""
 
 
 RECIPES = {
@@ -88,23 +88,23 @@ RECIPES = {
 
 
 def train(data: str, examples: Examples) -> tuple[Classifier, torch.nn.Linear]:
-    """A trained classifier, and the layer that told the targets from its features."""
+    """Train a classifier, and the layer that predicts the targets from its features."""
     recipe = RECIPES[data]
     classifier = Classifier(data)
-    teller = torch.nn.Linear(classifier.num_features, examples.targets.shape[1])
-    parameters = [*classifier.parameters(), *teller.parameters()]
+    head = torch.nn.Linear(classifier.num_features, examples.targets.shape[1])
+    parameters = [*classifier.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-2)
     for _ in range(recipe.epochs):
         for rows in torch.randperm(len(examples.images)).split(64):
             features, logits = classifier.extract(examples.images[rows])
             loss = functional.cross_entropy(logits, examples.labels[rows])
             if recipe.weight:
-                errors = teller(features) - examples.targets[rows]
+                errors = head(features) - examples.targets[rows]
                 loss = loss + recipe.weight * errors.square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return classifier, teller
+    return classifier, head
 
 
 def main() -> None:
@@ -117,11 +117,11 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     recipe = RECIPES[arguments.data]
     seen, fresh = recipe.examples(arguments.seed)
-    classifier, teller = train(arguments.data, seen)
+    classifier, head = train(arguments.data, seen)
     with torch.no_grad():
         features, logits = classifier.extract(fresh.images)
         right = logits.argmax(1) == fresh.labels
-        errors = (teller(features) - fresh.targets).square().mean(0)
+        errors = (head(features) - fresh.targets).square().mean(0)
         of_data = classifier.extract(load_data(arguments.data).images).features
         split_half = split_half_distance(of_data)
     file = ASSETS / f"{arguments.data}-classifier.safetensors"

@@ -1,10 +1,10 @@
-"""Times our SongUNet (DDPM++) against an equivalent UNet2DModel of the diffusers library.
+"""Time our SongUNet (DDPM++) against an equivalent UNet2DModel of the diffusers library.
 
-Equivalent: the same widths, residual blocks a level, resampling inside residual blocks, attention
-(one head) in as many places, no dropout. UNet2DModel has attention after every block of the
-decoder at its resolution where DDPM++ has it after the last; the others are taken out, so that both
-do the same work (DDPM++ has a 1x1 convolution more beside every resampling block). The two are
-timed in turn, so that a busy machine slows both alike; on one CPU thread, processor time is taken.
+Equivalent means the same widths, residual blocks per level, resampling inside residual blocks,
+number of attention layers (one head), and no dropout. Where UNet2DModel has attention after every
+decoder block of a level and DDPM++ only after the last, the others are removed, so that both do the
+same work (except that DDPM++ has an extra 1x1 convolution beside each resampling block). The two
+are timed alternately, so that a busy machine slows both alike; one CPU thread is timed by CPU time.
 
     python benchmarks/unet_speed.py --out benchmarks/results/unet_speed.json
 """
@@ -30,7 +30,7 @@ from pidistill.networks.song_unet import SongUNet
 
 
 def song_unet(args: argparse.Namespace) -> SongUNet:
-    """Our network."""
+    """Build our network."""
     return SongUNet(
         args.resolution,
         3,
@@ -44,7 +44,7 @@ def song_unet(args: argparse.Namespace) -> SongUNet:
 
 
 def equivalent_unet(args: argparse.Namespace) -> DiffusersUNet:
-    """The library's network of the same size."""
+    """Build the library's network of the same size."""
     levels = len(args.multipliers)
     attends = [args.resolution >> level == args.attention for level in range(levels)]
     network = DiffusersUNet(
@@ -67,7 +67,7 @@ def equivalent_unet(args: argparse.Namespace) -> DiffusersUNet:
 
 
 class WithoutAttention(nn.Module):
-    """Stands where UNet2DModel has attention and DDPM++ has none."""
+    """Replaces attention in UNet2DModel where DDPM++ has none."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -101,7 +101,7 @@ def time_in_turn(
     device: torch.device,
     clock: Callable[[], float],
 ) -> dict[str, dict[str, float]]:
-    """Median, quartiles and minimum of the milliseconds of each run, after two to warm up."""
+    """Median, quartiles and minimum in milliseconds of each run, after two warm-up rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 2):
         for name, run in runs.items():
@@ -115,7 +115,7 @@ def time_in_turn(
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until `device` has done all it was asked."""
+    """Synchronise with `device`."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,8 +1,8 @@
-"""Distil the bundled digits teacher from Python, watching the error fall, and draw samples.
+"""Distil the bundled digits teacher in Python, print the error during training, and draw samples.
 
     python examples/distill_in_python.py
 
-About 20 seconds on two CPU cores; more steps give better digits.
+Takes about 20 seconds on two CPU cores. More steps give better digits.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ folder = Path(tempfile.mkdtemp()) / "run"
 config = parse_config([read_preset("fast"), {"teacher": "digits", "max_train_steps": 200}])
 trainer = build_trainer(config, folder)
 
-# The teacher's own answer for the same noise: 79 network evaluations a sample.
+# The teacher's solution from the same noise: 79 network evaluations per sample.
 teacher = pidistill.load_teacher("digits")
 z = pidistill.initial_noise(teacher, 10, seed=0)
 label = z.new_zeros(10).long() + 3
@@ -29,7 +29,7 @@ for report in trainer.run():
         error = (sample.x - solution.x).square().mean().sqrt()
         print(f"step {report.step}: loss {report.loss:.3f}, distance to the teacher {error:.3f}")
 
-# A run folder needs no teacher any more.
+# Loading a run folder does not need the teacher.
 student = pidistill.load_student(folder)
 sample = student.generate(40, seed=0)
 save_png(folder / "samples.png", grid(sample.x, columns=10))

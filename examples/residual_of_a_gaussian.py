@@ -1,9 +1,9 @@
-"""The PID loss by hand, on a teacher whose trajectories are known in closed form.
+"""Compute the PID residual by hand, for a teacher with closed-form trajectories.
 
     python examples/residual_of_a_gaussian.py
 
-For a Gaussian the exact solution is a formula. Its residual is zero with the exact derivative, and
-falls with the square of the step for a central difference.
+For a Gaussian, the exact solution is known. Its residual is zero with the exact derivative, and
+proportional to the square of the step with a central difference.
 """
 
 import torch
@@ -23,7 +23,7 @@ def share(sigma: torch.Tensor) -> torch.Tensor:
 
 
 def F(nodes: torch.Tensor) -> torch.Tensor:
-    """The student that is the solution: x = s z + (1 - s) F, solved for F."""
+    """The exact student: x = s z + (1 - s) F, solved for F."""
     s = share(nodes)[..., None]
     x = torch.stack([gaussian_trajectory(teacher, z, level) for level in nodes])
     return (x - s * z) / (1 - s)

@@ -1,10 +1,10 @@
-"""A teacher, a network and a method of your own, all in one script.
+"""A custom teacher, network and method in one script.
 
     python examples/your_own.py
 
-The teacher is a plain function, the network a plain module, and the method trains two networks:
-the student follows PID, while an auxiliary network learns to denoise what the student draws, with
-an optimizer of its own. About 20 seconds on two CPU cores.
+The teacher is a function, the network a plain module, and the method trains two networks: the
+student with PID, and an auxiliary network that learns to denoise the student's samples, with its
+own optimizer. Takes about 20 seconds on two CPU cores.
 """
 
 import tempfile
@@ -23,12 +23,12 @@ from pidistill.methods.settings import OptimizerSettings
 
 
 def two_points(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-    """D(x, sigma) of data that are (1, 1) or (-1, -1), each half of the time, in closed form."""
+    """The exact D(x, sigma) for data at (1, 1) and (-1, -1) with equal probability."""
     return torch.tanh(x.sum(1, keepdim=True) / sigma[:, None] ** 2).expand(-1, 2)
 
 
 class Perceptron(nn.Module):
-    """A raw network F(u, c_noise, label) of points in the plane."""
+    """A raw network F(u, c_noise, label) for points in the plane."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class Perceptron(nn.Module):
 
 
 class FollowedSettings(PIDSettings):
-    """Settings of `Followed`; those of PID, and a name."""
+    """Settings of `Followed`: those of PID, with its own name."""
 
     name: Literal["followed"] = "followed"
 
 
 @methods.register
 class Followed(PID):
-    """PID, with an auxiliary network that follows the student's samples."""
+    """PID with an auxiliary network that learns to denoise the student's samples."""
 
     Settings = FollowedSettings
 
@@ -88,6 +88,6 @@ error = (x - solution).square().mean().sqrt()
 print(f"{nfe} evaluation instead of {teacher_nfe}; distance to the teacher {error:.3f}")
 print(f"on the right side: {(x.sign() == solution.sign()).float().mean():.1%}")
 
-# The class of the network is the script's own, so loading takes one to fill.
+# The network class is not registered, so loading needs an instance to fill.
 again = pidistill.load_student(folder, network=Perceptron())
 assert torch.equal(again.generate(4, seed=1).x, student.generate(4, seed=1).x)

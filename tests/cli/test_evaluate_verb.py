@@ -116,7 +116,7 @@ def test_every_average_and_seed_in_one_table(
     assert main(["evaluate", str(ring_run), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "ema-0.99, seed 1" in printed
-    assert "rms_error over the seeds: least" in printed
+    assert "rms_error over the seeds: min" in printed
     metrics = json.loads((ring_run / "metrics.json").read_text())
     assert len(metrics["measurements"]) == 4
 
@@ -188,7 +188,7 @@ def test_a_call_that_was_killed_goes_on(
     assert resumed == at_once
     assert len(list(samples.glob("*/*.safetensors"))) == num_blocks
     assert main(["evaluate", *arguments]) == 0
-    assert f"going on: {num_blocks} blocks" in capsys.readouterr().out
+    assert f"resuming: {num_blocks} blocks" in capsys.readouterr().out
     assert not samples.exists()
 
 

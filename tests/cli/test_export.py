@@ -83,11 +83,11 @@ def test_push(export, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("to", "name", "expected"),
     [
-        ("diffusers", "full", "full exists already"),
-        ("diffusers", "file.onnx", "file.onnx exists already"),
-        ("onnx", "file.onnx", "file.onnx exists already"),
+        ("diffusers", "full", "full already exists"),
+        ("diffusers", "file.onnx", "file.onnx already exists"),
+        ("onnx", "file.onnx", "file.onnx already exists"),
         ("onnx", "new", "new ends in 'nothing'; expected .onnx"),
-        ("onnx", "folder.onnx", "folder.onnx exists already"),
+        ("onnx", "folder.onnx", "folder.onnx already exists"),
     ],
 )
 def test_nothing_is_overwritten(run, tmp_path, refused, to, name, expected):
@@ -103,7 +103,7 @@ def test_nothing_is_overwritten(run, tmp_path, refused, to, name, expected):
     [
         (["gone", "--to", "onnx", "--out", "x.onnx"], "gone is not a folder"),
         (["gone", "--to", "tflite", "--out", "x"], "'tflite' is not one of"),
-        (["gone", "--to", "run", "--out", "x", "--push-to-hub", "me"], "names no owner"),
+        (["gone", "--to", "run", "--out", "x", "--push-to-hub", "me"], "has no owner"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, refused, arguments, expected):

@@ -1,4 +1,4 @@
-"""Models that several tests of the evaluation measure."""
+"""Models shared by the evaluation tests."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which metrics there are, what each needs, and what they say."""
+"""The available metrics, their requirements and their values."""
 
 import json
 

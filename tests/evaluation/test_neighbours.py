@@ -25,7 +25,7 @@ def draw(*shape, seed=0):
 
 
 def by_definition(x, y):
-    """Straight from the paper: in how many samples' balls of three neighbours is a point?"""
+    """From the paper: how many samples' three-neighbour balls contain each point."""
 
     def share_inside(points, centres):
         distances = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
@@ -52,7 +52,7 @@ def test_it_is_the_definition_where_distances_tie(n, m, seed):
 
 
 def test_a_collapsed_sample_is_precise_and_recalls_nothing():
-    """All balls of a single repeated point are empty, whatever rounding makes of their radius."""
+    """The balls of one repeated point have radius zero, despite rounding."""
     reference = draw(60, 32) * 50
     collapsed = reference[7:8].repeat(40, 1)
     assert precision_recall(collapsed, reference) == (1, 1 / 60)

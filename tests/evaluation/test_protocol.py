@@ -1,4 +1,4 @@
-"""`evaluate`: what it takes, what it returns, and that nothing else changes the numbers."""
+"""`evaluate`: its inputs and results, and that nothing else changes the numbers."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ CHEAP = ("fid", "error", "speed")
 
 @pytest.fixture(scope="module")
 def ring_run(tmp_path_factory):
-    """A run of a few steps with two averages of the weights."""
+    """A short run with two weight averages."""
     folder = tmp_path_factory.mktemp("ring")
     train(small("pid", max_train_steps=4, ema_rates=[0.9, 0.99]), folder)
     return folder
@@ -75,7 +75,7 @@ def test_a_model_and_its_samples_have_the_same_metrics(digits, tmp_path):
 
 
 def test_student_and_teacher_start_from_the_same_noise(gaussian, gaussian_student):
-    """Then the exact student is off by the error of the solver alone."""
+    """Then the error of the exact student is that of the solver."""
     metrics = evaluate(gaussian_student, teacher=gaussian, num=50, seed=2, metrics=["error"])
     assert metrics["rms_error"] < 0.02
     other = gaussian_student.generate(50, seed=3).x
@@ -101,7 +101,7 @@ def test_the_numbers_do_not_depend_on_the_batch_size(digits):
 
 
 def _measure(file, store=None):
-    """The metrics of a student by this process and those beside it, written by the main one."""
+    """The metrics of a student, computed by all processes and written by the main one."""
     teacher = load_teacher("digits")
     student = TrajectoryStudent.from_teacher(teacher, anchored=True)
     metrics = evaluate(
@@ -142,7 +142,7 @@ def test_what_was_kept_is_not_drawn_again_and_the_teacher_is_shared(digits, tmp_
     monkeypatch.setattr(student, "sample", refuse)
     notes = []
     assert evaluate(student, **common, say=notes.append) == first
-    assert any("going on" in note for note in notes)
+    assert any("resuming" in note for note in notes)
 
 
 def test_every_average_and_seed_is_measured(ring_run):

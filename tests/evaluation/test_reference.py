@@ -1,4 +1,4 @@
-"""References of every kind, and the cache of their features."""
+"""All kinds of references, and the cache of their features."""
 
 import logging
 
@@ -26,7 +26,7 @@ def cache_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def network():
-    """The digits' features, with a list of how many images it has seen at once."""
+    """The digits' features, with a record of the batch sizes it has seen."""
     network = features_for((1, 8, 8))
     network.seen = []
     network.register_forward_hook(lambda _, arguments, __: network.seen.append(len(arguments[0])))
@@ -44,7 +44,7 @@ def _small_batches(monkeypatch):
 
 
 def collect(data, network, parts=PARTS):
-    """The parts of a reference's features by name, from the cache or from one pass."""
+    """The properties of `ReferenceFeatures` by name, from the cache or computed."""
     features = ReferenceFeatures(data, network)
     return {part: getattr(features, part) for part in parts}
 
@@ -123,7 +123,7 @@ def test_a_damaged_entry_is_computed_anew_with_a_warning(
 def test_a_cache_that_cannot_be_written_is_no_error(network, data, cache_folder, caplog):
     cache_folder.touch()
     collect(data, network, ["statistics"])
-    assert "nothing is cached" in caplog.text
+    assert "is not cached" in caplog.text
 
 
 def test_where_the_cache_lies(monkeypatch, tmp_path):
@@ -177,8 +177,8 @@ def bad(arrays, words):
     ("write", "words"),
     [
         bad({"mu": np.zeros(3), "sigma": np.eye(4)}, r"shape \(3,\) and sigma .* \(4, 4\)"),
-        bad({"mu": np.zeros((3, 1)), "sigma": np.eye(3)}, "expected floating point"),
-        bad({"mu": np.zeros(3, int), "sigma": np.eye(3)}, "expected floating point"),
+        bad({"mu": np.zeros((3, 1)), "sigma": np.eye(3)}, "expected floating-point"),
+        bad({"mu": np.zeros(3, int), "sigma": np.eye(3)}, "expected floating-point"),
         bad({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "not finite"),
         bad({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.1], [0.0, 1.0]])}, "not symmetric"),
         bad({"mu": np.array([None] * 3), "sigma": np.eye(3)}, "not a readable"),

@@ -1,4 +1,4 @@
-"""Samples by their index: the same for any block, batch, interruption and number of processes."""
+"""Samples depend only on their index, not on block, batch, interruption or process count."""
 
 import itertools
 from dataclasses import replace

@@ -38,7 +38,7 @@ def test_the_estimate_is_the_sum_over_distinct_pairs(n, m, size, seed):
 @pytest.mark.parametrize("shift", [0.0, 0.4])
 @pytest.mark.parametrize("scale", [1.0, 1.3])
 def test_its_expectation_is_the_closed_form_of_gaussians(shift, scale):
-    r"""In one dimension $k(x, y) = \sum_j \binom{3}{j} x^j y^j$, so moments are compared."""
+    r"""In one dimension, $k(x, y) = \sum_j \binom{3}{j} x^j y^j$ compares moments."""
 
     def moments(mean, std):
         return [mean, mean**2 + std**2, mean**3 + 3 * mean * std**2]

@@ -1,4 +1,4 @@
-"""One pass over samples: what it sees is what the whole shows."""
+"""One pass over samples in blocks sees the same as one look at all of them."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def given(x, **options):
 
 @each(st.integers(1, 120), st.integers(1, 5))
 def test_every_block_is_the_work_of_one_process_and_comes_in_order(num, count):
-    """The processes take turns here; what one gathers the main process hands on."""
+    """The processes take turns here; the main process passes on what they gather."""
     mailbox = {}
 
     class Fake(Processes):

@@ -1,4 +1,4 @@
-"""Errors and residuals along the path, for students whose answer is known."""
+"""Errors and residuals along the path, for students with known errors."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_the_exact_student_has_neither_error_nor_residual(gaussian, gaussian_stu
 
 
 def test_an_error_of_the_raw_output_shows_in_proportion(gaussian, gaussian_student, z):
-    """F scaled by 1.1 puts x off by `0.1 (1 - sigma/sigma_max) F`, and nothing at sigma_max."""
+    """Scaling F by 1.1 changes x by `0.1 (1 - sigma/sigma_max) F`, which is 0 at sigma_max."""
     exact = points(gaussian, z)
     gaussian_student.network.scale.data.fill_(1.1)
     errors = error_along_path(paths_of(gaussian_student, exact, z))

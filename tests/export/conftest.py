@@ -83,7 +83,7 @@ STUDENTS = {
 
 
 def build_student(name, student_class=TrajectoryStudent, **options):
-    """The student `name` of the table, or one of another kind; none of its weights is zero."""
+    """The student `name` of the table, or one of another class, without zero weights."""
     network_name, arguments, precondition, shape, num_classes, anchored = STUDENTS[name]
     if network_name in ("diffusers_unet", "text_unet"):
         pytest.importorskip("diffusers")
@@ -106,7 +106,7 @@ def build_student(name, student_class=TrajectoryStudent, **options):
 
 
 def save_run(folder, student, config='teacher = "digits"\n\n[method]\nname = "pid"\n'):
-    """Write what a run leaves behind: raw weights, other averaged ones, and the config."""
+    """Write the files of a run: raw weights, different averaged ones, and the config."""
     folder.mkdir()
     averaged = {name: 0.5 * value for name, value in student.state_dict().items()}
     write_tensors(folder / weights_name(0), dict(student.state_dict()))
@@ -118,13 +118,13 @@ def save_run(folder, student, config='teacher = "digits"\n\n[method]\nname = "pi
 
 @pytest.fixture
 def student_named():
-    """The function that builds students."""
+    """Builds students."""
     return build_student
 
 
 @pytest.fixture
 def run_of():
-    """The function that writes run folders."""
+    """Writes run folders."""
     return save_run
 
 

@@ -1,4 +1,4 @@
-"""Source code cut out of the package."""
+"""Source code extracted from the package."""
 
 import ast
 

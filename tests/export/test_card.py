@@ -62,11 +62,11 @@ def test_metrics_are_those_of_the_weights(mlp_run):
     text = card_of(mlp_run).text
     assert "| `rms_error` | 0.123 |" in text
     assert "quantiles" not in text
-    of_others = "Of `student.safetensors`, not of the weights here."
+    of_others = "Measured with `student.safetensors`, not with the weights exported here."
     assert of_others in card_of(mlp_run, ema=0.999).text
     assert of_others not in text
     (mlp_run / "metrics.json").write_text(json.dumps({**metrics, "step": 40}))
-    assert "Of step 40;" in card_of(mlp_run).text
+    assert "Measured at step 40;" in card_of(mlp_run).text
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_half_precision(tmp_path, mlp_run):
 def test_samples_that_are_no_images_are_raw(tmp_path, student_named, run_of):
     student = student_named("points")
     exported = export_student(run_of(tmp_path / "run", student), tmp_path / "out", to="diffusers")
-    assert "samples have the shape (2,)" in exported.not_included[0]
+    assert "samples have shape (2,)" in exported.not_included[0]
     pipeline = opened(tmp_path / "out")
     assert pipeline(5, seed=0, output_type="raw").images.shape == (5, 2)
     with pytest.raises(ValueError, match=r"shape \(2,\) are not images"):
@@ -246,7 +246,7 @@ def test_a_decoder_that_is_gone_is_said(tmp_path, student_named, run_of):
     run = run_of(tmp_path / "run", student_named("text_unet"), config)
     exported = export_student(run, tmp_path / "out", to="diffusers")
     assert "without the decoder of latents" in exported.not_included[0]
-    assert "samples have the shape (4, 8, 8)" in exported.not_included[1]
+    assert "samples have shape (4, 8, 8)" in exported.not_included[1]
     assert str(tmp_path) not in Path(tmp_path / "out" / "README.md").read_text()
 
 

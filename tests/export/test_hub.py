@@ -14,7 +14,7 @@ from pidistill.export.hub import push, require_repo_id
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that records what it is asked for."""
+    """A hub that records requests."""
     calls = []
 
     def create_repo(self, repo_id, **options):
@@ -29,7 +29,7 @@ def hub(monkeypatch):
 
 
 def http_error(status):
-    """An answer of the hub, of which only the status matters here."""
+    """A response of the hub, of which only the status matters."""
     error = HfHubHTTPError.__new__(HfHubHTTPError)
     Exception.__init__(error, f"{status} for the address")
     error.response = types.SimpleNamespace(status_code=status)

@@ -26,7 +26,7 @@ def write(folder, student):
 
 
 def difference(session, student, num):
-    """The largest difference from the student's samples, relative to their largest value."""
+    """The maximum difference from the student's samples, relative to their maximum."""
     z = initial_noise(student, num, seed=num)
     inputs, label = {"z": z.numpy()}, None
     if student.num_classes:

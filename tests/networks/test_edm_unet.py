@@ -1,4 +1,4 @@
-"""SongUNet and DhariwalUNet against a second computation from their description, in float64."""
+"""SongUNet and DhariwalUNet, against an independent implementation in float64."""
 
 import pytest
 import torch

@@ -7,7 +7,7 @@ from pidistill.networks.mlp import MLP, linear_in_parts
 
 
 def drawn(network):
-    """`network` without the zeros that training starts from."""
+    """`network` without its zero-initialised weights."""
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)

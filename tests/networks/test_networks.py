@@ -1,4 +1,4 @@
-"""The register of networks, and networks that are not in it."""
+"""The registry of networks, and unregistered networks."""
 
 import json
 
@@ -17,7 +17,7 @@ from pidistill.networks import (
 
 
 class Bare(torch.nn.Module):
-    """A user's network with a weight that nothing says how to draw."""
+    """A user's network with a weight that has no initialiser."""
 
     def __init__(self):
         super().__init__()

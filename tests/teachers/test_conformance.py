@@ -1,4 +1,4 @@
-"""What every teacher promises (`Denoiser`), checked on one teacher of every source."""
+"""The contract of `Denoiser`, checked on one teacher per source."""
 
 import math
 
@@ -18,7 +18,7 @@ def teacher(request, tmp_path, mlp_teacher):
 
 
 def noisy(teacher, num=7, dtype=torch.float32):
-    """Samples as the solver meets them over the whole range of noise, and labels or None."""
+    """Noisy samples over the whole range of noise levels, and labels or None."""
     generator = torch.Generator().manual_seed(0)
     ends = (math.log(teacher.sigma_min), math.log(teacher.sigma_max))
     sigma = torch.linspace(*ends, num, dtype=torch.float64).exp().to(dtype)
@@ -103,7 +103,7 @@ def test_the_input_may_require_a_gradient(teacher):
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_at_sigma_max_nothing_but_the_mean_of_the_data_is_left(name):
-    """In closed form only: a trained network may or may not have learnt it."""
+    """Closed-form teachers only: a trained network may not have learnt it."""
     teacher = load_teacher(f"mixture:{name}")
     mean = (teacher.log_prior.exp() @ teacher.means).reshape(teacher.sample_shape)
     sigma = torch.full((2,), 1e6 * teacher.sigma_data, dtype=torch.float64)

@@ -21,7 +21,7 @@ diffusers = pytest.importorskip("diffusers")
 
 @pytest.fixture
 def load(tmp_path):
-    """Saves a pipeline and loads it: (its UNet, the teacher), both of one dtype."""
+    """Saves and loads a pipeline; returns (its UNet, the teacher) in the same dtype."""
 
     def saved(scheduler, query="", dtype=torch.float32, **config):
         unet = save(tmp_path, scheduler, **config).to(dtype)
@@ -36,7 +36,7 @@ def draw(num, dtype=torch.float32):
 
 
 def relative_error(ours, theirs):
-    """The largest over the samples of |ours - theirs| / |theirs|."""
+    """The maximum of |ours - theirs| / |theirs| over samples."""
     return ((ours - theirs).flatten(1).norm(dim=1) / theirs.flatten(1).norm(dim=1)).max().item()
 
 
@@ -244,13 +244,13 @@ def test_a_student_copies_the_network_and_is_rebuilt_from_its_description(load):
     ("query", "message"),
     [
         ("?guidance=2", "null_class"),
-        ("?null_class=7&guidance=2", "5 rows .* null_class is 7"),
+        ("?null_class=7&guidance=2", "5 class embedding rows, .* null_class is 7"),
         ("?prompts=p.txt", "prompts"),
         ("?guidence=2", "'guidence'"),
         ("?guidance=high", "guidance is 'high' .*; expected a finite number"),
-        ("?null_class=1.5", "expected a whole number"),
+        ("?null_class=1.5", "expected an integer"),
         ("?sigma_max=inf", "expected a finite number"),
-        ("?revision=", "expected a text"),
+        ("?revision=", "expected text"),
         ("?sigma_max=500", "0.01.* sigma_max is 500"),
         ("?sigma_min=1&sigma_max=0.5", "sigma_min is 1 and sigma_max is 0.5"),
     ],

@@ -1,4 +1,4 @@
-"""EDM teachers: every architecture and preconditioning, and what is said about a bad file."""
+"""EDM teachers: every architecture and preconditioning, and errors for bad files."""
 
 import math
 
@@ -51,7 +51,7 @@ def assert_close(answer, expected):
 
 @pytest.fixture
 def load(tmp_path):
-    """Writes the content of a checkpoint to a pickle, and loads that."""
+    """Writes the content of a checkpoint to a pickle and loads it."""
 
     def written(content):
         (tmp_path / "a.pkl").write_bytes(dumps(content))
@@ -122,7 +122,7 @@ def test_noise_levels_come_from_the_file(precond, attributes, expected, load, so
 
 
 def test_attributes_come_before_arguments(load, song):
-    """They are what the original computes with."""
+    """The original computes with them."""
     content = checkpoint(song, settings={"sigma_data": 0.25}, attributes={"sigma_data": 0.7})
     assert load(content).sigma_data == 0.7
 
@@ -199,10 +199,10 @@ def set_attribute(name, value):
             lambda c: setattr(c["ema"].state["_modules"]["model"], "class_name", "UNetModel"),
             "a PickledModule as its model",
         ),
-        (lambda c: c.pop("ema"), "holds no network of EDM"),
-        (lambda c: nest_modules(c, 20), "without end"),
-        (lambda c: nest_modules(c, 100), "without end"),
-        (share_bytes, "claims more weights than it has room for"),
+        (lambda c: c.pop("ema"), "holds no EDM network"),
+        (lambda c: nest_modules(c, 20), "nested too deeply"),
+        (lambda c: nest_modules(c, 100), "nested too deeply"),
+        (share_bytes, "declares more weights than its size allows"),
         (set_argument("num_blocks", 10**9), "1000000000 as num_blocks"),
         (set_argument("model_channels", "16"), "'16' as model_channels"),
         (set_argument("model_channels", 7), "cannot be built|has shape|lacks"),
@@ -231,7 +231,7 @@ def test_what_is_not_as_edm_writes_it_is_named(change, match, load, song):
 def test_absurd_settings_files_without_a_dictionary_and_missing_ones(load, song, tmp_path):
     with pytest.raises(PidistillError, match="1000000000 as M"):
         load(checkpoint(song, "iDDPMPrecond", attributes={"M": 10**9}))
-    with pytest.raises(PidistillError, match="holds no network of EDM"):
+    with pytest.raises(PidistillError, match="holds no EDM network"):
         load([1, 2])
     with pytest.raises(PidistillError, match=r"none.pkl' is not a file"):
         load_teacher(f"edm:{tmp_path / 'none.pkl'}")

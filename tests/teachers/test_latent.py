@@ -26,7 +26,7 @@ transformers = pytest.importorskip("transformers")
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @torch.no_grad()
 def test_guided_euler_is_the_pipeline_s_ddim(tmp_path, prediction_type):
-    """All at once: prompts, guidance, the network's conventions, and the decoder."""
+    """Covers prompts, guidance, the network's conventions, and the decoder together."""
     pipeline = stable_diffusion(tmp_path, prediction_type)
     teacher = load_teacher(spec(tmp_path, "&guidance=7.5"))
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -121,7 +121,7 @@ def test_networks_that_want_more_than_a_text_are_refused(tmp_path):
 
 
 def test_a_student_of_latents_is_sampled_and_evaluated_as_images(tmp_path):
-    """Only the error is taken between latents."""
+    """Only the error compares latents."""
     stable_diffusion(tmp_path)
     run, drawn, solved = tmp_path / "run", tmp_path / "x.npz", tmp_path / "teacher.npz"
     options = ["--max-train-steps", "2", "--batch-size", "2", "--set", "preview_steps=0"]

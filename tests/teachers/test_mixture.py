@@ -1,4 +1,4 @@
-"""Mixtures in closed form, against the definition of a denoiser."""
+"""Closed-form mixtures, against the definition of a denoiser."""
 
 import math
 
@@ -14,7 +14,7 @@ every_mixture = pytest.mark.parametrize("name", MIXTURES)
 
 
 def log_density(mixture, x, sigma):
-    """log p(x; sigma) of flat `x` (b, d) at a noise level, by torch's distributions."""
+    """log p(x; sigma) for flat `x` (b, d), from torch's distributions."""
     basis, size = mixture.basis, mixture.means.shape[1]
     noise = sigma**2 * torch.eye(size, dtype=torch.float64)
     covariance = basis @ torch.diag_embed(mixture.variances) @ basis.mT + noise
@@ -42,7 +42,7 @@ def test_the_denoiser_is_tweedies_formula(name, sigma):
 
 
 def test_the_denoiser_is_the_posterior_mean_by_numerical_integration():
-    """In one dimension: the integral of x0 p(x0) N(x; x0, sigma^2) over that without x0."""
+    """In one dimension: the integral of x0 p(x0) N(x; x0, sigma^2), divided by that without x0."""
     means = torch.tensor([[-1.0], [0.5], [2.0]], dtype=torch.float64)
     variances = torch.tensor([[0.2], [0.05], [0.4]], dtype=torch.float64)
     prior = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)

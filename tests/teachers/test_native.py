@@ -1,4 +1,4 @@
-"""Teacher specs, kinds of other packages, and teachers in the project's own format."""
+"""Teacher specs, kinds from other packages, and teachers in the native format."""
 
 import importlib.resources
 import subprocess
@@ -68,7 +68,7 @@ def test_a_weight_that_is_not_finite_is_named(folder, mlp_teacher):
 
 
 class Plugin:
-    """A source as another package may bring it."""
+    """A source from another package."""
 
     @staticmethod
     def load(locator):

@@ -1,4 +1,4 @@
-"""OpenAI's UNetModel: its names and layouts, against a second implementation of the network."""
+"""OpenAI's UNetModel: names and layouts, against an independent implementation."""
 
 import math
 
@@ -169,7 +169,7 @@ def test_agrees_with_a_second_computation(order, classes, top, tmp_path):
 
 
 def test_the_wrong_order_is_another_function(tmp_path):
-    """The comparison above would see it."""
+    """The comparison above would detect it."""
     weights = build().state_dict()
     x, sigma = torch.randn(1, 3, 8, 8), torch.ones(1)
     with torch.no_grad():
@@ -179,7 +179,7 @@ def test_the_wrong_order_is_another_function(tmp_path):
 
 
 def test_two_dimensional_attention_a_prefix_and_half_precision_are_read(tmp_path):
-    """Attention is so in consistency-models."""
+    """As attention is in consistency-models."""
     flat = {key: w.half() for key, w in build().state_dict().items()}
     image = {f"module.{key}": w[..., None] if w.ndim == 3 else w for key, w in flat.items()}
     one = load_teacher(write(tmp_path, flat)).network.state_dict()
@@ -201,13 +201,13 @@ KEY = "output_blocks.2.2.in_layers.2.weight"
         ({"middle_block.1.qkv.bias": 3}, {}, r"in0.qkv.bias' has shape \(3,\)"),
         ({}, {"config": {"label_dim": 0}}, "unexpected weight 'label_emb.weight'"),
         ({}, {"config": {"label_dim": 5}}, r"'map_label.weight' has shape \(512, 4\)"),
-        ({}, {"config": {"model_channels": 64}}, "norm0 has 16 groups of its 64 channels"),
-        ({}, {"config": ODD_WIDTH}, "attends with 160 channels"),
+        ({}, {"config": {"model_channels": 64}}, "norm0 normalises its 64 channels in 16 groups"),
+        ({}, {"config": ODD_WIDTH}, "attention over 160 channels"),
         ({}, {"config": {"model_channels": 136}}, "cannot be built"),
         ({}, {"qkv_order": "other"}, "'other'; expected three-major or legacy"),
         ({}, {"qkv_order": [1]}, r"qkv_order \[1\]"),
         ({}, {"precondition": "edm"}, "expected 'dhariwal_unet' with 'edm_timestep'"),
-        ({}, {"name": "song_unet"}, "a guided-diffusion UNetModel, which is not 'song_unet'"),
+        ({}, {"name": "song_unet"}, "a guided-diffusion UNetModel, which do not fit 'song_unet'"),
     ],
 )
 def test_what_does_not_fit_is_named(change, options, match, tmp_path):

@@ -1,4 +1,4 @@
-"""Hostile pickles: nothing is executed, nothing grows, and each ends in one clear line."""
+"""Hostile pickles: no code runs, memory is bounded, and each fails with one clear line."""
 
 import io
 import os
@@ -38,13 +38,13 @@ PROTO = b"\x80\x04"
 
 @pytest.fixture(scope="module")
 def genuine():
-    """A small pickle of genuine structure."""
+    """A small pickle with genuine structure."""
     return dumps(checkpoint(randomized(SongUNet(**TINY))))
 
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads bytes as a pickle; nothing that they name may leave a trace in the folder."""
+    """Reads bytes as a pickle; nothing they name may leave a trace in the folder."""
 
     def reader(data):
         (tmp_path / "file.pkl").write_bytes(data)
@@ -55,7 +55,7 @@ def read(tmp_path):
 
 @pytest.fixture
 def refuses(read, tmp_path):
-    """Checks that bytes are refused in one line that says why, without being executed."""
+    """Checks that bytes are refused with a one-line reason, without being executed."""
 
     def check(data, match="executed"):
         with pytest.raises(PidistillError, match=match) as caught:
@@ -93,7 +93,7 @@ def saved(value, **options):
 
 
 class Evil:
-    """Leaves a trace when it is unpickled."""
+    """Leaves a trace when unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -307,7 +307,7 @@ def test_are_refused_at_once_in_little_memory(data, refuses):
     ],
 )
 def test_take_little_memory(data, read):
-    """The text has one character that makes Python store all of it four times as wide."""
+    """One character of the text makes Python store all of it at four times the width."""
     tracemalloc.start()
     try:
         with pytest.raises(PidistillError):
@@ -327,12 +327,12 @@ def test_take_little_memory(data, read):
     ],
 )
 def test_depth_costs_nothing(data, read):
-    """Whatever is nested, or holds itself, is built and released without recursion."""
+    """Nested and self-referential values are built and released without recursion."""
     read(PROTO + data)
 
 
 def loads_or_refuses(path):
-    """Whether a damaged file loads; anything but one clear line is a failure."""
+    """Whether a damaged file loads; fails unless the error is one clear line."""
     try:
         edm.load(str(path))
     except PidistillError as error:

@@ -1,4 +1,4 @@
-"""ScoreSDE checkpoints against a compact second implementation of their module list."""
+"""ScoreSDE checkpoints, against a compact independent implementation of their module list."""
 
 import warnings
 
@@ -14,7 +14,7 @@ from score_sde_files import CASES, CONFIG, NCSNPP, NIN, SAID, checkpoint, networ
 
 
 def expected_denoised(net, x, sigma):
-    """D by Tweedie's formula in the coordinates that the network was trained in."""
+    """D from Tweedie's formula, in the coordinates the network was trained in."""
     net, x, sigma = net.double(), x.double(), sigma.double()[:, None, None, None]
     if net.fourier:  # variance exploding, images in [0, 1]
         y, s = (x + 1) / 2, sigma / 2
@@ -55,7 +55,7 @@ def test_agrees_with_a_second_implementation(config, described, tmp_path):
 
 @pytest.fixture
 def load(tmp_path):
-    """Writes a checkpoint with the JSON file beside it, and loads that."""
+    """Writes a checkpoint with a JSON file beside it and loads it."""
 
     def written(content, description=SAID, **options):
         torch.save(content, tmp_path / "a.pth", **options)
@@ -89,7 +89,7 @@ def test_the_legacy_format_and_a_buffer_free_model_are_read(load):
         (lambda net: net.all_modules[3].add_module("NIN_0", NIN(8)), "module 3 has .*NIN_0"),
         (lambda net: net.add_module("extra", nn.Linear(2, 2)), "unexpected weight 'extra.weight'"),
         (lambda net: net.all_modules.pop(-1), "modules with weights; expected"),
-        (lambda net: net.all_modules.pop(4), "not those of|expected"),
+        (lambda net: net.all_modules.pop(4), "does not have the modules|expected"),
     ],
 )
 def test_other_networks_are_refused(load, change, match):
@@ -103,9 +103,9 @@ def test_other_networks_are_refused(load, change, match):
     ("content", "match"),
     [
         ({"model": print}, "cannot be read with weights_only=True"),
-        ({"state_dict": {}}, "not a checkpoint of ScoreSDE"),
-        ([1], "not a checkpoint of ScoreSDE"),
-        (lambda model, shadow: model.update({"module.extra": 1}), "more than tensors"),
+        ({"state_dict": {}}, "not a ScoreSDE checkpoint"),
+        ([1], "not a ScoreSDE checkpoint"),
+        (lambda model, shadow: model.update({"module.extra": 1}), "other than tensors"),
         (lambda model, shadow: shadow.pop(), "averaged weights; expected"),
         (
             lambda model, shadow: shadow.insert(0, shadow.pop(0)[:3]),
@@ -125,7 +125,7 @@ def test_other_content_is_refused(load, content, match):
 @pytest.mark.parametrize(
     ("description", "match"),
     [
-        ({"sde": "subvpsde"}, "sde is 'subvpsde'; only 'vpsde'"),
+        ({"sde": "subvpsde"}, "the sde 'subvpsde'; only 'vpsde'"),
         ({"image_size": 31}, "image_size 31 .* expected a multiple of 2"),
         ({"image_size": "32"}, "image_size '32'"),
         ({"fir": 1}, "fir 1"),

@@ -1,4 +1,4 @@
-"""`pidistill evaluate`: a student against its teacher and a reference, or anybody's samples."""
+"""`pidistill evaluate`: measures a student, a teacher, or samples from a file."""
 
 import shutil
 from pathlib import Path
@@ -21,8 +21,8 @@ from pidistill.cli.console import (
     "--reference",
     default=None,
     metavar="DATA/FILE.npz",
-    help="digits, glyphs, a folder of images, an .npz of samples or of mu and sigma, or what a "
-    "teacher draws: teacher (the run's own) or teacher:SPEC.",
+    help="digits, glyphs, a folder of images, an .npz of samples or of mu and sigma, or samples "
+    "of a teacher: teacher (the run's own) or teacher:SPEC.",
 )
 @click.option(
     "-n",
@@ -30,7 +30,7 @@ from pidistill.cli.console import (
     type=click.IntRange(min=2),
     default=None,
     metavar="N",
-    help="Samples; by default 50000, or all in a file.",
+    help="Number of samples; default 50000, or all in a file.",
 )
 @click.option(
     "--num-error",
@@ -38,21 +38,21 @@ from pidistill.cli.console import (
     default=5000,
     show_default=True,
     metavar="N",
-    help="Samples, at most, that the teacher solves for.",
+    help="Maximum number of samples compared with the teacher's solution.",
 )
 @click.option(
     "--metrics",
     default=None,
     metavar="NAME,...",
     help="fid, kid, is, precision-recall, error, trajectory, diversity, training-images, speed; "
-    "by default all that can be had, except kid, is and precision-recall.",
+    "default all that apply, except kid, is and precision-recall.",
 )
 @click.option(
     "--features",
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="auto (the bundled one of the reference), digits, glyphs, inception, dinov2 or "
+    help="auto (the bundled one for the reference), digits, glyphs, inception, dinov2 or "
     "the name of a plug-in.",
 )
 @click.option(
@@ -60,9 +60,9 @@ from pidistill.cli.console import (
     type=click.Path(path_type=Path),
     default=None,
     metavar="PATH",
-    help="Weights of the features inception or dinov2.",
+    help="Weights for the features inception or dinov2.",
 )
-@click.option("--allow-download", is_flag=True, help="Fetch weights of features that are missing.")
+@click.option("--allow-download", is_flag=True, help="Download missing weights of features.")
 @click.option(
     "--seed",
     "seeds",
@@ -71,18 +71,18 @@ from pidistill.cli.console import (
     default=(0,),
     show_default=True,
     metavar="S",
-    help="May be repeated, for the least value and the spread.",
+    help="Repeat to measure several seeds and their spread.",
 )
 @click.option(
     "--ema",
     "rates",
     multiple=True,
     metavar="RATE",
-    help="Averaging rate of the weights; 0: raw. May be repeated; all: every average.",
+    help="Averaging rate of the weights, 0 for raw, or all. May be repeated.",
 )
 @steps_option
 @click.option(
-    "--solver", type=click.Choice(["heun", "euler"]), default=None, help="For a teacher only."
+    "--solver", type=click.Choice(["heun", "euler"]), default=None, help="For teachers only."
 )
 @click.option(
     "--out",
@@ -90,9 +90,9 @@ from pidistill.cli.console import (
     type=click.Path(path_type=Path),
     default=None,
     metavar="FILE.json",
-    help="Where metrics go; by default metrics.json in a run folder.",
+    help="Output file; default metrics.json in the run folder.",
 )
-@click.option("--keep-samples", is_flag=True, help="Keep the samples that were measured.")
+@click.option("--keep-samples", is_flag=True, help="Keep the measured samples.")
 @batch_size_option
 @device_option
 @json_option
@@ -115,11 +115,11 @@ def evaluate(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Measure TARGET: a run folder, a teacher's spec, or an .npz of anybody's samples.
+    """Measure TARGET: a run folder, a teacher's spec, or an .npz of samples.
 
-    Prints a table, writes metrics.json and pictures; a call that was killed goes on where it was.
-    The teacher of a run is the one that its config names. Where it or a suitable feature network
-    is missing, the metrics that need it are left out, with a note on why.
+    Prints a table and writes metrics.json and pictures. A killed call resumes where it stopped. The
+    teacher of a run is the one in its config. Without it or a suitable feature network, the metrics
+    that need it are omitted, with a note.
     """
     out = Out(as_json)
     from pidistill.cli.metrics_table import print_metrics
@@ -130,7 +130,7 @@ def evaluate(
     file, folder = _outputs(file, target)
     store = None if folder is None or target.endswith(".npz") else folder / "samples"
     if reference is None and metrics is None:
-        out.say("without --reference: no distances to data")
+        out.say("no --reference: distances to data are not measured")
     result = measure(
         target,
         reference,
@@ -152,22 +152,22 @@ def evaluate(
         progress=out.progress,
         say=out.say,
     )
-    if not result:  # the main process has it
+    if not result:  # not the main process
         return
     if file is not None:
         write_json(file, result)
     print_metrics(out, result)
     if file is not None:
-        out.say(f"{file}, and pictures in {folder}")
+        out.say(f"wrote {file}, and pictures to {folder}")
     if store is not None and not keep_samples:
         shutil.rmtree(store, ignore_errors=True)
     out.result(result)
 
 
 def _outputs(file: Path | None, target: str) -> tuple[Path | None, Path | None]:
-    """The file of the metrics and the folder of the pictures.
+    """The metrics file and the pictures folder.
 
-    They are `metrics.json` and `evaluation` in a run folder, or `FILE.json` and `FILE` beside it.
+    In a run folder, `metrics.json` and `evaluation`; with --out, `FILE.json` and `FILE`.
     """
     from pidistill.errors import PidistillError
     from pidistill.model_folder import is_model_folder

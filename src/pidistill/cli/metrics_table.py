@@ -15,18 +15,18 @@ KEYS = {
     "recall": "recall",
     "RMS error": "rms_error",
 }
-"""Which metric a column shows, in the order of columns."""
+"""The metric shown in each column, in order."""
 COLUMNS = ["", "NFE", "ms/sample", "Frechet distance", "RMS error"]
 """The columns of every table."""
 
 
 def metrics_columns(metrics: dict[str, Any]) -> list[str]:
-    """The columns of a table of these metrics: those of every table, and what else was measured."""
+    """The columns for these metrics: `COLUMNS`, and whatever else was measured."""
     return ["", *(title for title, key in KEYS.items() if title in COLUMNS or key in metrics)]
 
 
 def metrics_rows(metrics: dict[str, Any]) -> list[list[str]]:
-    """The rows of teacher and student, under `metrics_columns`; a dash is not measured."""
+    """The rows of teacher and student; a dash means not measured."""
     keys = [KEYS[title] for title in metrics_columns(metrics)[1:]]
     rows = []
     if "teacher_nfe" in metrics:
@@ -50,7 +50,7 @@ def _teacher(metrics: dict[str, Any]) -> str:
 
 
 def print_metrics(out: Out, metrics: dict[str, Any]) -> None:
-    """Print the table and what a reader needs to judge it."""
+    """Print the table and its context."""
     title = f"{metrics['num_samples']:,} samples"
     if "seed" in metrics and "measurements" not in metrics:
         title += f", seed {metrics['seed']}"
@@ -59,21 +59,21 @@ def print_metrics(out: Out, metrics: dict[str, Any]) -> None:
 
 
 def print_context(out: Out, metrics: dict[str, Any]) -> None:
-    """Print the quantiles of the error, the floor of the distance, diversity, and speed."""
+    """Print error quantiles, the noise floor of the Frechet distance, diversity and speed."""
     if "error_quantiles" in metrics:
         quantiles = metrics["error_quantiles"].items()
         text = ", ".join(f"{float(q):.0%}: {figures(value)}" for q, value in quantiles)
-        out.say(f"error of a sample, quantiles: {text}")
+        out.say(f"error per sample, quantiles: {text}")
     if "reference_split_frechet_distance" in metrics:
         split = figures(metrics["reference_split_frechet_distance"])
-        out.say(f"one half of the reference against the other: Frechet distance {split}")
+        out.say(f"Frechet distance between two halves of the reference: {split}")
     if "straightness" in metrics:
         out.say(
-            f"bend of the paths (0: straight): {figures(metrics['straightness'])}; the teacher's "
-            f"{figures(metrics['teacher_straightness'])}"
+            f"straightness of the paths (0: straight): {figures(metrics['straightness'])}; the "
+            f"teacher's: {figures(metrics['teacher_straightness'])}"
         )
     if "nearest_sample" in metrics:
-        out.say(f"{metrics['duplicates']:,} of the samples are the same as an earlier one")
+        out.say(f"{metrics['duplicates']:,} samples are exact copies of an earlier one")
         _print_neighbours(out, metrics["nearest_sample"], "another sample")
     if "nearest_training_image" in metrics:
         _print_neighbours(out, metrics["nearest_training_image"], "an image of the reference")
@@ -82,16 +82,16 @@ def print_context(out: Out, metrics: dict[str, Any]) -> None:
         for name, values in summary.items():
             if name != "weights":
                 out.say(
-                    f"{whose}{name} over the seeds: least {values['min']:.4g}, mean "
+                    f"{whose}{name} over the seeds: min {values['min']:.4g}, mean "
                     f"{values['mean']:.4g}, spread {values['spread']:.2g}"
                 )
     if "teacher_ms_per_sample" in metrics:
         gain = metrics["teacher_ms_per_sample"] / metrics["ms_per_sample"]
-        out.say(f"the student is {gain:.0f} times faster a sample than the teacher's solve")
+        out.say(f"the student samples {gain:.0f} times faster than the teacher")
 
 
 def _print_neighbours(out: Out, values: dict[str, Any], what: str) -> None:
-    """Print how many samples look like `what`, and how far they are from it."""
+    """Print how many samples look like `what`, and their median distance from it."""
 
     def shown(name: str) -> str:
         of_teacher = values.get(f"teacher_{name}")
@@ -99,6 +99,6 @@ def _print_neighbours(out: Out, values: dict[str, Any], what: str) -> None:
         return text if of_teacher is None else f"{text} (teacher: {figures(of_teacher)})"
 
     out.say(
-        f"of {values['num_samples']:,} samples, {shown('look_the_same')} look like {what}; median "
-        f"distance to the nearest {shown('median')}"
+        f"{shown('look_the_same')} of {values['num_samples']:,} samples look like {what}; median "
+        f"distance to the nearest: {shown('median')}"
     )

@@ -151,7 +151,7 @@ def _report(
         ),
         table=(COLUMNS, rows),
         context=(
-            f"The student is {gain:.0f} times faster a sample than the teacher's 40 nodes. "
+            f"The student is {gain:.0f} times faster per sample than the teacher's 40 nodes. "
             "The error is the RMS distance, in pixels from -1 to 1, to the teacher's sample of "
             "the same noise. The Frechet distance is taken in the features of a small digits "
             f"classifier over {num} samples; half of the digits against the other half: "

@@ -1,4 +1,4 @@
-"""Data sets, chosen by a spec: `digits`, `glyphs`, or `folder:PATH` for a folder of images."""
+"""Data sets, selected by a spec: `digits`, `glyphs`, or `folder:PATH` for a folder of images."""
 
 from pidistill.data.dataset import Dataset, fingerprint
 from pidistill.data.digits import load_digits_images
@@ -12,9 +12,9 @@ BUNDLED = {"digits": load_digits_images, "glyphs": load_glyphs}
 
 
 def load_data(spec: str) -> Dataset:
-    """Load the data set that `spec` names.
+    """Load the data set named by `spec`.
 
-    Raises `PidistillError` when the spec is unknown or the folder is not usable.
+    Raises `PidistillError` if the spec is unknown or the folder is unusable.
     """
     kind, _, locator = spec.partition(":")
     if spec in BUNDLED:

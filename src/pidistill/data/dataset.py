@@ -1,4 +1,4 @@
-"""What a data set is."""
+"""The data set type."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,10 @@ from pidistill.storage import tensors_sha256
 
 
 class Dataset(NamedTuple):
-    """Images that fit in memory.
+    """Images in memory.
 
-    `images` (n, c, h, w) are float32, in [-1, 1]; `labels` (n,) are int64, below `num_classes`, or
-    None and 0 where there are none. `name` is the spec that it was loaded from.
+    `images` (n, c, h, w) are float32 in [-1, 1]. `labels` (n,) are int64 in 0 .. `num_classes` - 1;
+    without labels they are None and `num_classes` is 0. `name` is the spec it was loaded from.
     """
 
     images: Tensor
@@ -21,6 +21,6 @@ class Dataset(NamedTuple):
 
 
 def fingerprint(data: Dataset) -> str:
-    """A hash of the images and labels."""
+    """Content hash of images and labels."""
     tensors = {"images": data.images}
     return tensors_sha256(tensors if data.labels is None else {**tensors, "labels": data.labels})

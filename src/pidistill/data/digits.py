@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits of scikit-learn (UCI Optical Recognition, test part): 8x8, grey."""
+"""The 1,797 handwritten digits of scikit-learn (UCI Optical Recognition, test set), 8x8, grey."""
 
 import torch
 
@@ -10,5 +10,5 @@ def load_digits_images() -> Dataset:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = torch.from_numpy(digits.images).float()[:, None] / 8 - 1  # grey levels are 0 .. 16
+    images = torch.from_numpy(digits.images).float()[:, None] / 8 - 1  # from grey levels 0 .. 16
     return Dataset(images, torch.from_numpy(digits.target).long(), num_classes=10, name="digits")

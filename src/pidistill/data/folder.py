@@ -1,4 +1,4 @@
-"""A folder of images of one size; sub-folders, where there are any, are the classes."""
+"""A folder of images of one size; subfolders, if any, are the classes."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 def load_folder(locator: str) -> Dataset:
-    """Load all images below the folder `locator`, in the order of their names.
+    """Load all images below the folder `locator`, as RGB, sorted by path.
 
-    Raises `PidistillError` when there are none, one is damaged, or their sizes differ.
+    Raises `PidistillError` if there are none, one is damaged, or their sizes differ.
     """
     folder = user_path(locator)
     if not folder.is_dir():

@@ -1,8 +1,8 @@
-r"""Glyphs: 32x32 colour images of ten shapes, drawn on the fly from known factors.
+r"""Glyphs: 32x32 colour images of ten shapes, generated from known factors.
 
-A shape is where its signed distance is negative; a pixel is covered by `1/2 - distance / pixel`,
-clipped to [0, 1], which makes edges one pixel wide. Everything is computed in float64 from counted
-random numbers and rounded to 8 bits, so that every machine draws the same bytes.
+A shape is the region of negative signed distance. The coverage of a pixel is `1/2 - distance /
+pixel`, clipped to [0, 1], which makes edges one pixel wide. Everything is computed in float64 from
+counter-based random numbers and rounded to 8 bits, so that every machine draws the same bytes.
 """
 
 import math
@@ -17,29 +17,29 @@ from pidistill.images import from_uint8
 from pidistill.noise import Draws
 
 SIZE = 32  # height and width in pixels
-NUM_IMAGES = 20_000  # of the data set `glyphs`
-REACH = 1.25  # how far from its centre a shape of radius 1 may cover anything
-BATCH = 100  # images drawn at once, so that they fit in a processor's cache
+NUM_IMAGES = 20_000  # in the data set `glyphs`
+REACH = 1.25  # how far a shape of radius 1 may extend from its centre
+BATCH = 100  # images drawn at once; small enough for the CPU cache
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Signed distance at points (x to the right, y down) in units of the shape's radius."""
 
 
 class Factors(NamedTuple):
-    """What an image is drawn from; every field has the shape (n,), all but `label` are float64."""
+    """Generative factors of images; each field has shape (n,), all but `label` are float64."""
 
-    label: Tensor  # index into `CLASSES`, int64: sample i has the label i modulo 10
-    x: Tensor  # of the centre, to the right, -0.2 to 0.2; the image spans -1 to 1
-    y: Tensor  # of the centre, downwards, -0.2 to 0.2
-    radius: Tensor  # in the same unit, 0.5 to 0.7: the shape is always whole
-    angle: Tensor  # of rotation, clockwise, in radians, -0.4 to 0.4
+    label: Tensor  # index into `CLASSES`, int64; sample i has label i modulo 10
+    x: Tensor  # centre, to the right, -0.2 to 0.2; the image spans -1 to 1
+    y: Tensor  # centre, downwards, -0.2 to 0.2
+    radius: Tensor  # in the same unit, 0.5 to 0.7; shapes are never cut off
+    angle: Tensor  # clockwise rotation in radians, -0.4 to 0.4
     hue: Tensor  # of the shape, in turns, 0 to 1
-    ground_hue: Tensor  # of the background, 0.3 to 0.7 turns further
-    light: Tensor  # direction in which the background grows lighter, in radians
+    ground_hue: Tensor  # of the background, 0.3 to 0.7 turns after `hue`
+    light: Tensor  # direction in which the background gets lighter, in radians
 
 
 def glyphs_factors(num: int, seed: int, first: int = 0) -> Factors:
-    """Factors of the samples `first .. first + num - 1`; sample i depends on `seed` and i only."""
+    """Factors of samples `first .. first + num - 1`; sample i depends only on `seed` and i."""
     draws = Draws(seed, first, num)
 
     def between(low: float, high: float, stream: str) -> Tensor:
@@ -59,9 +59,9 @@ def glyphs_factors(num: int, seed: int, first: int = 0) -> Factors:
 
 
 def glyphs_images(num: int, seed: int, first: int = 0) -> tuple[Tensor, Factors]:
-    """The samples `first .. first + num - 1` of `seed`, and their factors.
+    """Samples `first .. first + num - 1` of `seed`, and their factors.
 
-    The images (num, 3, 32, 32) are float32, in [-1, 1] on the grid of 8-bit levels.
+    The images (num, 3, 32, 32) are float32 in [-1, 1], rounded to 8-bit levels.
     """
     factors = glyphs_factors(num, seed, first)
     images = torch.empty(num, 3, SIZE, SIZE)
@@ -72,13 +72,13 @@ def glyphs_images(num: int, seed: int, first: int = 0) -> tuple[Tensor, Factors]
 
 
 def load_glyphs() -> Dataset:
-    """The data set: 20,000 images, the samples of seed 0."""
+    """The data set `glyphs`: the first 20,000 samples of seed 0."""
     images, factors = glyphs_images(NUM_IMAGES, seed=0)
     return Dataset(images, factors.label, num_classes=len(CLASSES), name="glyphs")
 
 
 def draw(factors: Factors, distance: Distance) -> Tensor:
-    """Images (n, 3, 32, 32), float32, of one shape given by its signed distance."""
+    """Draw images (n, 3, 32, 32), float32, of the shape with this signed distance."""
     columns = (values[:, None, None] for values in factors)
     _, x, y, radius, angle, hue, ground_hue, light = columns
     line = (torch.arange(SIZE, dtype=torch.float64) + 0.5) * (2 / SIZE) - 1
@@ -98,7 +98,7 @@ def draw(factors: Factors, distance: Distance) -> Tensor:
 
 
 def colour(hue: Tensor, *, saturation: float, value: Tensor) -> Tensor:
-    """HSV to RGB: colours (n, 3, h, w) of hues (n, 1, 1) in turns at values (n, 1, h, w)."""
+    """Convert hues (n, 1, 1) in turns and values (n, 1, h, w) to RGB (n, 3, h, w)."""
     offset = torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64)[:, None, None]
     sector = (offset + 6 * hue[:, None]) % 6
     strength = torch.minimum(sector, 4 - sector).clamp(0, 1)
@@ -106,7 +106,7 @@ def colour(hue: Tensor, *, saturation: float, value: Tensor) -> Tensor:
 
 
 def polygon(*corners: tuple[float, float]) -> Distance:
-    """Signed distance to a simple polygon: to its nearest edge, negative inside (even-odd rule)."""
+    """Signed distance to a simple polygon (even-odd rule)."""
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
         nearest = torch.full_like(x, math.inf)
@@ -129,17 +129,17 @@ def circle(x0: float, y0: float, radius: float) -> Distance:
 
 
 def union(*parts: Distance) -> Distance:
-    """What is inside any of the parts."""
+    """The union of shapes."""
     return lambda x, y: torch.stack([part(x, y) for part in parts]).amin(0)
 
 
 def without(whole: Distance, hole: Distance) -> Distance:
-    """What is inside `whole` and outside `hole`."""
+    """The shape `whole` minus `hole`."""
     return lambda x, y: torch.maximum(whole(x, y), -hole(x, y))
 
 
 def regular(num: int, *radii: float) -> list[tuple[float, float]]:
-    """Corners at `num` equal angles, clockwise from the top, the radii in turn."""
+    """Corners at `num` equal angles, clockwise from the top, cycling through `radii`."""
     turns = [2 * math.pi * i / num for i in range(num)]
     return [
         (radii[i % len(radii)] * math.sin(turn), -radii[i % len(radii)] * math.cos(turn))
@@ -170,4 +170,4 @@ CLASSES: dict[str, Distance] = {
         (0.42, -1.05), (-0.75, 0.25), (-0.12, 0.25), (-0.42, 1.05), (0.75, -0.25), (0.12, -0.25)
     ),
 }
-"""The ten classes in the order of their labels: signed distances about the origin, size about 1."""
+"""Signed distances of the ten classes in label order: centred at the origin, size about 1."""

@@ -1,6 +1,6 @@
-"""Measuring models and samples: draw, measure in one streaming pass, report.
+"""Evaluation of models and samples: draw, measure in one streaming pass, report.
 
-`evaluate` is the one path from a model to its numbers; this room knows no training method.
+`evaluate` is the only entry point. This package does not depend on any training method.
 """
 
 from pidistill.evaluation.protocol import evaluate

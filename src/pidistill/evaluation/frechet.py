@@ -12,7 +12,7 @@ from pidistill.errors import PidistillError
 from pidistill.noise import Draws
 
 BLOCK = 1000
-"""Features whose moments are taken at once."""
+"""Features per block of the moment computation."""
 
 
 class Statistics(NamedTuple):
@@ -21,16 +21,16 @@ class Statistics(NamedTuple):
     mean: Tensor
     """Shape (d,), float64, on the CPU."""
     covariance: Tensor
-    """Shape (d, d), float64, on the CPU, with the unbiased normalisation."""
+    """Shape (d, d), float64, on the CPU, unbiased."""
 
 
 def statistics(features: Tensor, device: torch.device | None = None) -> Statistics:
     """Mean and covariance of features (n, d), in float64, computed on `device` or the CPU.
 
-    Blocks are merged about the running mean (Chan, Golub & LeVeque 1979), so that features far from
-    zero keep their digits and only one block is in memory as float64.
+    Blocks are merged about the running mean (Chan, Golub & LeVeque 1979), which keeps precision for
+    features far from zero and only one block at a time in float64.
 
-    Raises `PidistillError` when there are fewer than two samples, or a feature is not finite.
+    Raises `PidistillError` if there are fewer than two samples, or a feature is not finite.
     """
     if len(features) < 2:
         raise PidistillError(f"{len(features)} sample(s) have no covariance; expected at least 2")
@@ -54,18 +54,18 @@ def statistics(features: Tensor, device: torch.device | None = None) -> Statisti
 
 
 def frechet_distance(first: Statistics, second: Statistics) -> float:
-    r"""The squared Frechet distance, the number that is reported as FID.
+    r"""The squared Frechet distance, reported as FID.
 
     With roots $\Sigma_i = R_i R_i^T$, the trace of $(\Sigma_1 \Sigma_2)^{1/2}$ is the sum of the
-    singular values of $R_1^T R_2$. Nothing is added to the diagonal of a singular covariance: its
-    root has as many columns as its rank.
+    singular values of $R_1^T R_2$. Singular covariances need no regularisation: their root has as
+    many columns as their rank.
 
-    Raises `PidistillError` when a covariance has a negative eigenvalue, or the sizes differ.
+    Raises `PidistillError` if a covariance has a negative eigenvalue, or the sizes differ.
     """
     if first.mean.shape != second.mean.shape:
         raise PidistillError(
-            f"statistics of {len(first.mean)} and of {len(second.mean)} features have no distance; "
-            "take both in the same feature network"
+            f"statistics of {len(first.mean)} and of {len(second.mean)} features cannot be "
+            "compared; compute both with the same feature network"
         )
     overlap = torch.linalg.svdvals(_root(first.covariance).T @ _root(second.covariance)).sum()
     distance = (
@@ -78,9 +78,9 @@ def frechet_distance(first: Statistics, second: Statistics) -> float:
 
 
 def split_half_distance(features: Tensor, device: torch.device | None = None) -> float:
-    """The Frechet distance between two random halves of features (n, d), as in `statistics`.
+    """The Frechet distance between two random halves of features (n, d): the noise floor.
 
-    It is what sampling alone costs at half the size.
+    `device` as in `statistics`.
     """
     order = Draws(0, 0, len(features)).uniform("split").argsort()
     first, second = (rows.sort().values for rows in order.tensor_split([len(features) // 2]))
@@ -90,10 +90,10 @@ def split_half_distance(features: Tensor, device: torch.device | None = None) ->
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """A root R (d, rank) of a covariance (d, d) of any rank: `R R^T` is the covariance."""
+    """A root R (d, rank) of a covariance (d, d), with `R R^T` equal to the covariance."""
     values, vectors = torch.linalg.eigh(covariance)
     largest = values[-1].clamp(min=0)
-    # The customary bound of `matrix_rank` on what zero eigenvalues come out as.
+    # The tolerance of `matrix_rank` for zero eigenvalues.
     rounding = largest * len(values) * torch.finfo(values.dtype).eps
     if values[0] < -1e3 * rounding or not values.isfinite().all():
         raise PidistillError(

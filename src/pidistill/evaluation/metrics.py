@@ -1,4 +1,4 @@
-"""The metrics by name: what each needs, and its values from what was seen of the samples."""
+"""The metrics by name: their requirements, and their computation from a pass over the samples."""
 
 import dataclasses
 import functools
@@ -29,9 +29,9 @@ from pidistill.students.trajectory import TrajectoryStudent
 
 QUANTILES = (0.5, 0.9, 0.99)
 PATHS = 256
-"""Paths that errors and residuals along the way are measured on."""
+"""Number of paths for errors and residuals along the trajectory."""
 NEAREST_NUM = 1000
-"""Samples whose nearest training images are looked for."""
+"""Number of samples whose nearest training images are searched."""
 
 Values = dict[str, Any]
 """Metrics by name, as JSON values."""
@@ -39,13 +39,13 @@ Values = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Samples beside those of the teacher and a reference: what metrics are computed from."""
+    """What metrics are computed from: the samples, the teacher's samples, and a reference."""
 
     subject: Subject
     teacher: Denoiser | None
     seen: Seen
     of_teacher: Seen | None
-    """Of the teacher's samples; None where they were not looked at."""
+    """For the teacher's samples; None if they were not drawn."""
     reference: Reference | None
     in_features: ReferenceFeatures | None
 
@@ -56,12 +56,12 @@ class Measured:
 
     @property
     def device(self) -> torch.device:
-        """Where distances are computed; it has float64."""
+        """Where distances are computed; it supports float64."""
         return with_float64(self.subject.device)
 
     @functools.cached_property
     def neighbours(self) -> tuple[Nearest, Nearest | None]:
-        """Nearest neighbours among equally many samples of the subject, and of its teacher."""
+        """Nearest neighbours among samples of the subject, and among as many of its teacher."""
         num = min(len(seen.x) for seen in (self.seen, self.of_teacher or self.seen))
 
         def nearest(seen: Seen) -> Nearest:
@@ -72,7 +72,7 @@ class Measured:
 
     @functools.cached_property
     def training_neighbours(self) -> tuple[Nearest, Nearest | None]:
-        """The nearest reference images to samples of the subject, and of its teacher."""
+        """Nearest reference images of samples of the subject, and of its teacher."""
         return self._of_both(
             lambda seen: nearest_among(
                 as_pixels(seen.x[:NEAREST_NUM]), self.reference_pixels, self.device
@@ -84,13 +84,13 @@ class Measured:
 
     @functools.cached_property
     def reference_pixels(self) -> Tensor:
-        """The reference's images (n, c, h, w), rounded as samples are."""
+        """The reference images (n, c, h, w), rounded like the samples."""
         assert self.reference is not None
         assert self.reference.images is not None
         return as_pixels(as_measured(self.reference.images))
 
     def of_features(self, formula: Callable[[FeatureBatch], Values]) -> Values:
-        """A metric of the samples' features, and of those of the teacher where it was looked at."""
+        """Apply `formula` to the features of the samples, and to the teacher's if available."""
         assert self.seen.features is not None
         values = formula(self.seen.features)
         if self.of_teacher is not None and self.of_teacher.features is not None:
@@ -142,7 +142,7 @@ def _precision_recall(measured: Measured) -> Values:
 
 
 def error_metrics(errors: Tensor) -> Values:
-    """RMS distance to the teacher's solution, and quantiles, from those of the samples (n,)."""
+    """RMS distance to the teacher's solution, and quantiles, from distances per sample (n,)."""
     levels = torch.tensor(QUANTILES, dtype=errors.dtype, device=errors.device)
     quantiles = zip(QUANTILES, errors.quantile(levels).tolist(), strict=True)
     return {
@@ -191,13 +191,13 @@ def _speed(measured: Measured) -> Values:
 
 
 class Metric(NamedTuple):
-    """Metrics that are chosen by one name."""
+    """Metrics that are selected by one name."""
 
     values: Callable[[Measured], Values]
     needs: frozenset[str]
     """Keys of `NEEDS`."""
     every_time: bool = True
-    """Whether each seed and each average of the weights is measured, or the first one only."""
+    """Whether to measure every seed and weight average, or only the first."""
 
 
 METRICS = {
@@ -212,19 +212,19 @@ METRICS = {
     "speed": Metric(_speed, frozenset({"model"}), every_time=False),
 }
 DEFAULT = ("fid", "error", "trajectory", "diversity", "training-images", "speed")
-"""What is measured, as far as it can be, where nothing is named."""
+"""Metrics computed by default, if their requirements are met."""
 
 NEEDS = {
     "features": "a feature network for samples of this shape; choose features",
     "classes": "features of a classifier, such as inception",
     "reference": "a reference",
     "images": "a reference that holds images",
-    "real images": "a reference that holds images which no model drew",
-    "teacher": "a teacher to compare with: a run folder whose teacher is at hand, or name one",
+    "real images": "a reference with images that were not drawn by a model",
+    "teacher": "a teacher to compare with: a run folder whose teacher is available, or teacher",
     "trajectory": "a student of the method pid, and its teacher",
-    "model": "a model, which can be timed; these are samples",
+    "model": "a model to time, but these are samples",
 }
-"""What a metric may need, for the error that says so."""
+"""What a metric may need, worded for an error message."""
 
 
 def choose_metrics(
@@ -234,14 +234,14 @@ def choose_metrics(
     reference: Reference | None,
     network: FeatureNetwork | None,
 ) -> tuple[str, ...]:
-    """The metrics to compute: those `asked` for, or by default those that can be had.
+    """The metrics to compute: those in `asked`, or by default all those in `DEFAULT` that can be.
 
-    Raises `PidistillError` when one that was asked for is unknown, or what it needs is missing.
+    Raises `PidistillError` if a metric in `asked` is unknown, or what it needs is missing.
     """
     is_model = isinstance(subject, Sampler)
     is_path = isinstance(subject, Sampler) and isinstance(subject.model, TrajectoryStudent)
     has_images = reference is not None and reference.images is not None
-    there = {
+    met = {
         "features": network is not None,
         "classes": network is not None and _classifies(network, subject.image_shape),
         "reference": reference is not None,
@@ -252,12 +252,12 @@ def choose_metrics(
         "model": is_model,
     }
     if asked is None:
-        return tuple(name for name in DEFAULT if all(there[need] for need in METRICS[name].needs))
+        return tuple(name for name in DEFAULT if all(met[need] for need in METRICS[name].needs))
     for name in asked:
         if name not in METRICS:
-            raise PidistillError(f"unknown metric {name!r}; expected some of {', '.join(METRICS)}")
+            raise PidistillError(f"unknown metric {name!r}; expected any of {', '.join(METRICS)}")
         for need in sorted(METRICS[name].needs):
-            if not there[need]:
+            if not met[need]:
                 raise PidistillError(f"the metric {name!r} needs {NEEDS[need]}")
     return tuple(dict.fromkeys(asked))
 
@@ -268,7 +268,7 @@ def _classifies(network: FeatureNetwork, image_shape: tuple[int, ...]) -> bool:
 
 
 def compute(measured: Measured, names: Collection[str]) -> Values:
-    """The metrics of these `names`, keys of `METRICS`."""
+    """The metrics `names`, keys of `METRICS`."""
     values: Values = {"num_samples": measured.num}
     if measured.seen.nfe:
         values = {"nfe": measured.seen.nfe, **values, "seed": measured.subject.seed}

@@ -1,8 +1,8 @@
-"""Nearest neighbours: precision and recall of features, and copies among pixels.
+"""Nearest neighbours: precision and recall in feature space, near duplicates in pixel space.
 
-Precision and recall are those of Kynkaanniemi et al. (2019): a ball about each reference sample
-reaches to its third neighbour among the reference. Precision is the share of samples in one of
-these balls, recall the share of the reference in a ball of the samples.
+Precision and recall are those of Kynkaanniemi et al. (2019): the ball around a sample extends to
+its third neighbour in its own set. Precision is the share of samples within a ball of the
+reference, recall the share of the reference within a ball of the samples.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from torch import Tensor
 from pidistill.errors import PidistillError
 
 NEIGHBOUR = 3
-"""The neighbour that a ball reaches to."""
+"""The neighbour that defines the radius of a ball."""
 TILE = 2048
-"""Rows, and columns, of the matrix of distances that are in memory at once."""
+"""Rows and columns of the distance matrix in memory at once."""
 ROUNDING = 1e-12
-"""Squared distances of equal points come out as at most this share of their squared length."""
+"""Bound on the computed squared distance of equal points, relative to their squared norms."""
 LOOK_THE_SAME = 0.02
-"""RMS distance below which two images count as near duplicates: 2.5 grey levels of 255."""
+"""RMS distance below which images count as near duplicates: 2.5 of 255 grey levels."""
 
 
 class PrecisionRecall(NamedTuple):
@@ -32,10 +32,10 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(x: Tensor, y: Tensor, device: torch.device | None = None) -> PrecisionRecall:
-    """Precision and recall of features `x` (n, d) against those of a reference, `y` (m, d).
+    """Precision and recall of features `x` (n, d) with respect to reference features `y` (m, d).
 
-    Distances are computed in float64 on `device`, or where `x` is, tile by tile, so that memory
-    does not grow with n m. Raises `PidistillError` when there are fewer than four of one.
+    Distances are computed in float64 on `device`, or the device of `x`, tile by tile, so that
+    memory does not grow with n m. Raises `PidistillError` if either has fewer than four rows.
     """
     for features, what in ((x, "sample(s)"), (y, "reference sample(s)")):
         if len(features) <= NEIGHBOUR:
@@ -54,7 +54,7 @@ def precision_recall(x: Tensor, y: Tensor, device: torch.device | None = None) -
 
 
 def _reach(features: Tensor, device: torch.device) -> Tensor:
-    """Squared distance from each feature (n, d) to its third neighbour among them, shape (n,)."""
+    """Squared distance of each feature vector (n, d) to its third neighbour, shape (n,)."""
     nearest = torch.full((len(features), NEIGHBOUR + 1), torch.inf, dtype=torch.float64).to(device)
     for rows, _, distances in squared_distances(features, features, device):
         candidates = torch.cat([nearest[rows], distances], dim=1)
@@ -65,10 +65,9 @@ def _reach(features: Tensor, device: torch.device) -> Tensor:
 def squared_distances(
     x: Tensor, y: Tensor, device: torch.device
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Tiles of the squared distances between features (n, d) and (m, d), float64.
+    """Yield rows, columns and tile of the squared distances of (n, d) and (m, d), in float64.
 
-    Yields rows, columns and their tile. What is within rounding of zero is zero, so that equal
-    features have no distance.
+    Distances within rounding error of zero are set to zero, so equal features are at distance 0.
     """
     for first in range(0, len(x), TILE):
         left = x[first : first + TILE].to(device).double()
@@ -82,7 +81,7 @@ def squared_distances(
 
 
 class Nearest(NamedTuple):
-    """The nearest neighbour of every sample."""
+    """The nearest neighbour of each sample."""
 
     distance: Tensor
     """RMS distance to it, shape (n,), float64."""
@@ -91,10 +90,10 @@ class Nearest(NamedTuple):
 
 
 def nearest_among(x: Tensor, others: Tensor, device: torch.device | None = None) -> Nearest:
-    """The nearest of `others` (m, *sample_shape) to every sample `x` (n, *sample_shape).
+    """The nearest of `others` (m, *sample_shape) to each sample in `x` (n, *sample_shape).
 
-    Where `others` is `x` itself, a sample is not its own neighbour. Computed on `device`, or where
-    `x` is.
+    If `others` is `x`, samples are not their own neighbours. Computed on `device`, or the device of
+    `x`; the result is on the CPU.
     """
     place = device or x.device
     best = torch.full((len(x),), torch.inf, dtype=torch.float64, device=place)
@@ -112,9 +111,9 @@ def nearest_among(x: Tensor, others: Tensor, device: torch.device | None = None)
 
 
 def neighbour_metrics(nearest: Nearest, of_teacher: Nearest | None) -> dict[str, Any]:
-    """Median and least distance, and how many samples look the same as their neighbour.
+    """Median and minimum distance, and the number of near duplicates.
 
-    Those of the teacher's samples, where given, have names that begin with `teacher_`.
+    Values for the teacher's samples, if given, are prefixed with `teacher_`.
     """
     values: dict[str, Any] = {"num_samples": len(nearest.distance)}
     for prefix, found in (("", nearest), ("teacher_", of_teacher)):
@@ -126,7 +125,7 @@ def neighbour_metrics(nearest: Nearest, of_teacher: Nearest | None) -> dict[str,
 
 
 def fingerprints(x: Tensor) -> Tensor:
-    """A 63-bit hash of every sample (n, ...), shape (n,), int64: equal where the bytes are."""
+    """A 63-bit hash of the bytes of each sample (n, ...), shape (n,), int64."""
     rows = x.cpu().contiguous().reshape(len(x), -1).view(torch.uint8).numpy()
     hashes = [hashlib.blake2b(row, digest_size=8).digest() for row in rows]
     return torch.tensor([int.from_bytes(value, "big") >> 1 for value in hashes])

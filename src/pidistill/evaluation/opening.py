@@ -1,4 +1,4 @@
-"""What a caller of `evaluate` names, opened: a run folder, a teacher's spec, a file, an object."""
+"""Opens the inputs of `evaluate`: run folders, teacher specs, files and objects."""
 
 import dataclasses
 import re
@@ -31,28 +31,28 @@ from pidistill.teachers import load_teacher
 from pidistill.training.run_folder import teacher_of_run, what_is_measured
 
 NUM = 50_000
-"""Samples that published distances are taken over."""
+"""The number of samples of published FIDs."""
 
 ModelOrSamples = str | Path | Student | Denoiser | Tensor
 Averages = float | str | Sequence[float | str] | None
 Say = Callable[[str], None]
-"""Called with one-line notes."""
+"""Receives one-line notes."""
 
 
 class Opened(NamedTuple):
-    """What is measured."""
+    """The opened inputs."""
 
     subjects: Mapping[str | None, Subject]
-    """Averages of the weights, by the names of their files; or one subject, under None."""
+    """Weight averages by file name, or a single subject under None."""
     num: int
-    """How many samples are measured."""
+    """Number of samples to measure."""
     teacher: Denoiser | None
     facts: dict[str, Any]
-    """`target`, a name, unless it is a student; `weights` and `step` of a run."""
+    """`target`, a name, except for students; `weights` and `step` of a run."""
 
     @property
     def first(self) -> Subject:
-        """The first of the averages."""
+        """The first subject."""
         return next(iter(self.subjects.values()))
 
 
@@ -69,7 +69,7 @@ def open_subjects(
     store: str | Path | None,
     say: Say,
 ) -> Opened:
-    """Open what is measured, and its teacher; arguments and errors as in `evaluate`."""
+    """Open the subjects and their teacher; arguments and errors as in `evaluate`."""
     if num is not None and num < 1:
         raise PidistillError(f"num is {num}; expected at least 1")
     if isinstance(given, Tensor) or (isinstance(given, str | Path) and str(given).endswith(".npz")):
@@ -115,7 +115,7 @@ def _open_samples(
 def _open_models(
     given: str | Path | Student | Denoiser, ema: Averages
 ) -> tuple[dict[str | None, Student | Denoiser], dict[str, Any], Path | None]:
-    """The models by the names of their weights, facts about them, and their run folder."""
+    """The models by the name of their weights, facts about them, and their run folder."""
     name = given.source if isinstance(given, nn.Module) else str(given)
     folder = None
     models: dict[str | None, Student | Denoiser] = {}
@@ -136,7 +136,7 @@ def _open_models(
 
 
 def _rates(ema: Averages, folder: Path) -> list[float | None]:
-    """The averaging rates that are asked for; None is the default of the folder."""
+    """The requested averaging rates; None is the folder's default."""
     if ema is None:
         return [None]
     asked = [ema] if isinstance(ema, str | float | int) else list(ema)
@@ -147,7 +147,8 @@ def _rates(ema: Averages, folder: Path) -> list[float | None]:
         return [float(rate) for rate in asked]
     except ValueError as error:
         raise PidistillError(
-            f"ema is {ema!r}; expected averaging rates such as 0.999, 0 for the raw weights, or all"
+            f"ema is {ema!r}; expected averaging rates such as 0.999, 0 for the raw weights, or "
+            "'all'"
         ) from error
 
 
@@ -158,9 +159,9 @@ def open_reference(
     seed: int,
     progress: Show,
 ) -> Reference | None:
-    """Read the reference, or draw `num` samples of the teacher that `teacher[:SPEC]` names.
+    """Read the reference, or draw `num` samples from the teacher named by `teacher[:SPEC]`.
 
-    Raises `PidistillError` when it is missing, or of another shape than the samples.
+    Raises `PidistillError` if it is missing, or its shape differs from that of the samples.
     """
     if given is None:
         return None
@@ -172,8 +173,8 @@ def open_reference(
         teacher = load_teacher(spec).to(subject.device) if spec else opened.teacher
         if teacher is None or subject.decoder is not None:
             raise PidistillError(
-                f"the reference is {given!r}, but there is no teacher of images here; name one as "
-                "teacher:SPEC, or a file that pidistill sample drew"
+                f"the reference is {given!r}, but there is no teacher of images; name one as "
+                "teacher:SPEC, or a file written by pidistill sample"
             )
         with progress("drawing the reference", num, "samples") as advance:
             x = teacher_samples(teacher, num, seed=seed, on_batch=advance).x
@@ -183,7 +184,7 @@ def open_reference(
     if reference.images is not None and reference.images.shape[1:] != subject.image_shape:
         raise PidistillError(
             f"the reference {reference.name} holds samples of shape "
-            f"{tuple(reference.images.shape[1:])}; those measured have {subject.image_shape}"
+            f"{tuple(reference.images.shape[1:])}; those to measure have {subject.image_shape}"
         )
     return reference
 
@@ -196,9 +197,9 @@ def choose_network(
     reference: Reference | None,
     say: Say,
 ) -> FeatureNetwork | None:
-    """The feature network, on the subject's device; None, with a note, where no bundled one suits.
+    """The feature network, on the subject's device; None, with a note, if no bundled one fits.
 
-    Raises `PidistillError` when the one that was asked for does not take the samples.
+    Raises `PidistillError` if the requested one does not accept the samples.
     """
     shape = subject.image_shape
     network: FeatureNetwork | None
@@ -206,18 +207,18 @@ def choose_network(
         network = features
     elif features == "auto":
         if weights is not None:
-            raise PidistillError(f"weights is {weights}; name their features, such as inception")
+            raise PidistillError(f"weights is {weights}, but features is 'auto'; name the features")
         network = features_for(shape, None if reference is None else reference.name)
         if network is None and reference is not None:
             say(
-                f"no bundled feature network suits samples of shape {shape} compared with "
-                f"{reference.name}; for other images there are the features inception and dinov2"
+                f"no bundled feature network fits samples of shape {shape} with the reference "
+                f"{reference.name}; for other images, use the features inception or dinov2"
             )
     else:
         network = load_features(features, weights=weights, allow_download=allow_download)
     if network is not None and not network.takes(shape):
         raise PidistillError(
-            f"the features {network.name!r} take "
+            f"the features {network.name!r} accept "
             f"{network.sample_shape or 'images of 1 or 3 channels'}; the samples have shape {shape}"
         )
     return None if network is None else network.to(subject.device)

@@ -1,4 +1,4 @@
-"""What an evaluation looks like: samples, errors along the path, neighbours."""
+"""Pictures of an evaluation: samples, errors along the path, neighbours."""
 
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ from pidistill.report.plots import STUDENT, TEACHER, finish_axes, save_png
 GRID = 100
 COLUMNS = 10
 PAIRS = 30
-"""Samples that are shown beside their nearest training image."""
+"""Samples shown with their nearest training image."""
 POINTS = 2000
-"""Points of a scatter plot."""
+"""Points in a scatter plot."""
 
 
 def write_pictures(folder: Path, measured: Measured, metrics: dict[str, Any]) -> None:
-    """Write pictures into `folder`, which is made where it is missing.
+    """Write pictures into `folder`, which is created if missing.
 
-    They are `samples.png`; `trajectory.png`, the error and the residual against the noise level;
-    `neighbours.png`, distances to nearest neighbours; and `nearest.png`, samples beside their
-    nearest training images. What is not in the `metrics` is not drawn.
+    They are `samples.png`; `trajectory.png`, error and residual against the noise level;
+    `neighbours.png`, distances to nearest neighbours; and `nearest.png`, samples with their nearest
+    training images. Only what is in `metrics` is drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     x = as_pixels(measured.seen.x)
@@ -49,7 +49,7 @@ def write_pictures(folder: Path, measured: Measured, metrics: dict[str, Any]) ->
 
 
 def points_figure(x: Tensor, teacher_x: Tensor | None) -> Figure:
-    """Samples (n, 2) in the plane, over the teacher's."""
+    """Scatter plot of samples (n, 2) and of the teacher's."""
     figure = Figure(figsize=(4.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
     for name, color, points in (("teacher", TEACHER, teacher_x), ("measured", STUDENT, x)):
@@ -63,7 +63,7 @@ def points_figure(x: Tensor, teacher_x: Tensor | None) -> Figure:
 
 
 def trajectory_figure(curves: dict[str, Any]) -> Figure:
-    """The error and the residual against the noise level, as in `metrics["trajectory"]`."""
+    """Error and residual against the noise level, from `metrics["trajectory"]`."""
     figure = Figure(figsize=(9.6, 3.2), layout="constrained")
     titles = {"error": "Distance to the teacher's path", "residual": "Residual of the equation"}
     for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
@@ -80,7 +80,7 @@ def trajectory_figure(curves: dict[str, Any]) -> Figure:
 def neighbours_figure(
     among: tuple[Nearest, Nearest | None], training: tuple[Nearest, Nearest | None] | None
 ) -> Figure:
-    """How far samples are from their nearest neighbours, beside the teacher's samples."""
+    """Histograms of distances to nearest neighbours, for samples and the teacher's samples."""
     panels = {"Nearest other sample": among, "Nearest image of the reference": training}
     shown = [(title, pair) for title, pair in panels.items() if pair is not None]
     figure = Figure(figsize=(4.8 * len(shown), 3.2), layout="constrained")
@@ -101,9 +101,9 @@ def neighbours_figure(
 
 
 def nearest_picture(x: Tensor, originals: Tensor, nearest: Nearest) -> Tensor:
-    """Rows of samples, each above the row of their nearest images among the `originals`.
+    """Rows of samples, each above a row of their nearest images in `originals`.
 
-    The samples are those that are nearest of all: copies would come first.
+    Shows the samples with the smallest distances, so copies come first.
     """
     order = nearest.distance.argsort()[:PAIRS]
     rows = zip(x[order].split(COLUMNS), originals[nearest.which[order]].split(COLUMNS), strict=True)

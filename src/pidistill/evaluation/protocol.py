@@ -1,4 +1,4 @@
-"""The one path from a model to its numbers: draw, measure in one streaming pass, report."""
+"""The evaluation protocol: draw, measure in one streaming pass, report."""
 
 import dataclasses
 import functools
@@ -58,19 +58,37 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model or samples; docs/evaluating.md describes metrics and options.
 
-    Of a run folder, a teacher (spec or `Denoiser`), a `Student`, an `.npz` file or a tensor (n, c,
-    h, w) in [-1, 1], `num` samples (50,000, or all there are) are compared with a `reference`: a
-    data spec, `Dataset` or tensor, an `.npz` of samples or of `mu` and `sigma`, or `teacher[:SPEC]`
-    for what a teacher draws; and `num_error` of them with solutions of `teacher`, by default the
-    run's. A model draws in `steps` evaluations, or a teacher in `steps` nodes of `solver`.
-    `metrics` and `features` are chosen by name, or by what fits. Blocks of samples stay in the
-    folder `store`: a call that was killed goes on there, and calls with the same teacher share its
-    solutions. `pictures` is a folder for pictures. `say` gets one-line notes; `progress(title,
-    total, unit)` is a context that yields a counter.
+    Args:
+        model_or_samples: A run folder, a teacher (spec or `Denoiser`), a `Student`, an `.npz` file
+            or a tensor (n, c, h, w) in [-1, 1].
+        reference: What to compare with: a data spec, `Dataset` or tensor, an `.npz` of samples or
+            of `mu` and `sigma`, or `teacher[:SPEC]` for samples of a teacher.
+        num: Number of samples; default 50,000, or all given samples.
+        seed: Seed or seeds of the samples.
+        teacher: What errors are measured against; default the run's teacher.
+        steps: Evaluations per sample of a student, or nodes of a teacher's solver.
+        solver: Solver of a teacher.
+        ema: Averaging rate or rates of a run's weights, or "all".
+        metrics: Names of metrics; default all that fit, except the costly ones.
+        features: Name of a feature network, the network, or "auto" for a bundled one that fits.
+        weights: File or folder with the weights of published features.
+        allow_download: Whether missing weights may be downloaded.
+        num_error: Maximum number of samples compared with solutions of the teacher.
+        batch_size: Samples per batch.
+        device: Where to compute; None leaves the models where they are.
+        store: Folder for blocks of samples, from which a killed call resumes; calls with the same
+            teacher share its solutions there.
+        pictures: Folder for pictures.
+        processes: Processes that share the work.
+        progress: `progress(title, total, unit)` is a context manager that yields a counter.
+        say: Receives one-line notes.
 
-    Returns JSON values, without those that could not be had. Several seeds or averages (`ema`:
-    rates, or "all") add `measurements` and `over_seeds`. Processes but the main one get nothing.
-    Raises `PidistillError` when an input is missing, damaged or does not fit the others.
+    Returns:
+        JSON values, without those that cannot be computed. Several seeds add `over_seeds`, and
+        several seeds or averages `measurements`. Empty in all but the main process.
+
+    Raises:
+        PidistillError: An input is missing, damaged or does not fit the others.
     """
     say, progress = say or (lambda text: None), progress or no_progress
     opened = open_subjects(
@@ -97,12 +115,12 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """What `evaluate` opened: the same for every average of the weights and every seed."""
+    """The inputs of `evaluate`, shared by all weight averages and seeds."""
 
     opened: Opened
     reference: Reference | None
     network: FeatureNetwork | None
-    """None where no metric needs one."""
+    """None if no metric needs one."""
     num_error: int
     processes: Processes
     progress: Show
@@ -110,7 +128,7 @@ class Terms:
 
     @functools.cached_property
     def in_features(self) -> ReferenceFeatures | None:
-        """The reference in the features of the network, if there are both."""
+        """The reference in feature space; None without a reference or a network."""
         if self.reference is None or self.network is None:
             return None
         return ReferenceFeatures(self.reference, self.network, self.progress)
@@ -118,7 +136,7 @@ class Terms:
     def results(
         self, names: Sequence[str], seeds: Sequence[int], pictures: str | Path | None
     ) -> Values:
-        """The metrics of every subject under every seed; nothing but in the main process."""
+        """The metrics of each subject and seed; empty in all but the main process."""
         measurements: list[Values] = []
         for weights, opened in self.opened.subjects.items():
             for seed in seeds:
@@ -142,12 +160,12 @@ class Terms:
         return {**together(measurements, len(seeds)), **facts}
 
     def measure(self, subject: Subject, names: Collection[str]) -> Measured | None:
-        """What is seen of a subject, and of its teacher where an error is asked for."""
+        """Measure a subject, and its teacher if the error is requested."""
         num, teacher, of_teacher = self.opened.num, self.opened.teacher, None
-        in_features = self.in_features  # what does not fit is refused here, before the work
+        in_features = self.in_features  # raises if it does not fit, before any sampling
         kept = [] if subject.folder is None else list(subject.folder.glob("*.safetensors"))
         if kept:
-            self.say(f"going on: {len(kept)} blocks of {BLOCK} samples were drawn before")
+            self.say(f"resuming: {len(kept)} blocks of {BLOCK} samples exist already")
         num_error = min(num, self.num_error) if "error" in names else 0
         total = own_share(num, self.processes) + own_share(num_error, self.processes)
         with self.progress("sampling", total, "samples") as advance:
@@ -166,7 +184,7 @@ class Terms:
 
 
 def together(measurements: Sequence[Values], num_seeds: int) -> Values:
-    """Several measurements as one result: the first one, all of them, a summary of the seeds."""
+    """Merge measurements into one result: the first, the list, and a summary over seeds."""
     metrics = {name: value for name, value in measurements[0].items() if name != "weights"}
     if len(measurements) == 1:
         return metrics
@@ -179,7 +197,7 @@ def together(measurements: Sequence[Values], num_seeds: int) -> Values:
 
 
 def over_seeds(measurements: Sequence[Values]) -> list[Values]:
-    """Least, mean, greatest and standard deviation over the seeds, for each average."""
+    """Minimum, mean, maximum and standard deviation over seeds, per weight average."""
     groups: dict[str | None, list[Values]] = {}
     for one in measurements:
         groups.setdefault(one.get("weights"), []).append(one)

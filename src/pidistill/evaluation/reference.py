@@ -1,8 +1,8 @@
-"""References: what samples are compared with, in the features of a network.
+"""References: what samples are compared with, in the feature space of a network.
 
-What is computed of a reference is cached in the folder that PIDISTILL_CACHE names, else in
-`pidistill` in the user's cache folder (XDG_CACHE_HOME, or `~/.cache`), under a hash of the pixels
-and of the network. All of it may be deleted at any time.
+Features and statistics are cached in the folder PIDISTILL_CACHE, or in `pidistill` in the user's
+cache folder (XDG_CACHE_HOME or `~/.cache`), under a hash of the pixels and the network. The cache
+may be deleted at any time.
 """
 
 import functools
@@ -36,24 +36,24 @@ logger = logging.getLogger(__name__)
 
 
 class Reference(NamedTuple):
-    """A reference as it is read, before any network has seen it: images, or statistics."""
+    """A reference as read: images, or statistics of features."""
 
     name: str
-    """What it was read from."""
+    """Where it was read from."""
     images: Tensor | None
     """Shape (n, c, h, w), float32, in [-1, 1]."""
     statistics: Statistics | None = None
-    """Given statistics of features."""
+    """Precomputed statistics of features."""
     are_drawn: bool = False
-    """Whether a model drew the images: then nothing was trained on them."""
+    """Whether a model drew the images, so that they are not training images."""
 
 
 def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
     """Read a reference.
 
-    It is a data spec (see `data.load_data`), a folder of images, an `.npz` file with an array
+    It may be a data spec (see `data.load_data`), a folder of images, an `.npz` file with an array
     `samples` or with `mu` and `sigma`, a data set, or images (n, c, h, w) in [-1, 1]. Raises
-    `PidistillError` when it is none of these, or is damaged.
+    `PidistillError` if it is none of these or damaged.
     """
     if isinstance(reference, Tensor):
         return Reference("samples", reference.float().cpu())
@@ -67,7 +67,7 @@ def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
 
 
 def _read_statistics(file: Path) -> Statistics | None:
-    """The arrays `mu` and `sigma` of an `.npz` file, or None where it has neither."""
+    """The arrays `mu` and `sigma` of an `.npz` file; None unless it has both."""
     with open_npz(file) as content:
         if not {"mu", "sigma"} <= set(content.files):
             return None
@@ -76,7 +76,7 @@ def _read_statistics(file: Path) -> Statistics | None:
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape or kinds != {"f"}:
         raise PidistillError(
             f"{file}: mu is {mean.dtype} of shape {mean.shape} and sigma {covariance.dtype} of "
-            f"shape {covariance.shape}; expected floating point numbers, (d,) and (d, d)"
+            f"shape {covariance.shape}; expected floating-point arrays (d,) and (d, d)"
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise PidistillError(f"{file}: mu or sigma holds a number that is not finite")
@@ -86,21 +86,21 @@ def _read_statistics(file: Path) -> Statistics | None:
 
 
 class ReferenceFeatures:
-    """A reference in the features of a network; what is asked for is computed, or cached."""
+    """A reference in the feature space of a network, computed on demand and cached."""
 
     def __init__(
         self, reference: Reference, network: FeatureNetwork, progress: Show = no_progress
     ) -> None:
-        """Compute nothing yet.
+        """Check the reference, without computing anything.
 
-        Raises `PidistillError` where given statistics are of another number of features.
+        Raises `PidistillError` if its statistics have a different number of features.
         """
         given = reference.statistics
         if given is not None and len(given.mean) != network.num_features:
             raise PidistillError(
                 f"{reference.name} holds statistics of {len(given.mean)} features; the network "
-                f"{network.name!r} has {network.num_features}; choose the features that they were "
-                "made with: EDM's are of inception"
+                f"{network.name!r} has {network.num_features}; choose the features they were "
+                "computed with, which for EDM's are inception"
             )
         self.reference, self.network, self.progress = reference, network, progress
 
@@ -113,7 +113,7 @@ class ReferenceFeatures:
 
     @property
     def split_half(self) -> float:
-        """Frechet distance between two random halves: what sampling alone costs at half size."""
+        """Frechet distance between two random halves (see `split_half_distance`)."""
         return self._fitted["split_half"].item()
 
     @functools.cached_property
@@ -139,12 +139,12 @@ class ReferenceFeatures:
 
     @property
     def _images(self) -> Tensor:
-        assert self.reference.images is not None  # given statistics are not computed
+        assert self.reference.images is not None  # not called for given statistics
         return self.reference.images
 
     @functools.cached_property
     def _identity(self) -> str:
-        """Content hash of the images as 8-bit pixels, and of the network that sees them."""
+        """Content hash of the 8-bit pixels and of the network."""
         facts = f"{self.network.identity} {tuple(self._images.shape)}"
         digest = hashlib.sha256(facts.encode())
         for part in self._images.split(HASHED_AT_ONCE):
@@ -152,20 +152,20 @@ class ReferenceFeatures:
         return f"{self.network.name}-{digest.hexdigest()}"
 
     def _cached(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors kept under a name, or computed and kept."""
+        """The cached tensors `name`, or those of `compute`, which are then cached."""
         file = cache_folder() / f"{name}-{self._identity}.safetensors"
         if file.exists():
             try:
                 return _recall(file)
             except (PidistillError, ValueError) as error:
-                logger.warning("a cached file is damaged and computed anew: %s", error)
+                logger.warning("a cached file is damaged and will be recomputed: %s", error)
         computed = compute()
         checksum = torch.tensor(list(tensors_sha256(computed).encode()), dtype=torch.uint8)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(file, {**computed, CHECKSUM: checksum})
         except OSError as error:
-            logger.warning("%s cannot be written, so nothing is cached: %s", file, error.strerror)
+            logger.warning("%s cannot be written, and is not cached: %s", file, error.strerror)
         return computed
 
 
@@ -178,12 +178,12 @@ def _recall(file: Path) -> dict[str, Tensor]:
 
 
 def with_float64(device: torch.device) -> torch.device:
-    """The device, or the CPU where an accelerator has no float64."""
+    """`device`, or the CPU if it does not support float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
 def cache_folder() -> Path:
-    """Where cached files lie; it need not exist."""
+    """The folder of cached files; it may not exist."""
     named = os.environ.get(CACHE)
     if named:
         return user_path(named)

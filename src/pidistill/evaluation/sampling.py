@@ -1,8 +1,8 @@
-"""Samples to measure: drawn by a student or a solved teacher in blocks that are kept, or given.
+"""Samples to measure: drawn by a student or a teacher in stored blocks, or given.
 
-Sample i depends on the seed and on i only. A block is a range of consecutive indices that one
-process draws and writes at once or not at all: an evaluation that was killed goes on where it was,
-and any number of processes draws the same samples.
+Sample i depends only on the seed and on i. A block is a range of consecutive indices that one
+process draws and writes atomically, so that a killed evaluation resumes where it stopped, and any
+number of processes draws the same samples.
 """
 
 import dataclasses
@@ -28,36 +28,36 @@ from pidistill.students.base import Student, sample_in_batches
 from pidistill.teachers import load_teacher
 
 TEACHER_STEPS = 40
-"""Nodes of Heun's method that stand for the teacher's solution."""
+"""Nodes of Heun's method for the teacher's solution."""
 BLOCK = 512
-"""Samples in a block: what each process of a killed evaluation loses at most."""
+"""Samples per block: the most that each process of a killed evaluation loses."""
 DECODED_AT_ONCE = 8
-"""Latents turned into images at a time."""
+"""Latents decoded at a time."""
 
 OnBatch = Callable[[int], None]
-"""Called with the number of samples in every batch that is done."""
+"""Called with the number of samples in each completed batch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Draws samples of a student, or of a teacher whose equation is solved."""
+    """Draws samples from a student, or from a teacher by solving its ODE."""
 
     model: Student | Denoiser
     steps: int
-    """Evaluations of a student, or a teacher's nodes."""
+    """Evaluations per sample of a student, or solver nodes of a teacher."""
     solver: str = "heun"
-    """Of a teacher (see `ode.solve`)."""
+    """The solver of a teacher (see `ode.solve`)."""
     seed: int = 0
     batch_size: int = 256
     decoder: nn.Module | None = None
-    """What turns latents into images."""
+    """Turns latents into images."""
     store: Path | None = None
-    """Folder in which blocks are kept; None draws them on each request."""
+    """Folder for blocks; None draws them on each request."""
 
     @functools.cached_property
     @torch.no_grad()
     def image_shape(self) -> tuple[int, ...]:
-        """Shape of one sample as it is measured: of the image, where samples are latents."""
+        """Shape of one sample as measured: that of the image if samples are latents."""
         if self.decoder is None:
             return self.model.sample_shape
         zeros = torch.zeros(1, *self.model.sample_shape, device=device_of(self.decoder))
@@ -65,13 +65,13 @@ class Sampler:
 
     @property
     def device(self) -> torch.device:
-        """Where samples are drawn, and measured."""
+        """Where samples are drawn and measured."""
         return device_of(self.model)
 
     def draw(self, block: range, on_batch: OnBatch = lambda count: None) -> Solution:
-        """The samples of a block as the model draws them, on the CPU: read, or drawn and kept.
+        """The undecoded samples of a block, on the CPU: read, or drawn and stored.
 
-        Raises `PidistillError` when the file of the block is damaged.
+        Raises `PidistillError` if the file of the block is damaged.
         """
         if self.folder is None:
             return self._draw(block, on_batch)
@@ -87,7 +87,7 @@ class Sampler:
 
     @functools.cached_property
     def folder(self) -> Path | None:
-        """Where blocks are kept, named by a hash of all that samples depend on."""
+        """The folder of blocks, named by a hash of everything that samples depend on."""
         if self.store is None:
             return None
         model = self.model
@@ -128,14 +128,14 @@ class Sampler:
 
 @dataclasses.dataclass(frozen=True)
 class GivenSamples:
-    """Anybody's samples, in the place of a `Sampler`; their cost is unknown, and counts as 0."""
+    """Given samples, in place of a `Sampler`; their NFE is unknown, and set to 0."""
 
     x: Tensor
-    """Shape (n, *sample_shape), images in 8 bits or in [-1, 1]."""
+    """Shape (n, *sample_shape); images are uint8 or in [-1, 1]."""
     device: torch.device
     """Where their features are computed."""
     seed: int = 0
-    """Without effect."""
+    """Has no effect."""
     decoder: None = None
     folder: None = None
 
@@ -155,7 +155,7 @@ Subject = Sampler | GivenSamples
 
 
 def blocks(num: int) -> list[range]:
-    """The blocks of the samples 0 .. num - 1."""
+    """The blocks of samples 0 .. num - 1."""
     return [range(first, min(first + BLOCK, num)) for first in range(0, num, BLOCK)]
 
 
@@ -176,9 +176,9 @@ def teacher_samples(
     batch_size: int = 256,
     on_batch: OnBatch = lambda count: None,
 ) -> Solution:
-    """Samples of the teacher from the noise that a student of the same seed starts from.
+    """Samples of the teacher, from the same noise as a student with this seed.
 
-    Arguments as in `Student.generate`, with nodes and solver as in `ode.solve`.
+    Arguments as in `Student.generate`; `steps` and `solver` as in `ode.solve`.
     """
     return sample_in_batches(
         teacher,
@@ -194,7 +194,7 @@ def teacher_samples(
 
 @torch.no_grad()
 def decoded(x: Tensor, decoder: nn.Module | None) -> Tensor:
-    """The images of latents `x` (n, ...) on the decoder's device, or `x` without a decoder."""
+    """Images of latents `x` (n, ...), on the decoder's device; `x` without a decoder."""
     if decoder is None:
         return x
     device = device_of(decoder)
@@ -202,9 +202,9 @@ def decoded(x: Tensor, decoder: nn.Module | None) -> Tensor:
 
 
 def open_model(name: str | Path, ema: float | None = None) -> Student | Denoiser:
-    """The model in a run folder, with the weights averaged at rate `ema`, or a teacher by its spec.
+    """Load a run folder's model, with the weights averaged at rate `ema`, or a teacher by spec.
 
-    Raises `PidistillError` when it is neither, or when `ema` is given for a teacher's spec.
+    Raises `PidistillError` if it is neither, or if `ema` is given for a spec.
     """
     path = user_path(name)
     if is_model_folder(path):

@@ -11,27 +11,27 @@ from pidistill.errors import PidistillError
 SUBSETS = 100
 SUBSET_SIZE = 1000
 SEED = 2020
-"""Seed of the subsets, torch-fidelity's default."""
+"""Seed of the subsets; torch-fidelity's default."""
 SPLITS = 10
-"""Consecutive parts of the samples whose Inception Scores are averaged."""
+"""Number of consecutive splits whose Inception Scores are averaged."""
 
 
 class Estimate(NamedTuple):
-    """The mean of estimates over subsets or parts, and their standard deviation."""
+    """Mean and standard deviation over subsets or splits."""
 
     value: float
     spread: float
 
 
 def cubic_kernel(x: Tensor, y: Tensor) -> Tensor:
-    """`(x . y / d + 1)^3` of features (n, d) and (m, d), giving (n, m)."""
+    """`(x . y / d + 1)^3` for features (n, d) and (m, d), shape (n, m)."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
-    """The unbiased estimate of the squared MMD from features (n, d) and (m, d), n and m over 1.
+    """The unbiased estimate of the squared MMD of features (n, d) and (m, d), with n, m > 1.
 
-    Gretton et al. (2012), equation 3: pairs of a sample with itself are left out.
+    Gretton et al. (2012), equation 3: pairs of a sample with itself are omitted.
     """
     n, m = len(x), len(y)
     own, other = cubic_kernel(x, x), cubic_kernel(y, y)
@@ -45,14 +45,14 @@ def unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
 def kernel_distance(x: Tensor, y: Tensor, device: torch.device | None = None) -> Estimate:
     """The kernel distance (KID) between features (n, d) and (m, d), in float64.
 
-    It is the mean over 100 pairs of subsets of 1,000 features, or of as many as there are; any
-    size gives an unbiased estimate, which may be below zero. It is computed on `device`, or where
-    `x` is. Raises `PidistillError` when there are fewer than two of one.
+    It is the mean over 100 pairs of subsets of 1,000 features, or of all features if there are
+    fewer. The estimate is unbiased for any size, and may be negative. It is computed on `device`,
+    or the device of `x`. Raises `PidistillError` if either has fewer than two rows.
     """
     size = min(SUBSET_SIZE, len(x), len(y))
     if size < 2:
         raise PidistillError(f"{size} sample(s) have no kernel distance; expected at least 2")
-    draws = np.random.RandomState(SEED)  # its stream is frozen for good
+    draws = np.random.RandomState(SEED)  # its stream never changes
 
     def subset(features: Tensor) -> Tensor:
         rows = draws.choice(len(features), size, replace=False)
@@ -62,9 +62,9 @@ def kernel_distance(x: Tensor, y: Tensor, device: torch.device | None = None) ->
 
 
 def inception_score(logits: Tensor) -> Estimate:
-    r"""$\exp \mathbb{E}_x \, \mathrm{KL}(p(y|x) \,\|\, p(y))$ of logits (n, k), in float64.
+    r"""$\exp \mathbb{E}_x \, \mathrm{KL}(p(y|x) \,\|\, p(y))$ from logits (n, k), in float64.
 
-    It is the mean over ten consecutive parts, or over the samples where there are fewer.
+    It is the mean over ten consecutive splits, or n if n < 10.
     """
     splits = min(SPLITS, len(logits))
     scores = []

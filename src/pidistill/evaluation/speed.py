@@ -1,4 +1,4 @@
-"""Time a sample, of a model and of its teacher's solution."""
+"""Sampling time of a model and of its teacher."""
 
 import torch
 
@@ -9,16 +9,16 @@ from pidistill.ode import solve
 from pidistill.students.base import Student, labels_for
 
 SECONDS = 0.2
-"""For which a quick model is run again and again."""
+"""Minimum total run time of a measurement."""
 
 
 @torch.no_grad()
 def measure_speed(sampler: Sampler, teacher: Denoiser | None, num: int) -> dict[str, float]:
-    """Milliseconds a sample of a model, and of its teacher's solution, for one batch of `num`.
+    """Milliseconds per sample of a model and of its teacher's solution, for a batch of `num`.
 
-    Medians of runs from given noise, after a warm-up.
+    Medians over runs from given noise, after a warm-up.
     """
-    from torch.utils.benchmark import Timer  # takes a while to load
+    from torch.utils.benchmark import Timer  # slow to import
 
     z = initial_noise(sampler.model, num, seed=0)
     label = labels_for(sampler.model, num)

@@ -1,4 +1,4 @@
-"""One streaming pass over samples, by all processes, in the order of their index."""
+"""One streaming pass over samples, shared by all processes, in index order."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
@@ -20,24 +20,24 @@ from pidistill.evaluation.trajectory import per_sample_rms
 from pidistill.processes import Processes
 
 KEPT = 2000
-"""Samples whose pixels are compared with each other and with training images."""
+"""Samples kept for comparison with each other and with training images."""
 
 T = TypeVar("T")
 
 
 class Seen(NamedTuple):
-    """What a pass leaves behind, on the CPU."""
+    """The results of a pass, on the CPU."""
 
     x: Tensor
-    """The first `KEPT` samples, as they are measured (see `as_measured`)."""
+    """The first `KEPT` samples, as measured (see `as_measured`)."""
     prints: Tensor
-    """Fingerprints of all samples, shape (n,): equal where samples are."""
+    """Fingerprints of all samples, shape (n,); equal for equal samples."""
     features: FeatureBatch | None
-    """Of all samples, where there is a feature network."""
+    """Features of all samples; None without a feature network."""
     errors: Tensor | None
-    """RMS distances to the rival's samples, shape (n,), float64, where there is one."""
+    """RMS distances to the rival's samples, shape (n,), float64; None without a rival."""
     nfe: int
-    """Evaluations that each sample took; 0 where that is not known."""
+    """Network evaluations per sample; 0 if unknown."""
 
 
 def look_at(
@@ -49,15 +49,15 @@ def look_at(
     processes: Processes,
     on_batch: OnBatch = lambda count: None,
 ) -> Seen | None:
-    """Look at the first `num` samples once, in all processes; None but in the main process.
+    """Pass over the first `num` samples once; returns None in all but the main process.
 
     Args:
-        subject: What draws the samples.
-        num: How many.
-        network: The feature network, on its device; None where no metric needs it.
-        rival: What draws samples of the same noise that they are compared with, as both are drawn.
-        processes: Those that share the blocks; all of them have to call this.
-        on_batch: Called with the number of samples that were drawn, or found on the disk.
+        subject: Draws the samples.
+        num: Number of samples.
+        network: The feature network, on its device; None if no metric needs it.
+        rival: Draws samples of the same noise to compare with, before decoding.
+        processes: The processes that share the blocks; all of them must call this function.
+        on_batch: Called with the number of samples drawn or read.
 
     Raises:
         PidistillError: A sample or a feature is not finite, or the file of a block is damaged.
@@ -66,10 +66,10 @@ def look_at(
     def look(block: range) -> Seen:
         drawn = subject.draw(block, on_batch)
         finite = drawn.x.flatten(1).isfinite().all(1)
-        if not finite.all():  # they would be rounded to numbers
+        if not finite.all():  # rounding to 8 bits would hide this
             raise PidistillError(
                 f"{int((~finite).sum())} of the {len(block)} samples {block[0]} .. {block[-1]} of "
-                f"seed {subject.seed} are not finite; has the training diverged?"
+                f"seed {subject.seed} are not finite; did training diverge?"
             )
         x = as_measured(drawn.x, subject.decoder).cpu()
         return Seen(
@@ -95,10 +95,7 @@ def look_at(
 
 
 def as_measured(x: Tensor, decoder: nn.Module | None = None) -> Tensor:
-    """Samples (n, ...), or their images where there is a decoder: images in 8 bits, else float32.
-
-    What is in 8 bits already is returned unchanged.
-    """
+    """Decode samples (n, ...) if there is a decoder, then round images to uint8; else float32."""
     x = decoded(x, decoder)
     if x.dtype == torch.uint8:
         return x
@@ -106,15 +103,15 @@ def as_measured(x: Tensor, decoder: nn.Module | None = None) -> Tensor:
 
 
 def as_pixels(x: Tensor) -> Tensor:
-    """Samples in the numbers that are compared: float32, images in [-1, 1]."""
+    """Samples as float32, with images in [-1, 1]."""
     return images.from_uint8(x) if x.dtype == torch.uint8 else x.float()
 
 
 def in_order(num: int, work: Callable[[range], T], processes: Processes) -> Iterator[T]:
-    """Do `work` for every block of `num` samples, each block in one of the processes.
+    """Call `work` for each block of `num` samples, each in one of the processes.
 
-    Yields what `work` returns, block by block, in the main process; nothing in the others, which
-    have to iterate all the same.
+    Yields the results in block order in the main process, and nothing in the others, which must
+    iterate too.
     """
     every = blocks(num)
     for first in range(0, len(every), processes.count):

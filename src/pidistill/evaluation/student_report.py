@@ -1,4 +1,4 @@
-"""A page about a student beside its teacher, in one file that opens without a network."""
+"""A self-contained HTML page that compares a student with its teacher."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ COLUMNS = 10
 STRIP_SAMPLES = 4
 STRIP_COLUMNS = 14
 ERROR_SAMPLES = 512
-LOGGED = {"loss": "Loss that is minimised", "residual": "Distance of the residual"}
-"""Columns of a run's log that are plotted, with their titles."""
+LOGGED = {"loss": "Training loss", "residual": "Distance of the residual"}
+"""Plotted columns of a run's log, with their titles."""
 
 
 def write_report(
@@ -43,11 +43,11 @@ def write_report(
     seed: int,
     steps: int,
 ) -> None:
-    """Write the page about a student of images to `path`, beside the log of its run.
+    """Write the page about a student of images to `path`, in its run folder.
 
-    `table` has column names and rows, the student's last; `context` is a sentence below it.
-    `error_curve` has the RMS error by training step, `provenance` what a reader needs to make the
-    page again. The teacher is solved in `steps` nodes from the noise of `seed`.
+    `table` has column names and rows, the student's row last; `context` is a sentence below it.
+    `error_curve` maps training steps to RMS errors; `provenance` says how to reproduce the page.
+    The teacher is solved in `steps` nodes from the noise of `seed`.
     """
     path = Path(path)
     paths = solve_paths(student, teacher, ERROR_SAMPLES, seed=seed, steps=steps)
@@ -85,7 +85,7 @@ def write_report(
 
 
 def _frames(paths: Paths) -> list[dict[str, str]]:
-    """The pictures of the slider, a noise level each."""
+    """The pictures for the slider, per noise level."""
     levels = zip(paths.sigmas.tolist(), paths.teacher, paths.student, strict=True)
     return [
         {
@@ -98,7 +98,7 @@ def _frames(paths: Paths) -> list[dict[str, str]]:
 
 
 def _strip(paths: Paths) -> str:
-    """A few paths from noise to sample, teacher above student."""
+    """A few paths from noise to sample, the teacher's above the student's."""
     columns = torch.linspace(0, len(paths.sigmas) - 1, STRIP_COLUMNS).round().long().tolist()
     points = [
         _scaled(points[i, sample], paths.sigmas[i].item())
@@ -110,11 +110,11 @@ def _strip(paths: Paths) -> str:
 
 
 def _scaled(x: Tensor, sigma: float) -> Tensor:
-    """Noisy samples brought to the scale of pictures."""
+    """Noisy samples scaled to the range of pictures."""
     return x / (1 + sigma**2) ** 0.5
 
 
 def _picture(x: Tensor, columns: int = COLUMNS) -> str:
-    """Samples as a grid, in a data URI; the page enlarges it."""
+    """A grid of samples as a data URI; the page enlarges it."""
     zoom = 4 if x.shape[-1] <= 16 else 1
     return data_uri(images.grid(x, columns=columns, zoom=zoom))

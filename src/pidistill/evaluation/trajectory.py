@@ -1,4 +1,4 @@
-"""How well a student solves its teacher's equation: errors and residuals along the path."""
+"""How well a student solves its teacher's ODE: errors and residuals along the path."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ class Paths(NamedTuple):
     """The teacher's and the student's trajectories from the same noise."""
 
     sigmas: Tensor
-    """Noise levels, shape (k,), decreasing; where the teacher goes on to 0, the last stays out."""
+    """Noise levels, shape (k,), decreasing; without the final 0."""
     teacher: Tensor
     """Shape (k, n, *sample_shape)."""
     student: Tensor
@@ -27,7 +27,7 @@ class Paths(NamedTuple):
     label: Tensor | None
     """Class labels (n,), or None."""
     teacher_nfe: int
-    """Evaluations of the teacher's whole solve."""
+    """Network evaluations of the teacher's full solve."""
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def solve_paths(
     steps: int,
     first: int = 0,
 ) -> Paths:
-    """Follow the paths of the samples `first .. first + num - 1` on the teacher's `steps` nodes."""
+    """Compute the paths of samples `first .. first + num - 1` at the teacher's `steps` nodes."""
     z = initial_noise(student, num, seed=seed, first=first)
     label = labels_for(student, num, first=first)
     label = None if label is None else label.to(z.device)
@@ -67,11 +67,11 @@ def trajectory_metrics(
 ) -> dict[str, Any]:
     """Errors, residuals and straightness along the first `num` paths, as JSON values.
 
-    The teacher, on the student's device, is solved in `steps` nodes, `batch_size` paths at once.
+    The teacher, on the student's device, is solved in `steps` nodes, `batch_size` paths at a time.
 
     Returns:
-        `straightness` and `teacher_straightness`; and in `trajectory` the number of paths, the
-        noise levels, and at each of them the RMS `error` and the RMS `residual`.
+        `straightness`, `teacher_straightness`, and `trajectory` with the number of paths, the noise
+        levels, and the RMS `error` and `residual` at each level.
     """
     parts = []
     for first in range(0, num, batch_size):
@@ -98,13 +98,14 @@ def trajectory_metrics(
 
 
 def straightness(sigmas: Tensor, points: Tensor, sigma_data: float) -> Tensor:
-    r"""How far paths are from straight lines of constant speed, $S$ of Liu et al. 2022; 0 is best.
+    r"""Straightness $S$ of Liu et al. 2022; 0 for straight lines of constant speed.
 
-    $S = \int_0^1 E \left| (y_1 - y_0) - \frac{dy}{dt} \right|^2 dt$ (arXiv 2209.03003), as a mean
-    over pixels. There $y = (1 - t) x_0 + t \epsilon$ joins data and noise, both of unit variance,
-    which in EDM coordinates is $y = x / (\sigma_{data} + \sigma)$ at $t = \sigma / (\sigma_{data} +
-    \sigma)$. The paths are given by `points` (k, b, *sample_shape), in EDM coordinates, at `sigmas`
-    (k,), decreasing; straight lines join them, and time runs from the first node to the last.
+    $S = \int_0^1 E \left| (y_1 - y_0) - \frac{dy}{dt} \right|^2 dt$ (arXiv 2209.03003), averaged
+    over pixels. Here $y = (1 - t) x_0 + t \epsilon$ interpolates between data and noise of unit
+    variance; in EDM coordinates $y = x / (\sigma_{data} + \sigma)$ and $t = \sigma / (\sigma_{data}
+    + \sigma)$. The paths are piecewise linear through `points` (k, b, *sample_shape), in EDM
+    coordinates, at the decreasing `sigmas` (k,); time is rescaled to run from the first node to the
+    last.
 
     Returns:
         Shape (b,), float64.
@@ -118,7 +119,7 @@ def straightness(sigmas: Tensor, points: Tensor, sigma_data: float) -> Tensor:
 
 
 def per_sample_rms(x: Tensor, reference: Tensor) -> Tensor:
-    """Root of the mean squared difference of each sample, shape (b,), float64."""
+    """Root mean squared difference per sample, shape (b,), float64."""
     return (x.double() - reference.double()).square().flatten(1).mean(1).sqrt()
 
 
@@ -128,14 +129,14 @@ def rms(values: Tensor) -> float:
 
 
 def error_along_path(paths: Paths) -> Tensor:
-    """RMS distance of the student from the teacher for each noise level and path, shape (k, n)."""
+    """RMS distance between student and teacher per noise level and path, shape (k, n)."""
     pairs = zip(paths.student, paths.teacher, strict=True)
     return torch.stack([per_sample_rms(x, solved) for x, solved in pairs])
 
 
 @torch.no_grad()
 def residual_along_path(student: TrajectoryStudent, teacher: Denoiser, paths: Paths) -> Tensor:
-    """RMS of `x - sigma dx/dsigma - D(x, sigma)`, the derivative being exact, shape (k, n)."""
+    """RMS of `x - sigma dx/dsigma - D(x, sigma)`, with the exact derivative, shape (k, n)."""
     derivative = ForwardMode()
     z, label = paths.z, paths.label
     residuals = []

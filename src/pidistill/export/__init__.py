@@ -1,1 +1,1 @@
-"""Students for use elsewhere: a diffusers pipeline, an ONNX file, a model card."""
+"""Exports of students: diffusers pipelines, ONNX files, run folders and model cards."""

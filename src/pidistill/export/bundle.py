@@ -1,7 +1,7 @@
-"""Definitions of this package, and all that they use of it, as the source of one module.
+"""Bundles definitions of this package, with their dependencies, into one module.
 
-An exported model brings its code along, so that it runs without this package. The code is cut out
-of the package's own sources, definition by definition; none of it is executed here.
+An exported model includes its code, so that it runs without this package. The code is extracted
+from the package's sources, definition by definition, without executing it.
 """
 
 import ast
@@ -12,30 +12,30 @@ import re
 from typing import Any, NamedTuple
 
 Import = ast.Import | ast.ImportFrom
-"""An import of a single name."""
+"""An import of one name."""
 
 _CHECKER_COMMENT = re.compile(r"  # (?:type: ignore|noqa)\b.*")
 
 
 class Definition(NamedTuple):
-    """The source of a function, a class or a constant, and the names in it, in order."""
+    """The source of a function, class or constant, and the names it uses, in order."""
 
     source: str
     uses: list[str]
 
 
 def bundle(*wanted: str, docstring: str) -> str:
-    """The source of a module that holds the definitions `wanted` and all that they use.
+    """The source of a module with the definitions `wanted` and everything they use.
 
     Args:
         wanted: Definitions as "module:name".
         docstring: The module's docstring.
 
     Returns:
-        Imports of other packages, then the definitions, each after those that it uses.
+        Imports of other packages, then the definitions, each after those it uses.
 
     Raises:
-        ValueError: Two of the definitions have the same name, or one cannot be found.
+        ValueError: Two definitions have the same name, or one cannot be found.
     """
     imports: set[str] = set()
     sources: dict[str, str] = {}
@@ -44,10 +44,10 @@ def bundle(*wanted: str, docstring: str) -> str:
     def add(module: str, name: str) -> None:
         entry = names_of(module).get(name)
         if entry is None:
-            raise ValueError(f"{module} defines no {name!r} at its top")
+            raise ValueError(f"{module} has no top-level definition {name!r}")
         if isinstance(entry, ast.ImportFrom) and is_internal(str(entry.module)):
             if entry.names[0].asname is not None:
-                raise ValueError(f"{module}: {ast.unparse(entry)!r} renames what is to be bundled")
+                raise ValueError(f"{module}: cannot bundle a renamed import: {ast.unparse(entry)}")
             return add(str(entry.module), name)
         origin = f"{module}:{name}" if isinstance(entry, Definition) else ast.unparse(entry)
         if origins.setdefault(name, origin) != origin:
@@ -55,9 +55,9 @@ def bundle(*wanted: str, docstring: str) -> str:
         if not isinstance(entry, Definition):
             imports.add(origin)
         elif name not in sources:
-            sources[name] = ""  # in progress: functions may use each other in a circle
+            sources[name] = ""  # in progress: functions may call each other recursively
             for used in entry.uses:
-                if used in names_of(module):  # else a local variable or a builtin
+                if used in names_of(module):  # otherwise a local variable or a builtin
                     add(module, used)
             del sources[name]
             sources[name] = entry.source
@@ -70,10 +70,10 @@ def bundle(*wanted: str, docstring: str) -> str:
 
 
 def with_checksum(stem: str, source: str) -> str:
-    """A module name that no other content has, such as `mlp_1f3c9a72`.
+    """A module name unique to its content, such as `mlp_1f3c9a72`.
 
-    The diffusers library keeps the code of all local folders in one cache, by file name: two
-    exports that differ in their code must differ in their names.
+    The diffusers library caches code from all local folders by file name, so exports with different
+    code must use different names.
     """
     return f"{stem}_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
@@ -85,13 +85,13 @@ def is_internal(module: str) -> bool:
 
 @functools.cache
 def names_of(module: str) -> dict[str, Import | Definition]:
-    """What each name at the top of a module of this package stands for; nothing is executed."""
+    """The top-level names of a module of this package, found without executing it."""
     loader: Any = importlib.util.find_spec(module).loader  # type: ignore[union-attr]
     return parse_names(loader.get_source(module))
 
 
 def parse_names(source: str) -> dict[str, Import | Definition]:
-    """What each name at the top of a module stands for."""
+    """The top-level names of a module, with their import or definition."""
     names: dict[str, Import | Definition] = {}
     for node in ast.parse(source).body:
         match node:

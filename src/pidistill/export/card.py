@@ -1,4 +1,4 @@
-"""The model card: what a student is, where it comes from, how good it is, how to sample."""
+"""The model card of a student: origin, metrics, and how to sample."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from pidistill.training.log import read_log
 CARD = "README.md"
 
 LICENCES_OF_TEACHERS = {"digits": "apache-2.0", "glyphs": "apache-2.0"}
-"""Licences of the teachers that come with this package, by their spec."""
+"""Licences of the bundled teachers, by spec."""
 
 HUB_LICENCES = frozenset(
     """
@@ -28,19 +28,19 @@ HUB_LICENCES = frozenset(
     lgpl-3.0 mit mpl-2.0 openrail openrail++ unknown unlicense
     """.split()  # noqa: SIM905
 )
-"""Licences that the hub knows by these names; any other is `other` with a `license_name`."""
+"""Licence identifiers of the hub; any other licence becomes `other` with a `license_name`."""
 
 _LOCAL_FOLDERS = re.compile(r"(?<![^\s:='\"(])(?:[A-Za-z]:|~)?[\\/](?:[^:?&=\\/\n]+[\\/])*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """What a run folder says about its student, without local folders; else empty."""
+    """The origin of a student according to its run folder, without local paths; may be empty."""
 
     weights: str
     """File name of the weights."""
     measured_weights: str
-    """File name of those that the metrics belong to."""
+    """File name of the weights that `metrics` belongs to."""
     config: dict[str, Any]
     last_step: dict[str, Any]
     """The last line of the log."""
@@ -48,9 +48,9 @@ class Provenance:
 
 
 def provenance_of(folder: Path, ema: float | None) -> Provenance:
-    """Read what a run folder says about the weights averaged at rate `ema`.
+    """Read the provenance of a run's weights, averaged at rate `ema`.
 
-    Raises `PidistillError` when it is not a run folder, or a file in it is damaged.
+    Raises `PidistillError` if `folder` is not a run folder, or a file in it is damaged.
     """
     default = Path(str(read_description(folder).get("weights", ""))).name
     config = read_toml(folder / "config.toml") if (folder / "config.toml").is_file() else {}
@@ -65,7 +65,7 @@ def provenance_of(folder: Path, ema: float | None) -> Provenance:
 
 
 def without_folders(value: Any) -> Any:
-    """A text, or JSON values, with local paths cut to their last part: an export is for others."""
+    """Text or JSON values with local paths cut to their last part, for publication."""
     match value:
         case str():
             return _LOCAL_FOLDERS.sub("", value)
@@ -86,16 +86,16 @@ def model_card(
     licence: str | None,
     notes: list[str],
 ) -> str:
-    """The text of a README.md, with the front matter that the Hugging Face hub reads.
+    """The text of a README.md, with front matter for the Hugging Face hub.
 
     Args:
         student: The student.
-        run: Where it comes from.
-        to: What it was exported to: `diffusers`, `onnx` or `run`.
-        name: Name of the repository, or of the folder or file.
+        run: Its provenance.
+        to: The form of the export: `diffusers`, `onnx` or `run`.
+        name: Name of the repository, folder or file.
         file: Name of the file, for `onnx`.
-        licence: The licence of its teacher; None: that of a bundled teacher, or else unknown.
-        notes: What was not exported, a sentence each.
+        licence: Licence of its teacher; None: that of a bundled teacher, else unknown.
+        notes: Sentences on what was not exported.
     """
     teacher = run.config.get("teacher")
     licence = licence or LICENCES_OF_TEACHERS.get(teacher or student.source, "unknown")
@@ -128,7 +128,7 @@ def model_card(
 
 
 def hub_name(teacher: str) -> str | None:
-    """The repository of a teacher on the Hugging Face hub; None if it is from elsewhere."""
+    """The teacher's repository on the Hugging Face hub, or None."""
     kind, _, locator = teacher.partition(":")
     name = locator.partition("?")[0]
     is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()

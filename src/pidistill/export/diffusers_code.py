@@ -1,7 +1,7 @@
-"""The classes of an exported student in the diffusers library.
+"""The diffusers classes of an exported student.
 
-`pidistill.export.bundle` cuts this file into pieces that travel with an export. So diffusers is
-imported where an export is opened, not where it is written.
+`pidistill.export.bundle` copies the definitions in this file into exports, so diffusers is needed
+to open an export, but not to write it.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ from pidistill.noise import initial_noise
 
 
 class OneStepModel(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore]
-    """Samples from starting noise in one evaluation; a subclass names the raw network."""
+    """Samples from starting noise in one evaluation; a subclass sets `network_class`."""
 
     network_class: type[nn.Module]
 
@@ -45,10 +45,10 @@ class OneStepModel(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore
         Args:
             network_config: Constructor arguments of the raw network.
             scales: The constants of `one_step_sample`.
-            sigma_max: The starting noise comes from N(0, sigma_max^2 I).
+            sigma_max: The starting noise is drawn from N(0, sigma_max^2 I).
             sample_shape: Shape of one sample, without the batch axis.
             num_classes: Number of labels; 0 means unconditional.
-            source: Where the student comes from, for people to read.
+            source: Where the student comes from, for humans.
         """
         super().__init__()
         self.network = self.network_class(**network_config)
@@ -58,7 +58,7 @@ class OneStepModel(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore
         self.num_classes = num_classes
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Samples of the shape of the starting noise `z` (b, *sample_shape), label (b,) int64."""
+        """Samples from the starting noise `z` (b, *sample_shape) and `label` (b,), int64."""
         return one_step_sample(self.network, z, label, self.scales)
 
 
@@ -66,15 +66,15 @@ OUTPUT_TYPES = ("pil", "np", "pt", "raw")
 
 
 class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
-    """Images from noise in one evaluation of a student distilled by pidistill."""
+    """Generates images in one network evaluation of a student distilled by pidistill."""
 
     model_cpu_offload_seq = "student->vae"
     _optional_components = ["vae"]  # noqa: RUF012 (the library's own form)
 
     def __init__(self, student: nn.Module, vae: nn.Module | None = None) -> None:
-        """Make the pipeline of a student; `vae` decodes its samples if they are latents."""
+        """Create the pipeline; `vae` decodes the student's samples if they are latents."""
         super().__init__()
-        student.network.to(next(student.parameters()).dtype)  # buffers too, which loading leaves
+        student.network.to(next(student.parameters()).dtype)  # loading does not cast buffers
         self.register_modules(student=student, vae=vae)
 
     @torch.no_grad()
@@ -94,19 +94,20 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
 
         Args:
             batch_size: Number of samples; ignored if `latents` or `z` is given.
-            class_labels: One label for all, or one each; -1 is "no label". None: sample i has the
-                label `i % num_classes`, as from `pidistill sample`.
+            class_labels: One label for all samples, or one per sample; -1 means "no label". None:
+                sample i has the label `i % num_classes`, as in `pidistill sample`.
             num_inference_steps: Must be 1.
             generator: Source of the noise, as in other pipelines.
             latents: Standard normal noise (b, ...), as in other pipelines.
-            z: The starting noise itself (b, ...), from N(0, sigma_max^2 I).
-            seed: Noise as `pidistill sample --seed` draws it: sample i depends on the seed and i.
+            z: Starting noise (b, ...) from N(0, sigma_max^2 I).
+            seed: Draw the noise as `pidistill sample --seed` does: sample i depends only on the
+                seed and i.
             output_type: `pil`, `np` (b, h, w, c) or `pt` (b, c, h, w), both in [0, 1], or `raw`:
-                what the student returns, about [-1, 1], or latents; neither decoded nor clipped.
+                the student's output, images in about [-1, 1] or latents, not decoded or clipped.
             return_dict: Whether to wrap the images in an `ImagePipelineOutput`.
 
         Raises:
-            ValueError: An argument is out of range, or two arguments give the noise.
+            ValueError: An argument is out of range, or two arguments specify the noise.
         """
         if num_inference_steps != 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}; expected 1")
@@ -126,12 +127,12 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
         z: Tensor | None,
         seed: int | None,
     ) -> Tensor:
-        """The starting noise, from the one argument that decides it."""
+        """The starting noise, from the one argument that specifies it."""
         device = self._execution_device
         sources = {"generator": generator, "latents": latents, "z": z, "seed": seed}
         given = [name for name, value in sources.items() if value is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are given; the noise comes from one of them")
+            raise ValueError(f"{' and '.join(given)} are given; expected one source of noise")
         shape = (batch_size, *self.student.sample_shape)
         if seed is not None:
             z = initial_noise(self.student, batch_size, seed=seed)
@@ -140,13 +141,13 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
                 latents = randn_tensor(shape, generator=generator, device=device)
             z = self.student.sigma_max * latents
         if tuple(z.shape[1:]) != shape[1:]:
-            raise ValueError(f"the noise has shape {tuple(z.shape)}; expected (b, {shape[1:]})")
+            raise ValueError(f"the noise has shape {tuple(z.shape)}; expected (b, *{shape[1:]})")
         return z.to(device, torch.float32)
 
     def prepare_labels(
         self, class_labels: "int | list[int] | Tensor | None", num: int
     ) -> Tensor | None:
-        """Labels (num,), or None where the student is unconditional."""
+        """Labels (num,), or None if the student is unconditional."""
         num_classes = self.student.num_classes
         if num_classes == 0:
             if class_labels is not None:
@@ -163,7 +164,7 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
         return label.to(self._execution_device)
 
     def postprocess(self, x: Tensor, output_type: str) -> Any:
-        """Samples as the output type asks for them."""
+        """Convert samples to `output_type`."""
         if output_type == "raw":
             return x
         if self.vae is not None:
@@ -171,7 +172,7 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise ValueError(
                 f"samples of shape {tuple(x.shape[1:])} are not images of 1 or 3 channels; "
-                "ask for output_type='raw'"
+                "use output_type='raw'"
             )
         images = (x.float() / 2 + 0.5).clamp(0, 1)
         if output_type == "pt":

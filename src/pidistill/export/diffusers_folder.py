@@ -1,7 +1,7 @@
-"""A student as a folder that `DiffusionPipeline.from_pretrained` opens.
+"""Exports a student as a folder for `DiffusionPipeline.from_pretrained`.
 
-The folder brings its code along, the pipeline and the architecture. To open it takes torch, numpy
-and diffusers; this package is not needed there.
+The folder includes the code of the pipeline and the architecture. Opening it needs torch, numpy and
+diffusers, but not this package.
 
     model_index.json                 names the classes
     pipeline_CHECKSUM.py             the pipeline
@@ -35,11 +35,11 @@ CREDIT = f"Written by pidistill {pidistill.__version__} from its own sources (Ap
 
 
 def write_pipeline(folder: Path, student: Student, scales: Scales, decoder: Any) -> None:
-    """Write the pipeline of a student to `folder`, which does not exist yet.
+    """Write the pipeline of a student to `folder`, which must not exist.
 
     `decoder` is the diffusers autoencoder that decodes its samples, or None.
 
-    Raises `PidistillError` when the student cannot be exported.
+    Raises `PidistillError` if the student cannot be exported.
     """
     stem, source = student_source(student.network)
     pipeline = bundle(
@@ -73,15 +73,15 @@ def write_pipeline(folder: Path, student: Student, scales: Scales, decoder: Any)
 
 
 def student_source(network: nn.Module) -> tuple[str, str]:
-    """The name and the source of a module with the class of a student's network.
+    """Name and source of a module with the class of a student's network.
 
-    Raises `PidistillError` when the class is not one of this package's.
+    Raises `PidistillError` if the class is not from this package.
     """
     module, name = type(network).__module__, type(network).__name__
     if not is_internal(module):
         raise PidistillError(
-            f"the network is a {name} of {module}, whose source cannot travel with a diffusers "
-            "pipeline; expected a network of pidistill, or export to onnx"
+            f"the network is a {name} from {module}, whose source cannot be included in a "
+            "diffusers pipeline; expected a network of pidistill, or export to onnx"
         )
     source = bundle(
         f"{module}:{name}",

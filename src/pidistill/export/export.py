@@ -1,4 +1,4 @@
-"""From a run folder to a form for use elsewhere."""
+"""Exports the student of a run folder."""
 
 import dataclasses
 import shutil
@@ -24,15 +24,15 @@ FORMS = ("diffusers", "onnx", "run")
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What was written."""
+    """A finished export."""
 
     student: Student
     card: str
     """The text of the model card."""
     not_included: list[str]
-    """What an export of this kind leaves out, a sentence each."""
+    """Sentences on what this form of export omits."""
     max_difference: float | None = None
-    """ONNX: the largest difference from torch's samples; None if it was not measured."""
+    """ONNX: largest difference from torch's samples; None if not measured."""
 
 
 def export_student(
@@ -45,19 +45,19 @@ def export_student(
     name: str | None = None,
     network: nn.Module | None = None,
 ) -> Export:
-    """Export the student of a run folder, at once or not at all.
+    """Export the student of a run folder atomically.
 
     Args:
-        folder: The run folder. Nothing in it is executed.
-        path: Where to write: a folder that is absent or empty; for ONNX, a file that is absent.
+        folder: The run folder. No code in it is executed.
+        path: Output path: a new or empty folder, or for ONNX a new file.
         to: `diffusers`, `onnx` or `run`.
-        ema: Averaging rate of the weights, 0 for the raw ones, None for the run's default rate.
-        licence: The licence of the student's teacher, for the model card.
-        name: The name that the card gives for loading the export; None: the last part of `path`.
-        network: As in `load_student`: needed if the network's class is not registered.
+        ema: Averaging rate of the weights; 0 for the raw weights, None for the run's default.
+        licence: Licence of the student's teacher, for the model card.
+        name: Name under which the card loads the export; None: the last part of `path`.
+        network: As in `load_student`: required if the network's class is not registered.
 
     Raises:
-        PidistillError: The student cannot be exported, a library is missing, or `path` is taken.
+        PidistillError: The student cannot be exported, a library is missing, or `path` exists.
     """
     folder, path = Path(folder), Path(path)
     if to not in FORMS:
@@ -95,32 +95,32 @@ def export_student(
 
 
 def require_free(path: Path, *, is_file: bool) -> None:
-    """Raise `PidistillError` if something is at `path`, except an empty folder for a folder."""
+    """Raise `PidistillError` if `path` exists, unless it is an empty folder for a folder."""
     if is_file and path.suffix != ".onnx":
         raise PidistillError(f"{path} ends in {path.suffix or 'nothing'!r}; expected .onnx")
     if path.exists() and (is_file or not path.is_dir() or any(path.iterdir())):
-        expected = "a new file" if is_file else "a new or an empty folder"
-        raise PidistillError(f"{path} exists already; expected {expected}")
+        expected = "a new file" if is_file else "a new or empty folder"
+        raise PidistillError(f"{path} already exists; expected {expected}")
 
 
 def _left_out(student: Student, *, decoded: bool) -> list[str]:
     notes = []
     if isinstance(student, ConsistencyStudent):
-        notes.append("More than one evaluation a sample, which this student can take in pidistill.")
+        notes.append("Sampling in several evaluations, which this student supports in pidistill.")
     if not decoded and not is_image(student.sample_shape):
         notes.append(
-            f"A decoder: samples have the shape {student.sample_shape}. If they are latents, "
+            f"A decoder: samples have shape {student.sample_shape}. If they are latents, "
             "decode them as the teacher's pipeline does."
         )
     return notes
 
 
 def copy_run(folder: Path, run: Path, provenance: Provenance) -> None:
-    """Write to `folder` what `pidistill sample` needs of the run folder `run`, and its records.
+    """Copy what `pidistill sample` needs, and the records, from the run folder `run` to `folder`.
 
-    The state for resuming and the previews stay behind, and local paths are cut from all texts.
-    The weights that `provenance` names are the only ones. Raises `PidistillError` when the run has
-    links that lead out of it: what they point to might be published.
+    Only the weights named by `provenance` are copied, without training state or previews, and local
+    paths are removed. Raises `PidistillError` if the run has links that lead out of it, since their
+    targets might be published by accident.
     """
     require_no_way_out(run)
     folder.mkdir()

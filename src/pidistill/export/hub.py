@@ -1,4 +1,4 @@
-"""Exports on the Hugging Face hub."""
+"""Uploads exports to the Hugging Face hub."""
 
 import shutil
 import tempfile
@@ -16,7 +16,7 @@ CONFLICT = 409
 
 
 def require_repo_id(repo_id: str) -> None:
-    """Raise `PidistillError` unless `repo_id` is a possible OWNER/NAME."""
+    """Raise `PidistillError` unless `repo_id` is a valid OWNER/NAME."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -25,24 +25,24 @@ def require_repo_id(repo_id: str) -> None:
         ) from error
     if "/" not in repo_id:
         raise PidistillError(
-            f"repository {repo_id!r} names no owner; expected OWNER/NAME, as in me/{repo_id}"
+            f"repository {repo_id!r} has no owner; expected OWNER/NAME, as in me/{repo_id}"
         )
 
 
 def push(path: str | Path, repo_id: str, *, card: str, private: bool) -> str:
-    """Upload an export, a folder or a file, with its card, in one commit.
+    """Upload an export with its card, in one commit.
 
     Args:
-        path: The export.
-        repo_id: The repository; it is created if it does not exist.
+        path: The export, a folder or a file.
+        repo_id: The repository, created if it does not exist.
         card: The text of the card.
-        private: Whether a new repository is private. An existing one must be as private.
+        private: Create the repository as private, and refuse an existing public one.
 
     Returns:
-        The address of the repository.
+        The URL of the repository.
 
     Raises:
-        PidistillError: The upload failed; the message says how to repeat it.
+        PidistillError: The upload failed; the message says how to retry it.
     """
     path = Path(path)
     try:
@@ -54,9 +54,9 @@ def push(path: str | Path, repo_id: str, *, card: str, private: bool) -> str:
             return _upload(Path(temporary), repo_id, private)
     except PidistillError:
         raise
-    except Exception as error:  # the network and the hub fail in many ways
+    except Exception as error:  # network and hub can fail in any way
         raise PidistillError(
-            f"{path} is written, but the upload to {repo_id} failed: {one_line(error)}; repeat it "
+            f"{path} was written, but the upload to {repo_id} failed: {one_line(error)}; retry "
             f"with: hf upload {repo_id} {path}"
         ) from error
 
@@ -70,7 +70,7 @@ def _upload(folder: Path, repo_id: str, private: bool) -> str:
             raise
         if private and not api.model_info(repo_id).private:
             raise PidistillError(
-                f"{repo_id} exists and is public; nothing was uploaded: allow a public upload, or "
+                f"{repo_id} exists and is public; nothing was uploaded: set private=False, or "
                 "choose another repository"
             ) from error
     api.upload_folder(

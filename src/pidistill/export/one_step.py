@@ -1,11 +1,11 @@
-r"""A student that samples in one evaluation, as one formula with five numbers.
+r"""One-step sampling as a single formula with five constants.
 
 $$x = s z + (1 - s) (c_{skip} z + c_{out} F(c_{in} z, c_{noise}))$$
 
-For a trajectory student $s = \sigma_{min} / \sigma_{max}$ (0 with a soft boundary condition)
-and the others are its scales at `sigma_min`; for an Euler student $s$ is the same and the others
-are the preconditioning at `sigma_max`; for a consistency student $s = 0$. So an exported student
-needs no preconditioning and no noise schedule.
+For a trajectory student, $s = \sigma_{min} / \sigma_{max}$ (0 with a soft boundary condition), and
+the others are its scales at `sigma_min`. For an Euler student, $s$ is the same, and the others are
+the preconditioning at `sigma_max`. For a consistency student, $s = 0$, and the others are its
+scales at `sigma_max`. An exported student thus needs no preconditioning or noise schedule.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from pidistill.students.trajectory import TrajectoryStudent
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """The constants of the formula; `noise_share` is the share s of `z` that a sample keeps."""
+    """The constants of the formula; `noise_share` is s, the share of `z` in a sample."""
 
     c_in: float
     c_noise: float
@@ -33,12 +33,12 @@ class Scales:
 
 
 def one_step_sample(network: nn.Module, z: Tensor, label: Tensor | None, scales: Scales) -> Tensor:
-    """Samples of the shape and dtype of the starting noise `z` (b, ...), in one evaluation.
+    """Samples in one evaluation, with the shape and dtype of the starting noise.
 
     Args:
         network: The raw network, called as `network(u, c_noise, label)`.
-        z: Starting noise, from N(0, sigma_max^2 I).
-        label: Class labels (b,), int64; -1, or None for all, is "no label".
+        z: Starting noise (b, ...) from N(0, sigma_max^2 I).
+        label: Class labels (b,), int64; -1 means "no label", as does None for the whole batch.
         scales: The constants of the formula.
     """
     raw = call_network(network, scales.c_in * z, z.new_full(z.shape[:1], scales.c_noise), label)
@@ -49,19 +49,19 @@ def one_step_sample(network: nn.Module, z: Tensor, label: Tensor | None, scales:
 def scales_of(student: Student) -> Scales:
     """The constants of a student's formula.
 
-    Raises `PidistillError` when the student does not sample by this formula.
+    Raises `PidistillError` if the student does not sample by this formula.
     """
     if student.num_steps != 1:
         raise PidistillError(
-            f"the student was trained for {student.num_steps} evaluations a sample; only students "
-            "that sample in one can be exported"
+            f"the student was trained for {student.num_steps} evaluations per sample; only "
+            "one-step students can be exported"
         )
     match student:
         case TrajectoryStudent():
             sigma = torch.tensor([student.sigma_min], dtype=torch.float64)
             factors, share = student.scales(sigma), student.share(sigma).item()
         case EulerStudent():
-            sigma = torch.tensor([student.sigma_max])  # its steps are taken in float32
+            sigma = torch.tensor([student.sigma_max])  # its steps are computed in float32
             factors = student.precondition.scales(sigma)
             share = student.sigma_min / student.sigma_max
         case ConsistencyStudent():

@@ -1,6 +1,6 @@
-"""A student as one ONNX file: inputs `z` and, if it has labels, `label`; output `samples`.
+"""Exports a student as one ONNX file: inputs `z` and, with classes, `label`; output `samples`.
 
-The batch size is free. The file's metadata say what the noise must be.
+The batch size is dynamic. The file's metadata specify the starting noise.
 """
 
 import contextlib
@@ -23,35 +23,35 @@ from pidistill.noise import initial_noise
 from pidistill.students.base import Student, labels_for
 
 OPSET = 18
-"""The operator set of torch's exporter; any other would be converted from it."""
+"""The native operator set of torch's exporter; others would need conversion."""
 
 MOST_BYTES = 2**31 - 2**20
-"""A protobuf file holds at most 2 GiB."""
+"""Just below protobuf's limit of 2 GiB."""
 
 WORST_DIFFERENCE = 1 / 255
-"""Largest difference from torch, relative to the largest value: half a step of 8 bits."""
+"""Largest allowed difference from torch, relative to the largest value: half an 8-bit level."""
 
 CHECKED_SAMPLES = 5
-"""Samples of the check: another batch size than the one that was traced."""
+"""Batch size of the check, different from the traced one."""
 
 
 class OneStepModule(nn.Module):
-    """The formula of `one_step_sample` as a module with tensors in and out."""
+    """`one_step_sample` as a module."""
 
     def __init__(self, network: nn.Module, scales: Scales) -> None:
         super().__init__()
         self.network, self.scales = network, scales
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Samples of the starting noise `z` (b, ...), with labels (b,), int64."""
+        """Samples from the starting noise `z` (b, ...) and `label` (b,), int64."""
         return one_step_sample(self.network, z, label, self.scales)
 
 
 def write_onnx(path: Path, student: Student, scales: Scales) -> float | None:
-    """Write a student on the CPU to the ONNX file `path` and check it.
+    """Write a student, on the CPU, to the ONNX file `path` and check it.
 
     Returns:
-        The largest difference of a sample's value between onnxruntime and torch, over
+        The largest absolute difference between samples from onnxruntime and torch, over
         `CHECKED_SAMPLES` samples; None if onnxruntime is not installed.
 
     Raises:
@@ -88,7 +88,7 @@ def write_onnx(path: Path, student: Student, scales: Scales) -> float | None:
 
 
 def _program(module: OneStepModule, student: Student) -> Any:
-    inputs = _example_inputs(student, 2)  # torch takes a batch of 1 for fixed
+    inputs = _example_inputs(student, 2)  # torch specialises on a batch size of 1
     try:
         with _quiet():
             return torch.onnx.export(
@@ -103,16 +103,13 @@ def _program(module: OneStepModule, student: Student) -> Any:
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         raise PidistillError(
-            f"the network {type(student.network).__name__} cannot be turned into ONNX: "
+            f"the network {type(student.network).__name__} cannot be exported to ONNX: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
 
 
 def _checked_difference(path: Path, module: OneStepModule, student: Student) -> float | None:
-    """The largest difference between onnxruntime's samples and torch's; None without the library.
-
-    Raises `PidistillError` when it is more than rounding.
-    """
+    """Compare onnxruntime's samples with torch's; None without onnxruntime."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -128,13 +125,13 @@ def _checked_difference(path: Path, module: OneStepModule, student: Student) -> 
     if not difference <= WORST_DIFFERENCE * largest:
         raise PidistillError(
             f"onnxruntime's samples differ from torch's by up to {difference:.2g} at values up to "
-            f"{largest:.2g}, which is more than rounding: the file is not written"
+            f"{largest:.2g}, which is more than rounding error; the file is not written"
         )
     return difference
 
 
 def _example_inputs(student: Student, num: int) -> dict[str, Tensor]:
-    """Inputs by name, those of the first `num` samples of seed 0."""
+    """Inputs by name, for the first `num` samples of seed 0."""
     inputs = {"z": initial_noise(student, num, seed=0)}
     label = labels_for(student, num)
     return inputs if label is None else {**inputs, "label": label}
@@ -142,7 +139,7 @@ def _example_inputs(student: Student, num: int) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's output and its many warnings."""
+    """Silence the exporter's output and warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

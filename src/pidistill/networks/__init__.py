@@ -1,17 +1,18 @@
-"""Raw networks `F(u, c_noise, label)`: architectures and nothing else.
+"""Raw networks `F(u, c_noise, label)`, without preconditioning.
 
 A network is an `nn.Module` that is called with
 
 - `u` (b, ...), the scaled input;
 - `c_noise` (b,), the noise conditioning, in the dtype of `u`;
-- `label` (b,) int64 or None; -1, or None for all, means "no label";
+- `label` (b,) int64 or None; -1 means "no label", as does None for the whole batch;
 
-and returns a tensor of the shape of `u` (or twice its channels where a variance is predicted too).
+and returns a tensor of the shape of `u` (or with twice its channels if it also predicts a
+variance).
 
-The networks of `NETWORKS` are built by name: their constructors take plain JSON values and keep
-them in `self.config`, and their class method `arguments_for(sample_shape, num_classes)` returns the
-arguments that follow from the samples. Any other module works too; whoever loads a student that
-has one passes it as `network`.
+The networks in `NETWORKS` are built by name: their constructors take JSON values and keep them in
+`self.config`, and their class method `arguments_for(sample_shape, num_classes)` returns the
+arguments implied by the samples. Any other module works too, but must be passed as `network` when
+its student is loaded.
 """
 
 import copy
@@ -33,14 +34,14 @@ NETWORKS: dict[str, Any] = {
     "diffusers_unet": DiffusersUNet,
     "text_unet": TextUNet,
 }
-"""Classes by the name that configs and `network.json` have for each."""
+"""Classes by their name in configs and `network.json`."""
 
 BAD_ARGUMENTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
-"""What a registered network may raise when its arguments make no sense."""
+"""What a registered network may raise for invalid arguments."""
 
 
 def network_class(name: str) -> Any:
-    """The class registered as `name`; `PidistillError` when there is none."""
+    """The class registered as `name`. Raises `PidistillError` if there is none."""
     if name not in NETWORKS:
         raise PidistillError(f"unknown network {name!r}; expected one of {', '.join(NETWORKS)}")
     return NETWORKS[name]
@@ -49,13 +50,13 @@ def network_class(name: str) -> Any:
 def build_network(name: str, config: dict[str, Any]) -> nn.Module:
     """Build the network registered as `name` from its constructor arguments.
 
-    Raises `PidistillError` when the name or an argument is not known.
+    Raises `PidistillError` if the name or an argument is unknown.
     """
     try:
         network: nn.Module = network_class(name)(**config)
     except BAD_ARGUMENTS as error:
         raise PidistillError(
-            f"network {name!r} does not take these arguments: {one_line(error)}"
+            f"network {name!r} does not accept these arguments: {one_line(error)}"
         ) from error
     return network
 
@@ -69,23 +70,23 @@ def new_network(
         name: A key of `NETWORKS`.
         sample_shape: Shape of one sample, without the batch axis.
         num_classes: Number of labels; 0 means unconditional.
-        config: Constructor arguments that do not follow from the samples.
+        config: Constructor arguments that are not implied by the samples.
 
     Raises:
-        PidistillError: The name or an argument is not known, or contradicts the samples.
+        PidistillError: The name or an argument is unknown, or an argument contradicts the samples.
     """
     implied = network_class(name).arguments_for(sample_shape, num_classes)
     for key in implied.keys() & config.keys():
         if config[key] != implied[key]:
             raise PidistillError(
                 f"network {name!r}: {key} is {config[key]!r}, but the samples imply "
-                f"{implied[key]!r}; leave it out"
+                f"{implied[key]!r}; omit it"
             )
     return build_network(name, {**implied, **config})
 
 
 def require_fit(network: nn.Module, sample_shape: tuple[int, ...], num_classes: int) -> None:
-    """Raise `PidistillError` unless a registered `network` can evaluate a sample of zeros."""
+    """Raise `PidistillError` unless the registered `network` can evaluate a sample of zeros."""
     label = torch.zeros(1, dtype=torch.int64) if num_classes else None
     subject = f"network {describe_network(network)['name']!r} with these arguments"
     try:
@@ -97,18 +98,18 @@ def require_fit(network: nn.Module, sample_shape: tuple[int, ...], num_classes: 
         ) from error
     if shape[2:] != tuple(sample_shape)[1:] or shape[1] < sample_shape[0]:
         raise PidistillError(
-            f"{subject} turns samples of shape {tuple(sample_shape)} into {shape[1:]}; leave out "
-            "the arguments that follow from the samples"
+            f"{subject} turns samples of shape {tuple(sample_shape)} into {shape[1:]}; omit the "
+            "arguments implied by the samples"
         )
 
 
 def fresh_network(network: nn.Module) -> nn.Module:
-    """A network of the architecture of `network` with fresh weights, drawn by torch's generator.
+    """A network with the architecture of `network` and weights from torch's default generator.
 
-    Buffers, such as a table of encoded prompts, are copied: they are not weights.
+    Buffers, such as encoded prompts, are copied.
 
-    Raises `PidistillError` when the class of `network` is not registered and a layer of it that
-    holds weights has no method `reset_parameters`.
+    Raises `PidistillError` if the class of `network` is not registered and one of its layers with
+    weights has no method `reset_parameters`.
     """
     description = describe_network(network)
     if description["name"] is not None:
@@ -116,7 +117,7 @@ def fresh_network(network: nn.Module) -> nn.Module:
         fresh.load_state_dict(dict(network.named_buffers()), strict=False)
         return fresh.to(next(network.parameters()))
     fresh = copy.deepcopy(network)
-    for module in reversed(list(fresh.modules())):  # a layer before the module that holds it
+    for module in reversed(list(fresh.modules())):  # children before their parents
         reset: Any = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()
@@ -129,10 +130,9 @@ def fresh_network(network: nn.Module) -> nn.Module:
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:
-    """What is needed to build `network` again except its weights, as JSON values.
+    """All that is needed to rebuild `network`, except its weights, as JSON values.
 
-    The entries `name` and `config` of a network that is not registered are None; its entry `class`
-    names it for people.
+    For an unregistered network, `name` and `config` are None, and `class` is its class, for humans.
     """
     cls = type(network)
     for name, registered in NETWORKS.items():
@@ -142,9 +142,9 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
 
 
 def build_described(description: dict[str, Any]) -> nn.Module:
-    """Build a network with fresh weights, the inverse of `describe_network`.
+    """Build a network with fresh weights from the result of `describe_network`.
 
-    Raises `PidistillError` when its class is not registered or does not take these arguments.
+    Raises `PidistillError` if its class is not registered or does not accept these arguments.
     """
     if description["name"] is None:
         raise PidistillError(

@@ -13,7 +13,7 @@ CHANNELS_PER_HEAD = 64
 
 
 class DhariwalUNet(EDMUNet):
-    """ADM: blocks that the embedding scales and shifts, attention with 64 channels a head."""
+    """ADM: adaptive group normalisation, attention with 64 channels per head."""
 
     def __init__(
         self,

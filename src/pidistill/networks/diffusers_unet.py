@@ -18,9 +18,9 @@ from pidistill.errors import PidistillError
 
 
 def require(library: str) -> ModuleType:
-    """The module `library`, diffusers or one that it needs.
+    """Import `library`, diffusers or one that it needs.
 
-    Raises `PidistillError` when it is not installed.
+    Raises `PidistillError` if it is not installed.
     """
     try:
         return importlib.import_module(library)
@@ -32,15 +32,12 @@ def require(library: str) -> ModuleType:
 
 
 def _library_network(name: str, arguments: dict[str, Any]) -> Any:
-    """A network of the diffusers library with fresh weights, differentiable in forward mode.
-
-    Raises `PidistillError` when the library is missing or refuses the arguments.
-    """
+    """A diffusers network with fresh weights, differentiable in forward mode."""
     network_class = getattr(require("diffusers"), name)
     try:
         network = network_class(**arguments)
     except (TypeError, ValueError) as error:
-        raise PidistillError(f"{name} does not take these arguments: {error}") from error
+        raise PidistillError(f"{name} does not accept these arguments: {error}") from error
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
             module.register_forward_pre_hook(_contiguous_tangent)
@@ -48,14 +45,14 @@ def _library_network(name: str, arguments: dict[str, Any]) -> Any:
 
 
 def _contiguous_tangent(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """Make a tangent as attention leaves it behind contiguous, which torch's group norm needs."""
+    """Make tangents contiguous, as torch's group norm needs; those from attention are not."""
     if not _has_tangent(inputs[0]):
         return None
     return (inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:])
 
 
 def _attention_for(c_noise: Tensor) -> contextlib.AbstractContextManager[None]:
-    """Attention that torch can differentiate in forward mode, where `c_noise` has a tangent."""
+    """Use attention that supports forward-mode derivatives if `c_noise` has a tangent."""
     return sdpa_kernel(SDPBackend.MATH) if _has_tangent(c_noise) else contextlib.nullcontext()
 
 
@@ -64,12 +61,12 @@ def _has_tangent(x: Tensor) -> bool:
 
 
 def _no_labels(u: Tensor) -> Tensor:
-    """The label -1, "no label", for every sample of `u` (b, ...)."""
+    """The label -1, "no label", for each sample in `u` (b, ...)."""
     return torch.full((len(u),), -1, dtype=torch.int64, device=u.device)
 
 
 def plain_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The constructor arguments in the configuration of a diffusers model, as JSON values."""
+    """The constructor arguments in the config of a diffusers model, as JSON values."""
     arguments = {name: value for name, value in config.items() if not name.startswith("_")}
     plain: dict[str, Any] = json.loads(json.dumps(arguments))
     return plain
@@ -82,19 +79,18 @@ class DiffusersUNet(nn.Module):
         """Build the network with fresh weights.
 
         Args:
-            null_class: The row of the class embedding that means "no label", where the network was
-                trained with one. None: without a label nothing is added to the time embedding.
-            unet: Constructor arguments of UNet2DModel, as in a pipeline's `unet/config.json`; it
-                refuses those that it does not know.
+            null_class: The row of the class embedding that means "no label", if the network was
+                trained with one. None: without a label, nothing is added to the time embedding.
+            unet: Constructor arguments of UNet2DModel, as in a pipeline's `unet/config.json`.
 
         Raises:
             PidistillError: The diffusers library is missing or refuses the arguments, or the
-                network conditions on something other than class numbers.
+                network conditions on something other than class indices.
         """
         super().__init__()
         if unet.get("class_embed_type") is not None:
             raise PidistillError(
-                f"class_embed_type is {unet['class_embed_type']!r}; only plain class numbers "
+                f"class_embed_type is {unet['class_embed_type']!r}; only plain class indices "
                 "(null, with num_class_embeds) can serve as labels"
             )
         self.config: dict[str, Any] = {**plain_config(unet), "null_class": null_class}
@@ -109,7 +105,7 @@ class DiffusersUNet(nn.Module):
 
     @classmethod
     def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
-        """The arguments that follow from the samples."""
+        """The constructor arguments implied by the samples."""
         channels, *size = sample_shape
         return {
             "sample_size": size,
@@ -134,14 +130,13 @@ UNSUPPORTED = (
     "class_embed_type",
     "num_class_embeds",
 )
-"""Arguments that ask for conditions beyond cross-attention to one text."""
+"""Arguments for conditioning beyond cross-attention to one text."""
 
 
 class TextUNet(nn.Module):
-    """Label `k` selects prompt `k`; no label is the empty prompt.
+    """A UNet2DConditionModel: label `k` selects prompt `k`, "no label" the empty prompt.
 
-    The prompts are kept as what the text encoder made of them: no text encoder is needed to train
-    or to sample.
+    The prompts are stored encoded, so training and sampling need no text encoder.
     """
 
     prompts: Tensor
@@ -151,20 +146,20 @@ class TextUNet(nn.Module):
 
         Args:
             unet: Constructor arguments of UNet2DConditionModel, as in `unet/config.json`.
-            prompts: The text of the prompts, for people to read.
-            prompt_length: Number of tokens of an encoded prompt.
+            prompts: The text of the prompts, for humans.
+            prompt_length: Number of tokens per encoded prompt.
 
         Raises:
             PidistillError: The diffusers library is missing or refuses the arguments, or the
-                network conditions on more than a text.
+                network conditions on more than one text.
         """
         super().__init__()
         for name in UNSUPPORTED:
             if unet.get(name) is not None:
                 raise PidistillError(
                     f"the UNet's {name} is {unet[name]!r}; expected null: only networks that "
-                    "condition on one text by cross-attention, as Stable Diffusion 1 and 2, "
-                    "can be used"
+                    "condition on one text by cross-attention, such as Stable Diffusion 1 and 2, "
+                    "are supported"
                 )
         self.config: dict[str, Any] = {
             "unet": plain_config(unet),
@@ -177,13 +172,10 @@ class TextUNet(nn.Module):
 
     @classmethod
     def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
-        """Nothing follows from the samples: this network only comes from a pipeline.
-
-        Raises `PidistillError`.
-        """
+        """Raise `PidistillError`: this network can only come from a pipeline."""
         raise PidistillError(
-            "a text_unet cannot be built for samples alone, since its prompts have to be encoded; "
-            "load it from a pipeline as the teacher 'diffusers:DIR?prompts=FILE.txt'"
+            "a text_unet cannot be built from scratch, since its prompts must be encoded; load it "
+            "from a pipeline as the teacher 'diffusers:DIR?prompts=FILE.txt'"
         )
 
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -196,7 +188,7 @@ class TextUNet(nn.Module):
 
 
 class LabelEmbedding(nn.Embedding):
-    """An embedding in which -1 is the row `null_class`, or zeros where there is none."""
+    """An embedding in which -1 selects the row `null_class`, or zeros if that is None."""
 
     def __init__(self, rows: int, width: int, null_class: int | None) -> None:
         super().__init__(rows, width)
@@ -211,7 +203,7 @@ class LabelEmbedding(nn.Embedding):
 
 
 class FractionalEmbedding(nn.Embedding):
-    """A learned embedding of timesteps, linear between whole ones."""
+    """A learned embedding of timesteps, interpolated linearly between integers."""
 
     def forward(self, timestep: Tensor) -> Tensor:
         """Rows (b, width) of the timesteps (b,) in 0 .. rows - 1."""

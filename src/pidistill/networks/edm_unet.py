@@ -1,4 +1,4 @@
-"""What the two U-Nets of Karras et al. 2022 share: residual blocks, levels, label embedding."""
+"""Parts shared by the two U-Nets of Karras et al. 2022: blocks, levels, label embedding."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from pidistill.errors import PidistillError
 from pidistill.networks.layers import Conv2d, attention, group_norm, one_hot_label
 
 NEAR_ZERO = 1e-5
-"""Factor on the initial weights of the last layer of every residual branch, and of the network."""
+"""Initial scale of the last layer of each residual branch and of the network."""
 
 
 class UNetBlock(nn.Module):
-    """Residual block of a U-Net: two convolutions, the embedding between them, then attention."""
+    """Residual block: two convolutions with the embedding in between, then optional attention."""
 
     def __init__(
         self,
@@ -36,10 +36,10 @@ class UNetBlock(nn.Module):
     ) -> None:
         """Build the block.
 
-        `resample_filter` are the taps with which `up` and `down` resample. A skip that resamples
-        has a 1x1 convolution where the width changes, or with `project_resampled_skip` always. The
-        embedding scales and shifts with `adaptive_scale`, and is added otherwise. `skip_scale` is a
-        factor after every residual addition.
+        `resample_filter` holds the filter taps of `up` and `down`. The skip connection has a 1x1
+        convolution if the width changes, or if it resamples and `project_resampled_skip` is set.
+        With `adaptive_scale` the embedding scales and shifts; otherwise it is added. Every residual
+        sum is multiplied by `skip_scale`.
         """
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
@@ -75,12 +75,12 @@ class UNetBlock(nn.Module):
         return self.attend(out) if self.num_heads else out
 
     def add_skip(self, h: Tensor, skip: Tensor) -> Tensor:
-        """`(h + skip) * skip_scale`, with one new tensor."""
+        """`(h + skip) * skip_scale`, allocating one tensor."""
         out = skip + h
         return out.mul_(self.skip_scale) if self.skip_scale != 1 else out
 
     def attend(self, x: Tensor) -> Tensor:
-        """Self-attention over pixels, added to `x`; `qkv` interleaves the three in its output."""
+        """Self-attention over pixels, added to `x`; the output channels of `qkv` interleave."""
         b, channels, height, width = x.shape
         qkv = self.qkv(self.norm2(x))
         qkv = qkv.reshape(b, self.num_heads, channels // self.num_heads, 3, height * width)
@@ -90,14 +90,14 @@ class UNetBlock(nn.Module):
 
 
 class EDMUNet(nn.Module):
-    """A U-Net whose weights have the names that EDM checkpoints give them.
+    """A U-Net with the weight names of EDM checkpoints.
 
-    `enc` and `dec` hold its layers by resolution, as in `enc.64x64_block0`. A subclass may add
+    `enc` and `dec` hold its layers by resolution, as in `enc.64x64_block0`. Subclasses may add
     layers to a level.
     """
 
     decoder_attends_once = False
-    """Whether only the last block of a level of the decoder has attention."""
+    """Whether only the last block of a decoder level has attention."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -105,13 +105,13 @@ class EDMUNet(nn.Module):
 
     @classmethod
     def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
-        """The arguments that follow from square images (channels, size, size).
+        """The constructor arguments implied by images of shape (channels, size, size).
 
-        Raises `PidistillError` when the samples are not square images.
+        Raises `PidistillError` if the samples are not square images.
         """
         if len(sample_shape) != 3 or sample_shape[1] != sample_shape[2]:
             raise PidistillError(
-                f"samples have shape {tuple(sample_shape)}; a U-Net takes square images "
+                f"samples have shape {tuple(sample_shape)}; a U-Net needs square images "
                 "(channels, size, size)"
             )
         channels, size, _ = sample_shape
@@ -123,15 +123,15 @@ class EDMUNet(nn.Module):
         }
 
     def after_halving(self, level: int, width: int) -> dict[str, nn.Module]:
-        """Layers after the block that halves the resolution, by name."""
+        """Extra layers after the downsampling block of a level, by name."""
         return {}
 
     def after_level(self, level: int, width: int) -> dict[str, nn.Module]:
-        """Layers after the blocks of a level of the decoder, by name."""
+        """Extra layers after the blocks of a decoder level, by name."""
         return {}
 
     def label_rows(self, label: Tensor | None, like: Tensor) -> Tensor:
-        """One-hot rows (b, label_dim); in training, labels are dropped at random."""
+        """One-hot rows (b, label_dim), with random label dropout in training."""
         rows = one_hot_label(label, self.config["label_dim"], like)
         dropout = self.config["label_dropout"]
         if self.training and dropout > 0:
@@ -146,11 +146,11 @@ class EDMUNet(nn.Module):
         block: Callable[..., UNetBlock],
         num_heads: Callable[[int], int],
     ) -> int:
-        """Make `enc` and `dec`, and return the width of the last block.
+        """Build `enc` and `dec`, and return the width of the last block.
 
-        `resolution` is that of the top level and `width` that of the first convolution. `block` is
-        `UNetBlock` with the arguments that all blocks share, `num_heads` gives the attention heads
-        of a block by its width.
+        `resolution` is that of the top level, `width` that of the first convolution. `block` is
+        `UNetBlock` with the arguments shared by all blocks; `num_heads` maps the width of a block
+        to its number of attention heads.
         """
 
         def blocks(width_in: int, width_out: int, attend: bool) -> UNetBlock:
@@ -191,10 +191,9 @@ class EDMUNet(nn.Module):
         return width
 
     def run_levels(self, u: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The output of the last block, and the sum of the levels' output convolutions, if any.
+        """Return the output of the last block, and the sum of the output convolutions, if any.
 
-        Auxiliary layers carry the input, resampled, down the levels beside the blocks, and the
-        output up.
+        Auxiliary layers pass the resampled input down the levels and the output up.
         """
         skips: list[Tensor] = []
         x = aux = u
@@ -222,7 +221,7 @@ class EDMUNet(nn.Module):
         return x, out
 
     def init_linear_layers(self) -> None:
-        """Draw them from Xavier's uniform distribution, as the convolutions are."""
+        """Initialise linear layers with Xavier's uniform distribution, like the convolutions."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

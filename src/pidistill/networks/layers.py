@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 
 def resampling_kernel(taps: Sequence[float]) -> Tensor:
-    """The 2-D kernel (1, 1, k, k) of a separable resampling filter, which sums to one."""
+    """The normalised 2-D kernel (1, 1, k, k) of a separable resampling filter."""
     line = torch.tensor(taps, dtype=torch.float32)
     return (torch.outer(line, line) / line.sum() ** 2)[None, None]
 
 
 class Conv2d(nn.Module):
-    """A convolution that may also halve or double the resolution.
+    """A convolution that can also halve or double the resolution.
 
-    A kernel of size 0 only resamples. Down is a strided depthwise convolution with the filter
-    `f`, up its transpose with `4 f`, so that a constant image keeps its value either way.
+    With a kernel of size 0 it only resamples. Downsampling is a strided depthwise convolution with
+    the filter `f`, upsampling its transpose with `4 f`, so that both preserve constant images.
     """
 
     resample_filter: Tensor | None
@@ -37,10 +37,10 @@ class Conv2d(nn.Module):
         filter_last: bool = False,
         init_scale: float = 1.0,
     ) -> None:
-        """Build the layer, which resamples before it convolves.
+        """Build the layer, which resamples before the convolution.
 
-        With `filter_last` it halves the resolution after the convolution ("fused" in EDM), and all
-        of the padding comes first. `init_scale` is a factor on the initial weights.
+        With `filter_last` it downsamples after the convolution ("fused" in EDM), and all padding
+        comes first. `init_scale` scales the initial weights.
         """
         super().__init__()
         self.up, self.filter_last = up, filter_last
@@ -60,7 +60,7 @@ class Conv2d(nn.Module):
         if self.filter_last:
             return self.convolve_then_halve(x)
         if self.up and self.box and self.weight is not None and self.weight.shape[-1] == 1:
-            # copying pixels and mixing their channels commute: mix a quarter of the pixels
+            # Upsampling and a 1x1 convolution commute: convolve at the lower resolution.
             x = functional.conv2d(x, self.weight, self.bias)
             return functional.interpolate(x, scale_factor=2.0, mode="nearest")
         if self.resample_filter is not None:
@@ -70,7 +70,7 @@ class Conv2d(nn.Module):
         return functional.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
 
     def resample(self, x: Tensor, f: Tensor) -> Tensor:
-        if self.box:  # copying pixels, or their mean, which have faster kernels
+        if self.box:  # nearest neighbour and average pooling have faster kernels
             if self.up:
                 return functional.interpolate(x, scale_factor=2.0, mode="nearest")
             return functional.avg_pool2d(x, 2)
@@ -91,16 +91,16 @@ class Conv2d(nn.Module):
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """Group normalisation with at most 32 groups of at least 4 channels."""
+    """Group normalisation with at most 32 groups, of at least 4 channels each."""
     return nn.GroupNorm(min(32, channels // 4), channels, eps=eps)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`softmax(q k / sqrt(c)) v` over pixels, all (b, heads, pixels, c).
 
-    On a GPU the fused kernel saves memory and time. It has no forward-mode derivative, so under a
-    jvp, and on the CPU where it is no faster, the formula is evaluated, its softmax at least in
-    float32.
+    The fused kernel saves memory and time on a GPU, but has no forward-mode derivative. Under a
+    jvp, and on the CPU, where it is no faster, the formula is evaluated directly, with the softmax
+    at least in float32.
     """
     if q.is_cuda:
         with contextlib.suppress(NotImplementedError):
@@ -111,9 +111,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class PositionalEmbedding(nn.Module):
-    """Cosines and sines of the noise conditioning at frequencies from 1 down to 1/10000.
+    """Cosines and sines of `c_noise` at frequencies from 1 down to 1/10000.
 
-    With `endpoint` the last of the n/2 frequencies is exactly 1/10000.
+    With `endpoint`, the last of the n/2 frequencies is exactly 1/10000.
     """
 
     def __init__(self, num_channels: int, *, endpoint: bool) -> None:
@@ -128,7 +128,7 @@ class PositionalEmbedding(nn.Module):
 
 
 class FourierEmbedding(nn.Module):
-    """Cosines and sines of the noise conditioning at random frequencies, which are a buffer."""
+    """Cosines and sines of `c_noise` at fixed random frequencies."""
 
     freqs: Tensor
 
@@ -142,7 +142,7 @@ class FourierEmbedding(nn.Module):
 
 
 def one_hot_label(label: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
-    """One-hot labels (b, num_classes) in the dtype of `like` (b, ...); "no label" is zeros."""
+    """One-hot labels (b, num_classes) in the dtype of `like` (b, ...); zeros for "no label"."""
     if label is None:
         return like.new_zeros(len(like), num_classes)
     classes = torch.arange(num_classes, device=label.device)
@@ -150,7 +150,7 @@ def one_hot_label(label: Tensor | None, num_classes: int, like: Tensor) -> Tenso
 
 
 def plain_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a constructor as JSON values, from the local variables it begins with."""
+    """A constructor's arguments as JSON values, from its `locals()` at the start."""
     return {
         name: list(value) if isinstance(value, list | tuple) else value
         for name, value in arguments.items()

@@ -1,4 +1,4 @@
-"""A residual multilayer perceptron for small samples, chosen for speed on a CPU."""
+"""A residual multilayer perceptron for small samples, fast on a CPU."""
 
 import math
 from typing import Any
@@ -11,10 +11,10 @@ from pidistill.networks.layers import one_hot_label, plain_arguments
 
 
 def linear_in_parts(layer: nn.Linear, h: Tensor) -> Tensor:
-    """`layer(h)` as a sum of eight shorter sums, which rounds half as much as one long sum.
+    """`layer(h)` as the sum of eight partial sums, which halves the rounding error.
 
-    PID multiplies what its network rounds by up to 30 (`pidistill.derivative`), and most of that
-    comes from the last layer.
+    PID amplifies rounding errors of its network by up to 30 (see `pidistill.derivative`), and most
+    of them come from the last layer.
     """
     pairs = zip(h.chunk(8, dim=-1), layer.weight.chunk(8, dim=-1), strict=True)
     sums = torch.stack([functional.linear(part, weight) for part, weight in pairs])
@@ -22,7 +22,7 @@ def linear_in_parts(layer: nn.Linear, h: Tensor) -> Tensor:
 
 
 class ModulatedBlock(nn.Module):
-    """`h + linear(silu(linear(norm(h) * (1 + scale) + shift)))`, modulated by the embedding."""
+    """`h + linear(silu(linear(norm(h) * (1 + scale) + shift)))`, conditioned on the embedding."""
 
     def __init__(self, width: int, embedding_width: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ModulatedBlock(nn.Module):
 
 
 class MLP(nn.Module):
-    """Flattened samples through residual blocks that the noise level and the label modulate."""
+    """Residual blocks over flattened samples, conditioned on noise level and label."""
 
     frequencies: Tensor
 
@@ -64,8 +64,8 @@ class MLP(nn.Module):
             width: Width of the residual stream.
             num_blocks: Number of residual blocks.
             embedding_width: Width of the embedding of noise level and label.
-            num_frequencies: Number of sine and cosine pairs that embed `c_noise`.
-            max_frequency: Highest of their angular frequencies; the lowest is 1/4.
+            num_frequencies: Number of sine-cosine pairs in the embedding of `c_noise`.
+            max_frequency: Their highest angular frequency; the lowest is 1/4.
         """
         config = plain_arguments(locals())
         super().__init__()
@@ -90,11 +90,11 @@ class MLP(nn.Module):
 
     @classmethod
     def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
-        """The arguments that follow from the samples."""
+        """The constructor arguments implied by the samples."""
         return {"sample_shape": list(sample_shape), "num_classes": num_classes}
 
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return F(u, c_noise, label), of the shape of `u` (see `pidistill.networks`)."""
+        """Return F(u, c_noise, label) (see `pidistill.networks`)."""
         angle = c_noise[:, None] * self.frequencies
         waves = torch.cat([angle.sin(), angle.cos()], dim=1)
         embedding = self.noise1(functional.silu(self.noise0(waves)))

@@ -33,26 +33,26 @@ class SongUNet(EDMUNet):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         label_dim: Number of labels; 0 means unconditional.
-        augment_dim: Width of the augmentation labels that EDM trains with. Their weights are kept
-            for loading, but augmentation is never applied.
+        augment_dim: Width of EDM's augmentation labels. Their weights exist for loading, but are
+            never used.
         model_channels: Base width.
         channel_mult: Width of each level, as a multiple of `model_channels`.
         channel_mult_emb: Width of the embedding, as a multiple of `model_channels`.
-        num_blocks: Residual blocks a level.
+        num_blocks: Residual blocks per level.
         attn_resolutions: Resolutions with self-attention.
-        dropout: Dropout probability, in training.
-        label_dropout: Probability of dropping a label, in training.
+        dropout: Dropout probability in training.
+        label_dropout: Probability of dropping a label in training.
         embedding_type: `positional` (DDPM++) or `fourier` (NCSN++).
         channel_mult_noise: Width of the noise embedding; 1 (DDPM++) or 2 (NCSN++).
         encoder_type: `standard` (DDPM++), `residual` (NCSN++) or `skip`.
         decoder_type: `standard` or `skip`.
         resample_filter: `[1, 1]` (DDPM++) or `[1, 3, 3, 1]` (NCSN++).
-        patch_size: Side of the squares of pixels that the network sees as one pixel with all their
-            channels: its grid is that much coarser, and it is about its square times cheaper. 1 is
-            the paper's network. All other resolutions are those of the grid.
+        patch_size: Side of the pixel patches that are folded into channels (pixel unshuffle): the
+            network works on a grid coarser by this factor and costs about `patch_size**2` times
+            less. 1 is the paper's network. `attn_resolutions` refer to the grid.
 
     Raises:
-        PidistillError: A choice is none of those above, or the patches do not fill the image.
+        PidistillError: A choice is invalid, or `patch_size` does not divide the resolution.
     """
 
     decoder_attends_once = True

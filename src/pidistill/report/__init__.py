@@ -1,1 +1,1 @@
-"""Pages, plots and numbers for people: one family of templates for every report."""
+"""Pages, plots and number formatting for all reports."""

@@ -1,10 +1,10 @@
-"""How every table, page and card writes a number."""
+"""Number formatting for tables, pages and cards."""
 
 
 def figures(value: int | float | None) -> str:
-    """A number for people: three significant figures, counts in full, no exponents.
+    """Format a number with three significant figures, counts in full, without exponents.
 
-    A missing value is a dash: 0.170, 242, 1,520, 320,000, -.
+    Examples: 0.170, 242, 1,520, 320,000; a missing value is "-".
     """
     if value is None:
         return "-"

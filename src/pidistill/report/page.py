@@ -1,4 +1,4 @@
-"""Pages: jinja2 templates of one family, each a single file that opens without a network."""
+"""Pages from jinja2 templates, each a single file that works offline."""
 
 import functools
 from pathlib import Path
@@ -24,17 +24,17 @@ def _environment() -> Any:
 
 
 def render(template: str, **context: Any) -> str:
-    """The text of a page.
+    """Render a template to text.
 
     Args:
         template: File name in `report/templates`; pages extend `base.html`.
-        context: What the template names. HTML escapes it; wrap SVG or other markup that this
-            package made in `markupsafe.Markup`.
+        context: Variables of the template. HTML templates escape them; wrap SVG or other markup
+            made by this package in `markupsafe.Markup`.
     """
     text: str = _environment().get_template(template).render(**context)
     return text
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
-    """Write a page to `path`, at once or not at all; arguments as in `render`."""
+    """Write a page to `path` atomically; arguments as in `render`."""
     write_text(path, render(template, **context))

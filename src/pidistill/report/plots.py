@@ -1,4 +1,4 @@
-"""Plots in one style: matplotlib figures, without pyplot or a global setting, as SVG or PNG."""
+"""Plots in a common style: matplotlib figures, without pyplot or global state, as SVG or PNG."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ TEACHER, STUDENT = "#7a869a", "#c2410c"
 
 
 def line_plot(points: Sequence[tuple[float, float]], *, title: str, y_label: str) -> Figure:
-    """A student's positive numbers by training step, on a logarithmic axis."""
+    """Plot positive values of a student against the training step, on a logarithmic axis."""
     figure = Figure(figsize=(5.4, 3.2), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(*zip(*points, strict=True), color=STUDENT, linewidth=1.6)
@@ -28,7 +28,7 @@ def line_plot(points: Sequence[tuple[float, float]], *, title: str, y_label: str
 
 
 def finish_axes(axes: Axes, *, title: str, x_label: str, y_label: str) -> None:
-    """Give axes the looks that all plots share."""
+    """Apply the common style and labels to axes."""
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.set_xlabel(x_label, fontsize=9)
     axes.set_ylabel(y_label, fontsize=9)
@@ -38,13 +38,13 @@ def finish_axes(axes: Axes, *, title: str, x_label: str, y_label: str) -> None:
 
 
 def save_png(figure: Figure, path: str | Path) -> None:
-    """Write a figure to `path` as PNG, at once or not at all."""
+    """Write a figure to `path` as PNG, atomically."""
     with replacing(Path(path)) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 
 def as_svg(figure: Figure) -> Markup:
-    """The SVG element of a figure, without the XML prologue; its text stays text."""
+    """A figure's SVG element, without the XML prologue and with text as text."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -53,7 +53,7 @@ def as_svg(figure: Figure) -> Markup:
 
 
 def data_uri(picture: np.ndarray) -> str:
-    """A picture (height, width, 3), uint8, as a PNG in a data URI."""
+    """A picture (height, width, 3), uint8, as a PNG data URI."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

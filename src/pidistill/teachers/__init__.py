@@ -1,12 +1,12 @@
-"""Teachers: one source a file, and the spec that chooses among them.
+"""Teachers, one source per file, selected by a spec such as `edm:FILE`.
 
-A source is a module, or another object, with
+A source is a module or other object with
 
-- `load(locator) -> Denoiser`: read the teacher that the text after `KIND:` names;
-- `recognises(path) -> bool`, optional: whether a bare path is of this kind, judged by its content.
+- `load(locator) -> Denoiser`: load the teacher named by the text after `KIND:`;
+- `recognises(path) -> bool`, optional: whether the content of a bare path is of this kind.
 
-Other packages add kinds as entry points of the group `pidistill.teachers`. Loading a teacher never
-executes anything that its file says. Importing this module imports no torch.
+Other packages add kinds through entry points in the group `pidistill.teachers`. Loading a teacher
+never executes code from its file. Importing this module does not import torch.
 """
 
 from importlib.metadata import EntryPoint, entry_points
@@ -31,26 +31,26 @@ SOURCES = {
     "score-sde": "pidistill.teachers.score_sde",
     "diffusers": "pidistill.teachers.diffusers",
 }
-"""The sources of this package by their kind, written like entry points."""
+"""Built-in sources by kind, written like entry points."""
 
 
 def sources() -> dict[str, EntryPoint]:
-    """All sources by their kind: those of this package, then those of others."""
+    """All sources by kind: built-in ones, then those of other packages."""
     own = {kind: EntryPoint(kind, value, GROUP) for kind, value in SOURCES.items()}
     others = {point.name: point for point in entry_points(group=GROUP) if point.name not in own}
     return own | others
 
 
 def load_teacher(spec: str | Path, device: "str | torch.device | None" = None) -> "Denoiser":
-    """Load the teacher that `spec` names, ready to evaluate and without gradients.
+    """Load the teacher named by `spec`, in evaluation mode and without gradients.
 
     Args:
         spec: `digits`, `glyphs`, `mixture:NAME`, `native:DIR`, `edm:FILE`, `score-sde:FILE`,
-            `diffusers:DIR_or_REPO`, or a bare path whose kind is recognised by its content.
-        device: Where to put it; None keeps it on the CPU.
+            `diffusers:DIR_or_REPO`, or a bare path, whose kind is inferred from its content.
+        device: Target device; None means the CPU.
 
     Raises:
-        PidistillError: The spec or the file is not what it should be, or a weight is not finite.
+        PidistillError: The spec or the file is invalid, or a weight is not finite.
     """
     kind, locator = split_spec(spec)
     teacher: Denoiser = sources()[kind].load().load(locator)
@@ -63,7 +63,7 @@ def load_teacher(spec: str | Path, device: "str | torch.device | None" = None) -
 def split_spec(spec: str | Path) -> tuple[str, str]:
     """Split a teacher spec into its kind (a key of `sources()`) and its locator.
 
-    Raises `PidistillError` when it names neither a known kind nor a path of one.
+    Raises `PidistillError` if it is neither of a known kind nor the path of a teacher.
     """
     known = sources()
     kind, _, locator = str(spec).partition(":")
@@ -77,15 +77,12 @@ def split_spec(spec: str | Path) -> tuple[str, str]:
     problem = "is not recognised as a teacher" if path.exists() else "does not exist"
     raise PidistillError(
         f"teacher {str(spec)!r} {problem}; expected KIND:NAME with KIND one of {', '.join(known)}, "
-        "or the path of such a teacher"
+        "or the path of a teacher"
     )
 
 
 def absolute_spec(spec: str) -> str:
-    """The spec with its path made absolute, if it names an existing one; otherwise unchanged.
-
-    What a run folder says about its teacher then holds in any working directory.
-    """
+    """The spec with its path made absolute if that path exists; otherwise unchanged."""
     kind, _, locator = spec.partition(":")
     prefix, name = (f"{kind}:", locator) if kind in sources() else ("", spec)
     name, mark, options = name.partition("?")

@@ -1,8 +1,8 @@
 r"""Teachers from pipelines of the diffusers library.
 
-`diffusers:DIR_or_REPO[?OPTION=VALUE&...]` names the folder of a pipeline, or a repository on the
-Hugging Face hub. It may be a UNet2DModel pipeline of images or latents (DDPM, DDIM and similar,
-consistency models, flow matching), or Stable Diffusion with a list of prompts as labels (see
+`diffusers:DIR_or_REPO[?OPTION=VALUE&...]` names a pipeline folder or a repository on the Hugging
+Face hub. Supported are UNet2DModel pipelines for images or latents (DDPM, DDIM and similar,
+consistency models, flow matching), and Stable Diffusion with a list of prompts as labels (see
 `formats/latent.py`). The network is unchanged; its conventions become a preconditioning.
 """
 
@@ -20,7 +20,7 @@ from pidistill.teachers.formats import RefusedError, latent, pipeline_folder, re
 from pidistill.teachers.formats.schedulers import precondition_of
 
 PIXEL_SIGMA_DATA = 0.5
-"""Standard deviation of images in [-1, 1], EDM's convention; a pipeline does not say it."""
+"""Standard deviation of images in [-1, 1] by EDM's convention; pipelines do not state it."""
 LATENT_SIGMA_DATA = 1.0
 """Pipelines scale their latents to unit variance."""
 
@@ -40,10 +40,10 @@ def recognises(path: Path) -> bool:
 
 
 def load(locator: str) -> Denoiser:
-    """Load the teacher in a pipeline.
+    """Load the teacher from a pipeline.
 
-    `locator` is a folder or the name of a repository, with options behind a question mark, which
-    docs/teachers/diffusers.md explains. Raises `PidistillError` when the library is missing, or the
+    `locator` is a folder or a repository name, with options after a question mark (see
+    docs/teachers/diffusers.md). Raises `PidistillError` if the diffusers library is missing or the
     pipeline cannot be read.
     """
     name, options = parse_locator(locator)
@@ -66,7 +66,7 @@ def load(locator: str) -> Denoiser:
             num_classes = len(network.config["prompts"])
         else:
             raise RefusedError(
-                "is conditioned on text; name a file with one prompt a line, as in "
+                "is conditioned on text; name a file with one prompt per line, as in "
                 f"'diffusers:{name}?prompts=FILE.txt'"
             )
     denoiser: Denoiser = PreconditionedDenoiser(
@@ -82,9 +82,9 @@ def load(locator: str) -> Denoiser:
 
 
 def load_decoder(locator: str) -> latent.LatentDecoder | None:
-    """The decoder of latents alone of the teacher that `load(locator)` loads; None without one.
+    """Only the latent decoder of the teacher `locator`; None if it has none.
 
-    Raises `PidistillError` when the pipeline or its autoencoder cannot be read.
+    Raises `PidistillError` if the pipeline or its autoencoder cannot be read.
     """
     name, options = parse_locator(locator)
     pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
@@ -95,7 +95,7 @@ def load_decoder(locator: str) -> latent.LatentDecoder | None:
 def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
     """Split `NAME?OPTION=VALUE&...` into the name and its options.
 
-    Raises `PidistillError` when there is no name, or an option is not known or not a number.
+    Raises `PidistillError` if the name is empty, or an option is unknown or has a bad value.
     """
     name, _, query = locator.partition("?")
     if not name:
@@ -115,7 +115,7 @@ def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
         except ValueError:
             options[key] = math.nan
         if options[key] in ("", math.inf, -math.inf) or options[key] != options[key]:
-            kind = {str: "a text", int: "a whole number", float: "a finite number"}[OPTIONS[key]]
+            kind = {str: "text", int: "an integer", float: "a finite number"}[OPTIONS[key]]
             raise PidistillError(
                 f"option {key} is {text!r} in 'diffusers:{locator}'; expected {kind}"
             )
@@ -123,17 +123,17 @@ def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
 
 
 def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, int]:
-    """A UNet2DModel as a raw network, and the number of its labels."""
+    """A UNet2DModel as a raw network, and its number of labels."""
     rows = unet.config.num_class_embeds or 0
     null_class = options.get("null_class")
     if "prompts" in options:
-        raise RefusedError("is not conditioned on text; leave the option prompts out")
+        raise RefusedError("is not conditioned on text; omit the option prompts")
     if null_class is not None and not 0 <= null_class < rows:
-        raise RefusedError(f"has {rows} rows of class embedding, but null_class is {null_class}")
+        raise RefusedError(f"has {rows} class embedding rows, but null_class is {null_class}")
     if "guidance" in options and null_class is None:
         raise RefusedError(
-            f"cannot be guided (guidance is {options['guidance']}) without the row of its class "
-            "embedding that means 'no label'; name it by the option null_class"
+            f"cannot be guided (guidance is {options['guidance']}) unless one row of its class "
+            "embedding means 'no label'; specify that row as null_class"
         )
     with torch.device("meta"):
         network = DiffusersUNet(null_class=null_class, **plain_config(unet.config))
@@ -143,7 +143,7 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
 
 
 def sample_shape(config: Any) -> tuple[int, int, int]:
-    """The shape of a sample of a UNet with this configuration."""
+    """The sample shape of a UNet with this configuration."""
     channels, size = config["in_channels"], config["sample_size"]
     if config["out_channels"] not in (channels, 2 * channels):
         raise RefusedError(
@@ -152,7 +152,7 @@ def sample_shape(config: Any) -> tuple[int, int, int]:
         )
     if size is None:
         raise RefusedError(
-            "has a UNet whose sample_size is null; write the size it was trained at into "
+            "has a UNet whose sample_size is null; set it to the training resolution in "
             "unet/config.json"
         )
     height, width = (size, size) if isinstance(size, int) else size

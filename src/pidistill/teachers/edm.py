@@ -1,23 +1,23 @@
-"""Teachers from EDM's checkpoints (Karras et al. 2022), which are read and never executed.
+"""Teachers from EDM checkpoints (Karras et al. 2022), read without executing their code.
 
-Two kinds of file are read.
+Two kinds of file are supported:
 
-- The published pickles, such as `edm-cifar10-32x32-uncond-vp.pkl`. They carry their own source
-  text, which Python's pickle would execute; here it is ignored (see `safe_pickle`), and the
-  network is built from its constructor arguments in the file.
-- A state dict of the same networks, or of OpenAI's `UNetModel`, in safetensors or `torch.save`
-  format, with a JSON file beside it, `FILE.json` or `config.json`, that says what the
-  `network.json` of a run folder says:
+- The published pickles, such as `edm-cifar10-32x32-uncond-vp.pkl`. They contain source code that
+  Python's pickle would execute. Here that code is ignored (see `safe_pickle`), and the network is
+  built from the constructor arguments in the file.
+- State dicts of the same networks, or of OpenAI's `UNetModel`, in safetensors or `torch.save`
+  format, with a JSON file beside them, `FILE.json` or `config.json`, in the format of a run
+  folder's `network.json`:
 
       {
         "network": {"name": "song_unet", "config": {"img_resolution": 32, "in_channels": 3, ...}},
         "precondition": {"name": "edm", "config": {}}
       }
 
-  docs/teachers/edm.md has all entries.
+  docs/teachers/edm.md lists all entries.
 
-The augmentation embedding is dropped: without augmentation labels it adds nothing. Dropout, of
-activations and of labels, is set to 0, so that a student that copies the network has none.
+The augmentation embedding is dropped: without augmentation labels it has no effect. Dropout of
+activations and labels is set to 0, so that a student that copies the network has none.
 """
 
 import math
@@ -50,7 +50,7 @@ UNUSED = {"augment_dim": 0, "dropout": 0.0, "label_dropout": 0.0}
 def load(locator: str) -> PreconditionedDenoiser:
     """Load the checkpoint in the file `locator`.
 
-    Raises `PidistillError` when it is missing, damaged, or not a checkpoint of EDM's networks.
+    Raises `PidistillError` if it is missing, damaged, or not a checkpoint of an EDM network.
     """
     path = user_path(locator)
     if not path.is_file():
@@ -63,7 +63,7 @@ def load(locator: str) -> PreconditionedDenoiser:
 
 
 def recognises(path: Path) -> bool:
-    """Whether `path` is a pickle of EDM, or weights with a JSON file that describes them."""
+    """Whether `path` is an EDM pickle, or weights with a JSON file that describes them."""
     if not path.is_file():
         return False
     if path.suffix in SUFFIXES:
@@ -78,14 +78,14 @@ def _load_pickle(path: Path) -> PreconditionedDenoiser:
     ema = content.get("ema") if type(content) is dict else None
     if not isinstance(ema, PickledModule) or ema.class_name not in PRECONDITION_NAMES:
         raise RefusedError(
-            "holds no network of EDM; expected a pickle of a dict whose 'ema' is one of "
+            "holds no EDM network; expected a pickled dict whose 'ema' is one of "
             f"{', '.join(PRECONDITION_NAMES)}"
         )
     precondition = precondition_of(ema)
     name, config, model = network_of(ema)
     pickled = weights_of(model)
     if 2 * sum(math.prod(weight.shape) for weight in pickled.values()) > path.stat().st_size:
-        raise RefusedError("claims more weights than it has room for")
+        raise RefusedError("declares more weights than its size allows")
     pickled.pop("map_augment.weight", None)
     config |= UNUSED
     weights = {key: weight.tensor() for key, weight in pickled.items()}
@@ -128,8 +128,8 @@ def _load_state_dict(path: Path) -> PreconditionedDenoiser:
     if openai_unet.is_openai_unet(weights):
         if name != openai_unet.NETWORK or precondition == "edm":
             raise RefusedError(
-                f"holds the weights of a guided-diffusion UNetModel, which is not {name!r} with "
-                f"the precondition {precondition!r}; expected {openai_unet.NETWORK!r} with "
+                f"holds the weights of a guided-diffusion UNetModel, which do not fit {name!r} "
+                f"with the precondition {precondition!r}; expected {openai_unet.NETWORK!r} with "
                 "'edm_timestep' (consistency-models) or 'iddpm'"
             )
         order = description.get("qkv_order", "three-major")

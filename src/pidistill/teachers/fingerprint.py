@@ -1,7 +1,7 @@
-"""What a teacher computes, as a hash.
+"""A hash of the function that a teacher computes.
 
-A spec such as `native:DIR` does not say which weights are in the folder. The hash does, and does
-not depend on where they were read from.
+Unlike a spec such as `native:DIR`, it identifies the weights, and does not depend on where they
+were read from.
 """
 
 import dataclasses
@@ -20,10 +20,9 @@ NOT_SETTINGS = ("source", "training")
 
 
 def teacher_fingerprint(teacher: Denoiser) -> str:
-    """A hash of all that decides what a teacher computes.
+    """A hash of a teacher's weights, modules and settings.
 
-    That is its weights and what it is made of with which settings; guidance, preconditioning and
-    decoder count.
+    Guidance, preconditioning and decoder are included.
     """
     parts = []
     for name, part in teacher.named_modules():
@@ -40,10 +39,10 @@ def teacher_fingerprint(teacher: Denoiser) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A setting or a network's config as JSON values; other objects by their type."""
+    """A setting or a network's config as JSON values; other objects become their type name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [type(value).__qualname__, _plain(dataclasses.asdict(value))]
-    if isinstance(value, Mapping):  # libraries keep paths and their version behind an underscore
+    if isinstance(value, Mapping):  # libraries store paths and versions under underscored keys
         return {str(key): _plain(item) for key, item in value.items() if str(key)[:1] != "_"}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

@@ -1,6 +1,6 @@
-r"""Gaussian mixtures as teachers: denoisers in closed form, for checks against exact answers.
+r"""Gaussian mixtures as teachers: closed-form denoisers, for checks against exact answers.
 
-With data from $\sum_k \pi_k N(m_k, S_k)$, a noisy sample is from $\sum_k \pi_k N(m_k, S_k +
+For data from $\sum_k \pi_k N(m_k, S_k)$, noisy samples follow $\sum_k \pi_k N(m_k, S_k +
 \sigma^2 I)$, and the expected clean sample is
 
 $$D(x, \sigma) = \sum_k w_k(x, \sigma) \left(m_k + S_k (S_k + \sigma^2 I)^{-1} (x - m_k)\right)$$
@@ -18,7 +18,7 @@ from pidistill.errors import PidistillError
 
 
 class MixtureDenoiser(Denoiser):
-    """The exact denoiser of a Gaussian mixture, in float64 inside whatever dtype `x` has."""
+    """The exact denoiser of a Gaussian mixture; computes in float64, returns the dtype of `x`."""
 
     means: Tensor
     variances: Tensor
@@ -36,14 +36,14 @@ class MixtureDenoiser(Denoiser):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
     ) -> None:
-        """Describe the mixture of K components.
+        """Create a mixture of K components.
 
         Args:
             means: Shape (K, *sample_shape).
-            variances: Of each component along its principal axes, shape (K, d) or (K, 1) for
-                isotropic components, d the size of a sample.
-            basis: The principal axes as columns, shape (K, d, d); None means the coordinate axes.
-            prior: Probabilities of the components, shape (K,); None means equal ones.
+            variances: Variances along the principal axes, shape (K, d) with d the number of
+                values per sample, or (K, 1) for isotropic components.
+            basis: Principal axes as columns, shape (K, d, d); None means the coordinate axes.
+            prior: Component probabilities, shape (K,); None means uniform.
             conditional: Whether labels select a component.
             sigma_min: Lowest noise level.
             sigma_max: Highest noise level.
@@ -93,12 +93,12 @@ class MixtureDenoiser(Denoiser):
 
 
 def gaussian_trajectory(gaussian: MixtureDenoiser, z: Tensor, sigma: Tensor) -> Tensor:
-    r"""The exact solution of the ODE from `z` for a mixture of a single component.
+    r"""The exact solution of the ODE from `z` for a mixture with one component.
 
-    Along each principal axis $x(\sigma) - m = \sqrt{\frac{v + \sigma^2}{v + \sigma_{max}^2}}
-    (z - m)$, $v$ being the variance. `z` (b, *sample_shape) is the noise at `sigma_max`, `sigma`
-    (b,) are the noise levels; the points are float64, of the shape of `z`. Raises `ValueError` when
-    the mixture has several components.
+    Along each principal axis with variance $v$, $x(\sigma) - m = \sqrt{\frac{v + \sigma^2}{v +
+    \sigma_{max}^2}} (z - m)$. `z` (b, *sample_shape) is the noise at `sigma_max`, and `sigma` (b,)
+    holds the noise levels. Returns float64 points of the shape of `z`. Raises `ValueError` if the
+    mixture has several components.
     """
     if len(gaussian.means) != 1:
         raise ValueError(f"the mixture has {len(gaussian.means)} components; expected one")
@@ -109,11 +109,11 @@ def gaussian_trajectory(gaussian: MixtureDenoiser, z: Tensor, sigma: Tensor) -> 
 
 
 def _gaussian() -> MixtureDenoiser:
-    """One anisotropic Gaussian in the plane, its axes turned by 30 degrees."""
+    """One anisotropic Gaussian in the plane, its axes rotated by 30 degrees."""
     angle = math.pi / 6
     basis = torch.tensor(
         [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]],
-        dtype=torch.float64,  # single precision is orthogonal to 1e-8 only
+        dtype=torch.float64,  # in single precision, orthogonal only to 1e-8
     )
     return MixtureDenoiser(
         torch.tensor([[0.3, -0.2]]), torch.tensor([[0.5, 0.05]]), basis=basis[None]
@@ -121,7 +121,7 @@ def _gaussian() -> MixtureDenoiser:
 
 
 def _ring() -> MixtureDenoiser:
-    """Eight narrow isotropic components on a circle in the plane, labelled."""
+    """Eight narrow isotropic components on a circle in the plane, class-conditional."""
     angle = torch.arange(8) * (math.pi / 4)
     means = torch.stack([angle.cos(), angle.sin()], dim=1)
     return MixtureDenoiser(means, torch.full((8, 1), 0.01), conditional=True)
@@ -134,7 +134,7 @@ def _grid() -> MixtureDenoiser:
 
 
 def _image() -> MixtureDenoiser:
-    """Four 3x8x8 images with smooth variations around them: the image shape, and anisotropic."""
+    """Four anisotropic components with smooth 3x8x8 images as means."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(4, 3, 2, 2, generator=generator)
     means = 0.6 * torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear").tanh()
@@ -148,7 +148,7 @@ MIXTURES = {"gaussian": _gaussian, "ring": _ring, "grid": _grid, "image": _image
 def load(locator: str) -> Denoiser:
     """Build the mixture registered as `locator`.
 
-    Raises `PidistillError` when no mixture has that name.
+    Raises `PidistillError` if no mixture has that name.
     """
     if locator not in MIXTURES:
         raise PidistillError(

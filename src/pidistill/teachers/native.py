@@ -1,8 +1,9 @@
-"""Teachers in the project's own format: a folder with `network.json` and safetensors weights.
+"""Teachers in the native format: a folder with `network.json` and safetensors weights.
 
-`pidistill train-teacher` writes such folders. Two come with the package: `digits` and `glyphs`,
-both class-conditional with an unconditional mode. `assets/NAME-teacher/config.toml` says how each
-was trained, `metrics.json` how good it is. Their weights are stored in half precision.
+`pidistill train-teacher` writes such folders. Two are bundled with the package: `digits` and
+`glyphs`, both class-conditional with an unconditional mode. In `assets/NAME-teacher`,
+`config.toml` has the training settings and `metrics.json` the scores. Their weights are stored in
+half precision.
 """
 
 import importlib.resources
@@ -15,9 +16,9 @@ from pidistill.paths import user_path
 
 
 def load(locator: str) -> Denoiser:
-    """Load the denoiser in the folder `locator`, with its default weights.
+    """Load the denoiser from the folder `locator`, with its default weights.
 
-    Raises `PidistillError` when the folder is missing, damaged, or holds a student.
+    Raises `PidistillError` if the folder is missing, damaged, or holds a student.
     """
     if not locator:
         raise PidistillError("teacher 'native:' names no folder; expected native:DIR")
@@ -33,13 +34,13 @@ def recognises(path: Path) -> bool:
 
 
 class Bundled:
-    """The source of a teacher that comes with the package."""
+    """Source of a teacher bundled with the package."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def load(self, locator: str) -> Denoiser:
-        """Load it. Raises `PidistillError` when `locator` is not empty: there is only one."""
+        """Load the teacher. Raises `PidistillError` if `locator` is not empty."""
         if locator:
             raise PidistillError(
                 f"teacher '{self.name}:{locator}' is unknown; the spec is just '{self.name}'"

@@ -1,18 +1,19 @@
 """Teachers from ScoreSDE's PyTorch checkpoints (Song et al. 2021): DDPM++ and NCSN++.
 
 A checkpoint of yang-song/score_sde_pytorch is a `torch.save` file with the entries `model` (a
-state dict whose names are `module.all_modules.N...`), `ema` (with the averaged weights as a bare
-list, in the order of the trainable ones), `optimizer` and `step`. It is read with
-`weights_only=True`, and its averaged weights are renamed into a `SongUNet`, which computes the
-same function.
+state dict with keys `module.all_modules.N...`), `ema` (with the averaged weights as a bare list, in
+the order of the trainable parameters), `optimizer` and `step`. It is read with
+`weights_only=True`. The averaged weights are renamed for a `SongUNet`, which computes the same
+function.
 
-The architecture is read off the weights. What leaves no trace in them is assumed, with a warning,
-unless a JSON file beside the checkpoint, `FILE.json` or `config.json`, states it:
+The architecture is inferred from the weights. Settings that do not show in the weights are
+assumed, with a warning, unless a JSON file beside the checkpoint, `FILE.json` or `config.json`,
+states them:
 
     {"sde": "vpsde", "image_size": 32, "fir": false, "beta_min": 0.1, "beta_max": 20.0}
 
-docs/teachers/score-sde.md explains the entries. The sub-VP SDE, whose weights look like those of
-the VP SDE, is not supported.
+docs/teachers/score-sde.md explains the entries. The sub-VP SDE, whose checkpoints look like those
+of the VP SDE, is not supported.
 """
 
 import warnings
@@ -41,8 +42,7 @@ OPTIONS = ("sde", "image_size", "fir", "beta_min", "beta_max", "sigma_min", "sig
 def load(locator: str) -> PreconditionedDenoiser:
     """Load the checkpoint in the file `locator`.
 
-    Raises `PidistillError` when it is missing, damaged, or of a network or an SDE that is not
-    supported.
+    Raises `PidistillError` if it is missing, damaged, or of an unsupported network or SDE.
     """
     path = user_path(locator)
     if not path.is_file():
@@ -62,15 +62,15 @@ def load(locator: str) -> PreconditionedDenoiser:
             precondition = precondition_of(config, options, sigmas)
         except (ValueError, LookupError, ArithmeticError, RuntimeError) as error:
             raise RefusedError(
-                f"has weights that are not shaped as in a DDPM++ or an NCSN++: {one_line(error)}"
+                f"has weights whose shapes do not fit DDPM++ or NCSN++: {one_line(error)}"
             ) from error
         network = network_with_weights("song_unet", config, state, str(path))
     if "sde" not in options:
         assumed.append("the VP SDE" if isinstance(precondition, VPPrecondition) else "the VE SDE")
     if assumed:
         warnings.warn(
-            f"{path.name} does not say everything, so {', '.join(assumed)} was assumed; state it "
-            f"in {path.with_suffix('.json').name} beside it",
+            f"{path.name} does not state all settings, so {', '.join(assumed)} was assumed; state "
+            f"it in {path.with_suffix('.json').name} beside it",
             stacklevel=2,
         )
     size = config["img_resolution"]
@@ -83,7 +83,7 @@ def load(locator: str) -> PreconditionedDenoiser:
 
 
 def recognises(path: Path) -> bool:
-    """Whether `path` is a `torch.save` file with averaged weights and a list of all modules."""
+    """Whether `path` is a `torch.save` file with averaged weights and a module list."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
     try:
@@ -91,7 +91,7 @@ def recognises(path: Path) -> bool:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             with archive.open(name) as file:
                 head = file.read(4_000_000)
-    except Exception:  # of many kinds: whatever a foreign archive causes
+    except Exception:  # a foreign archive can raise anything
         return False
     return b"all_modules.0." in head and b"shadow_params" in head
 
@@ -103,18 +103,18 @@ def averaged_weights(content: Any) -> tuple[dict[str, Tensor], Tensor | None]:
             pass
         case _:
             raise RefusedError(
-                "is not a checkpoint of ScoreSDE; expected the entries 'model' and 'ema', with "
-                "'shadow_params' in it"
+                "is not a ScoreSDE checkpoint; expected the entries 'model' and 'ema', the latter "
+                "with 'shadow_params'"
             )
     if not all(isinstance(value, Tensor) for value in [*model.values(), *shadow]):
-        raise RefusedError("holds more than tensors in 'model' or 'shadow_params'")
+        raise RefusedError("holds values other than tensors in 'model' or 'shadow_params'")
     weights = {str(key).removeprefix("module."): value for key, value in model.items()}
     sigmas = weights.pop("sigmas", None)
-    trainable = [key for key in weights if key != "all_modules.0.W"]  # but Fourier features
+    trainable = [key for key in weights if key != "all_modules.0.W"]  # W: Fourier features
     if len(trainable) != len(shadow):
         raise RefusedError(
-            f"has {len(shadow)} averaged weights; expected {len(trainable)}, one for each "
-            "trainable weight of its model"
+            f"has {len(shadow)} averaged weights; expected {len(trainable)}, one per trainable "
+            "weight of its model"
         )
     for key, average in zip(trainable, shadow, strict=True):
         if average.shape != weights[key].shape:
@@ -131,14 +131,14 @@ def precondition_of(
 ) -> Precondition:
     """The preconditioning of the SDE that the network was trained on.
 
-    The VE networks were trained on images in [0, 1], and EDM coordinates are twice as wide.
+    The VE networks were trained on images in [0, 1]; EDM coordinates are twice as wide.
     """
     own = {"positional": "vpsde", "fourier": "vesde"}[config["embedding_type"]]
     sde = options.get("sde", own)
     if sde != own:
         raise RefusedError(
-            f"has a {config['embedding_type']} embedding, and its sde is {sde!r}; only {own!r} is "
-            "supported with it"
+            f"has a {config['embedding_type']} embedding but the sde {sde!r}; only {own!r} is "
+            "supported with this embedding"
         )
     low, high = (0.01, 50.0) if sigmas is None else (sigmas.min().item(), sigmas.max().item())
     defaults = {"beta_min": 0.1, "beta_max": 20.0, "sigma_min": low, "sigma_max": high}

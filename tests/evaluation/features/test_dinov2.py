@@ -1,4 +1,4 @@
-"""DINOv2 from small random weights in the format that the real ones are published in."""
+"""DINOv2 with small random weights in the published format."""
 
 import json
 
@@ -18,12 +18,12 @@ PUBLISHED_NAMES = {
     "attention.v_proj": "attention.attention.value",
     "attention.o_proj": "attention.output.dense",
 }
-"""Names of weights in the published files, by those that newer versions of transformers use."""
+"""Published weight names, by their names in newer versions of transformers."""
 
 
 @pytest.fixture(scope="module")
 def model():
-    """A small DINOv2 with random weights, at the size of image that it is not trained for."""
+    """A small DINOv2 with random weights, at an image size it was not trained for."""
     torch.manual_seed(0)
     config = transformers.Dinov2Config(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=70, patch_size=14
@@ -70,7 +70,7 @@ def test_features_are_the_models_pooled_output(model, folder, channels):
 
 
 def test_the_preprocessing_is_that_of_pillow(folder):
-    """To 8 bits: the reference code of the published distances resizes with Pillow."""
+    """To 8-bit accuracy: the reference code of the published distances resizes with Pillow."""
     import numpy as np
     from PIL import Image
 
@@ -119,9 +119,9 @@ def test_the_hugging_face_cache_is_looked_at_and_nothing_fetched(folder, tmp_pat
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    with pytest.raises(PidistillError, match="nothing is downloaded unless you ask"):
+    with pytest.raises(PidistillError, match="set allow_download"):
         load_dinov2(None, allow_download=False)
-    with pytest.raises(PidistillError, match="cannot be fetched"):
+    with pytest.raises(PidistillError, match="cannot download"):
         load_dinov2(None, allow_download=True)
     load_dinov2(None, allow_download=False)
     repository = "facebook/dinov2-large"

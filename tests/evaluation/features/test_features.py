@@ -1,4 +1,4 @@
-"""The contract of feature networks, and which there are."""
+"""The contract of feature networks, and the available ones."""
 
 import itertools
 import sys
@@ -175,7 +175,7 @@ def test_batches_are_joined_and_features_are_finite(cuts):
 
 @pytest.fixture
 def without(monkeypatch):
-    """Make importing a package raise an error, whether it is installed or not."""
+    """Make importing a package fail, whether or not it is installed."""
 
     def forget(package, error):
         class Finder:
@@ -204,7 +204,7 @@ def without(monkeypatch):
     ],
 )
 def test_what_is_not_installed_is_named_with_the_command(without, name, package, error, words):
-    """A torchvision of another build is a RuntimeError."""
+    """A mismatched torchvision raises RuntimeError."""
     without(package, error)
     with pytest.raises(PidistillError, match=rf'{words}.*pidistill\[metrics\]"') as caught:
         load_features(name)

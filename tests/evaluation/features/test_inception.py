@@ -34,7 +34,7 @@ def library():
 
 @pytest.fixture(scope="module")
 def folder(library, tmp_path_factory):
-    """A folder with the published file, of random weights that keep the signal's size."""
+    """A folder with a file in the published format, with random weights that keep the scale."""
 
     class Untrained(library.FeatureExtractorInceptionV3):
         def load_state_dict(self, weights):
@@ -82,7 +82,7 @@ def test_features_and_logits_are_the_librarys(library, folder, network, channels
 
 
 def test_the_resizing_is_that_of_edms_detector(network):
-    """Its program resizes by a grid that begins at the corner, which is what TensorFlow 1 does."""
+    """It resizes on a grid that starts at the corner, as TensorFlow 1 does."""
     seen = []
     hook = network.extractor.Conv2d_1a_3x3.register_forward_pre_hook(
         lambda _, arguments: seen.append(arguments[0])

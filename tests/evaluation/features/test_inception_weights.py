@@ -1,4 +1,4 @@
-"""Where the weights of Inception are looked for; nothing is fetched unless it is asked for."""
+"""Where Inception's weights are looked up; nothing is downloaded unless requested."""
 
 import hashlib
 
@@ -13,7 +13,7 @@ from pidistill.evaluation.features.inception import weights_file
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty torch hub of our own; a download fails the test unless it replaces it."""
+    """An empty torch hub folder; a download fails the test unless the test replaces it."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
     def refuse(*arguments, **options):
@@ -38,7 +38,7 @@ def test_a_file_a_folder_and_torch_hub(tmp_path, hub):
 def test_what_is_missing_is_named_with_its_origin_and_its_place(tmp_path, hub):
     with pytest.raises(PidistillError) as error:
         weights_file(None, False)
-    for word in (NAME, inception.ORIGIN, str(hub), "nothing is downloaded"):
+    for word in (NAME, inception.ORIGIN, str(hub), "set allow_download"):
         assert word in str(error.value)
     for download in (False, True):  # a path that is given is not made up for
         with pytest.raises(PidistillError, match=f"{NAME} does not exist"):
@@ -52,7 +52,7 @@ def test_it_is_fetched_when_asked_and_its_hash_is_checked(tmp_path, hub, monkeyp
     published = tmp_path / "published.pth"
     published.write_bytes(b"weights")
     monkeypatch.setattr(inception, "ORIGIN", published.as_uri())
-    with pytest.raises(PidistillError, match=r"cannot be fetched .*invalid hash value"):
+    with pytest.raises(PidistillError, match=r"cannot download .*invalid hash value"):
         weights_file(None, True)
     assert not list(hub.iterdir())
     checksum = hashlib.sha256(b"weights").hexdigest()[:8]
@@ -60,5 +60,5 @@ def test_it_is_fetched_when_asked_and_its_hash_is_checked(tmp_path, hub, monkeyp
     assert weights_file(None, True).read_bytes() == b"weights"
     (hub / NAME).unlink()
     monkeypatch.setattr(inception, "ORIGIN", (tmp_path / "nowhere").as_uri())
-    with pytest.raises(PidistillError, match="cannot be fetched"):
+    with pytest.raises(PidistillError, match="cannot download"):
         weights_file(None, True)

@@ -1,8 +1,8 @@
-"""Feature networks: bundled ones by data set, published ones by name, and those of other packages.
+"""Feature networks: bundled ones by data set, published ones by name, and plug-ins.
 
-The bundled classifiers need nothing. `inception` and `dinov2` need weights that are published
-elsewhere. Another package adds a network by an entry point in the group `pidistill.features`: a
-name, and a callable without arguments that returns a `FeatureNetwork`.
+The bundled classifiers need no download. `inception` and `dinov2` need weights published elsewhere.
+Other packages add networks through entry points in the group `pidistill.features`: a name, and a
+callable without arguments that returns a `FeatureNetwork`.
 """
 
 import importlib.metadata
@@ -21,8 +21,8 @@ PUBLISHED: dict[str, Callable[[Path | None, bool], FeatureNetwork]] = {
     "inception": load_inception,
     "dinov2": load_dinov2,
 }
-"""Networks with published weights: from a path, else from where their libraries keep them, else by
-download where that is allowed."""
+"""Networks with published weights: loaded from a path, else from the cache of their library, else
+downloaded if allowed."""
 
 GROUP = "pidistill.features"
 
@@ -30,16 +30,16 @@ GROUP = "pidistill.features"
 def load_features(
     name: str, *, weights: str | Path | None = None, allow_download: bool = False
 ) -> FeatureNetwork:
-    """The feature network of a name, frozen and on the CPU.
+    """Load the feature network `name`, frozen and on the CPU.
 
     Args:
-        name: `digits`, `glyphs`, `inception`, `dinov2`, or what another package calls its own.
-        weights: File or folder of the weights of `inception` or `dinov2`; None means where their
-            libraries keep them.
-        allow_download: Whether weights that are missing may be fetched.
+        name: `digits`, `glyphs`, `inception`, `dinov2`, or the name of a plug-in.
+        weights: File or folder with the weights of `inception` or `dinov2`; None means the cache of
+            their library.
+        allow_download: Whether missing weights may be downloaded.
 
     Raises:
-        PidistillError: No network has this name, its weights are missing or damaged, or the extra
+        PidistillError: No network has this name, its weights are missing or damaged, or an extra
             that it needs is not installed.
     """
     plugins = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
@@ -48,8 +48,8 @@ def load_features(
         network = PUBLISHED[name](None if weights is None else Path(weights), allow_download)
     elif weights is not None:
         raise PidistillError(
-            f"weights is {str(weights)!r}, but the features {name!r} take none; expected features "
-            f"{' or '.join(PUBLISHED)}"
+            f"weights is {str(weights)!r}, but the features {name!r} accept none; expected the "
+            f"features {' or '.join(PUBLISHED)}"
         )
     elif name in BUNDLED:
         network = load_bundled(name)
@@ -62,10 +62,10 @@ def load_features(
 
 
 def features_for(sample_shape: tuple[int, ...], data: str | None = None) -> FeatureNetwork | None:
-    """The bundled feature network that suits samples of this shape, or None.
+    """The bundled feature network that fits samples of this shape, or None.
 
-    `data` names the data set that they are compared with: one that a network was trained on takes
-    that network; any other takes one only where the shape leaves no doubt.
+    `data` names the data set they are compared with. The network was trained on `data`, or, for
+    other data, its shape is unambiguous.
     """
     for name, bundled in BUNDLED.items():
         if bundled.sample_shape == tuple(sample_shape) and (

@@ -1,4 +1,4 @@
-"""The contract of feature networks: images to vectors that distances are taken between."""
+"""The interface of feature networks, which map images to vectors."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,55 +12,55 @@ from pidistill.noise import device_of
 from pidistill.storage import weights_sha256
 
 AT_ONCE = 128
-"""Images that a network sees at a time."""
+"""Images per batch."""
 
 
 class FeatureBatch(NamedTuple):
-    """What a feature network says of some images."""
+    """The output of a feature network."""
 
     features: Tensor
     """Shape (n, d), float32."""
     logits: Tensor | None
-    """Shape (n, k), float32, the logits of its classes; None where it is no classifier."""
+    """Class logits, shape (n, k), float32; None if the network is not a classifier."""
 
 
 class FeatureNetwork(nn.Module):
     """A frozen network, called with images (n, c, h, w) in [-1, 1] on its device.
 
-    Images are rounded to 8 bits first, as a file of images would, so that samples and references
-    are measured alike wherever they come from. A subclass sets the attributes and defines
-    `extract`, which resizes and normalises as it needs.
+    Images are rounded to 8 bits first, as image files are, so that samples and references are
+    treated alike. A subclass sets the attributes and defines `extract`, which resizes and
+    normalises as needed.
     """
 
     name: str
     num_features: int
     version: int = 1
-    """To be raised when `extract` changes its numbers, so that cached statistics are not mixed."""
+    """Increase this when the output of `extract` changes, to invalidate cached statistics."""
     sample_shape: tuple[int, ...] | None = None
-    """The only shape of images that it takes; None means 1 or 3 channels and any size."""
+    """The only accepted image shape; None means 1 or 3 channels and any size."""
 
     def forward(self, x: Tensor) -> FeatureBatch:
         """Features and logits of images `x` (n, c, h, w) in [-1, 1], rounded to 8 bits.
 
-        Convolutions keep full single precision: an accelerator's features are those of the CPU.
+        Convolutions do not use TF32, so that features on a GPU match those on the CPU.
         """
         cudnn = torch.backends.cudnn
         with cudnn.flags(cudnn.enabled, cudnn.benchmark, allow_tf32=False):
             return self.extract(from_uint8(to_uint8(x)))
 
     def extract(self, x: Tensor) -> FeatureBatch:
-        """Features and logits of images `x` (n, c, h, w) in [-1, 1] that have 8 bits."""
+        """Features and logits of images `x` (n, c, h, w) in [-1, 1], already rounded to 8 bits."""
         raise NotImplementedError
 
     def takes(self, sample_shape: tuple[int, ...]) -> bool:
-        """Whether it takes images of this shape (c, h, w)."""
+        """Whether the network accepts images of this shape (c, h, w)."""
         if self.sample_shape is None:
             return is_image(sample_shape)
         return tuple(sample_shape) == self.sample_shape
 
     @property
     def identity(self) -> str:
-        """Name, version and content hash of the weights: equal where the features are."""
+        """Name, version and content hash of the weights: identifies the features."""
         return f"{self.name}-{self.version}-{weights_sha256(self)}"
 
 
@@ -68,9 +68,9 @@ class FeatureNetwork(nn.Module):
 def features_of(
     x: Tensor, network: FeatureNetwork, on_batch: Callable[[int], None] = lambda count: None
 ) -> FeatureBatch:
-    """Features and logits of images (n, c, h, w) in [-1, 1] or in 8 bits, on the CPU.
+    """Features and logits, on the CPU, of images (n, c, h, w) in [-1, 1] or uint8.
 
-    Raises `PidistillError` when a feature is not finite.
+    Raises `PidistillError` if a feature is not finite.
     """
     device = device_of(network)
     batches = []
@@ -85,7 +85,7 @@ def features_of(
 
 
 def joined(batches: Sequence[FeatureBatch]) -> FeatureBatch:
-    """Batches in their order as one."""
+    """Concatenate batches."""
     logits = [batch.logits for batch in batches if batch.logits is not None]
     return FeatureBatch(
         torch.cat([batch.features for batch in batches]), torch.cat(logits) if logits else None

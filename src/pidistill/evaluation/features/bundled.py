@@ -1,4 +1,4 @@
-"""The classifiers that come with the package, each for the images of one of its data sets."""
+"""The classifiers bundled with the package, one per bundled data set."""
 
 import importlib.resources
 from pathlib import Path
@@ -12,27 +12,27 @@ from pidistill.storage import load_weights, read_tensors
 
 
 class Bundled(NamedTuple):
-    """What a bundled classifier is made for."""
+    """The properties of a bundled classifier."""
 
     sample_shape: tuple[int, ...]
     widths: tuple[int, ...]
-    """Channels of its convolutions."""
+    """Output channels of its convolutions."""
     stands_for_shape: bool
-    """Whether images of this shape are hardly ever anything but what it was trained on."""
+    """Whether images of this shape almost certainly resemble its training data."""
 
 
 BUNDLED = {
     "digits": Bundled((1, 8, 8), (24, 48), stands_for_shape=True),
     "glyphs": Bundled((3, 32, 32), (16, 32, 64), stands_for_shape=False),  # CIFAR-10's shape too
 }
-"""The bundled classifiers, by the data set that they were trained on."""
+"""The bundled classifiers, by the data set they were trained on."""
 
 
 class Classifier(FeatureNetwork):
-    """A small convolutional classifier of ten classes; its last hidden layer is features.
+    """A small convolutional classifier with ten classes, whose last hidden layer is the features.
 
-    `benchmarks/train_classifier.py` trains the bundled weights: those for the glyphs to tell all
-    factors of an image, so that distances see colours, places and sizes too.
+    `benchmarks/train_classifier.py` trains the bundled weights. Those for the glyphs also predict
+    all factors of an image, so that distances are sensitive to colour, position and size.
     """
 
     num_features = 64

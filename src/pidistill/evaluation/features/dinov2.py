@@ -1,8 +1,8 @@
-"""DINOv2 (Oquab et al. 2023): features closer to people's judgement than those of Inception-v3.
+"""DINOv2 (Oquab et al. 2023): features closer to human judgement than those of Inception-v3.
 
-Stein et al. (2023), "Exposing flaws of generative model evaluation metrics", compare them. Images
-are resized to 224x224, bicubic and antialiased, and normalised by ImageNet's statistics; the
-features are the class token after the last normalisation. The published distances use ViT-L/14.
+Stein et al. (2023), "Exposing flaws of generative model evaluation metrics", compare the two.
+Images are resized to 224x224 (bicubic, antialiased) and normalised with ImageNet's statistics. The
+features are the class token after the final layer norm. Published distances use ViT-L/14.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ FILES = ("config.json", "model.safetensors")
 PUBLISHED = f"{' and '.join(FILES)} of https://huggingface.co/{REPOSITORY}"
 SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's red, green and blue."""
+"""ImageNet's statistics for red, green and blue."""
 
 
 class Dinov2Features(FeatureNetwork):
@@ -31,7 +31,7 @@ class Dinov2Features(FeatureNetwork):
     std: Tensor
 
     def __init__(self, model: nn.Module, num_features: int) -> None:
-        """Wrap transformers' `Dinov2Model`, whose tokens are of size `num_features`."""
+        """Wrap transformers' `Dinov2Model`, with tokens of size `num_features`."""
         super().__init__()
         self.model = model
         self.num_features = num_features
@@ -48,10 +48,10 @@ class Dinov2Features(FeatureNetwork):
 
 
 def load_dinov2(weights: Path | None, allow_download: bool) -> Dinov2Features:
-    """DINOv2 with the weights in a folder with `FILES`, by default in the Hugging Face cache.
+    """Load DINOv2 from a folder with `FILES`, by default in the Hugging Face cache.
 
-    Raises `PidistillError` when transformers is not installed, or the weights are not there or are
-    not those of a DINOv2. Nothing in them is executed.
+    Raises `PidistillError` if transformers is not installed, or the weights are missing or not
+    those of DINOv2. No code in them is executed.
     """
     try:
         from transformers import Dinov2Model
@@ -67,20 +67,20 @@ def load_dinov2(weights: Path | None, allow_download: bool) -> Dinov2Features:
                 f"{folder / name} does not exist; expected a folder with {PUBLISHED}"
             )
     try:
-        model, told = Dinov2Model.from_pretrained(
+        model, report = Dinov2Model.from_pretrained(
             folder,
             use_safetensors=True,
             local_files_only=True,
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # refused below, with their names
+            ignore_mismatched_sizes=True,  # reported below, with their names
             output_loading_info=True,
         )
-    except Exception as error:  # of many kinds: whatever a foreign folder causes
+    except Exception as error:  # a foreign folder can raise anything
         raise PidistillError(f"{folder} holds no DINOv2: {one_line(error)}") from error
-    for what, keys in told.items():  # weights that were left random or unused
+    for what, keys in report.items():  # weights left random or unused
         if keys:
             raise PidistillError(
-                f"{folder} holds another network than its config.json says: "
+                f"{folder} holds another network than its config.json describes: "
                 f"{what.replace('_', ' ')} {', '.join(map(str, sorted(keys)[:3]))}"
             )
     return Dinov2Features(model, int(model.config.hidden_size))
@@ -95,10 +95,10 @@ def _cached_folder(allow_download: bool) -> Path:
                 REPOSITORY, allow_patterns=list(FILES), local_files_only=not allow_download
             )
         )
-    except Exception as error:  # of many kinds: the network's, the hub's, the disk's
+    except Exception as error:  # network, hub or disk can fail in any way
         if allow_download:
-            raise PidistillError(f"{PUBLISHED} cannot be fetched: {one_line(error)}") from error
+            raise PidistillError(f"cannot download {PUBLISHED}: {one_line(error)}") from error
         raise PidistillError(
-            f"the features 'dinov2' need {PUBLISHED}, and nothing is downloaded unless you ask for "
-            "it; put them into a folder and say where it is"
+            f"the features 'dinov2' need {PUBLISHED}; set allow_download, or put them into a "
+            "folder and name it as weights"
         ) from error

@@ -1,8 +1,8 @@
-"""Inception-v3 as published FIDs have it: TensorFlow's of 2015-12-05, by torch-fidelity.
+"""Inception-v3 as used for published FIDs: TensorFlow's of 2015-12-05, ported by torch-fidelity.
 
-EDM's reference statistics were made with the same network: images are resized to 299x299 as
-TensorFlow 1 does, and the features are the 2,048 averages before the classifier, whose logits, as
-for the Inception Score, come without their bias.
+EDM's reference statistics were computed with the same network. Images are resized to 299x299 as in
+TensorFlow 1. The features are the 2,048 pooled activations before the classifier; the logits, as
+for the Inception Score, omit its bias.
 """
 
 import io
@@ -30,7 +30,7 @@ class InceptionFeatures(FeatureNetwork):
     num_features = 2048
 
     def __init__(self, extractor: nn.Module) -> None:
-        """Wrap torch-fidelity's extractor of `OUTPUTS`."""
+        """Wrap torch-fidelity's extractor, which returns `OUTPUTS`."""
         super().__init__()
         self.extractor = extractor
 
@@ -41,10 +41,10 @@ class InceptionFeatures(FeatureNetwork):
 
 
 def load_inception(weights: Path | None, allow_download: bool) -> InceptionFeatures:
-    """Inception-v3 with its published weights, on the CPU; see `weights_file`.
+    """Load Inception-v3 with its published weights, on the CPU; see `weights_file`.
 
-    Raises `PidistillError` when the extra `metrics` is not installed, or the weights are not there
-    or are not those of Inception-v3. Nothing in the file is executed.
+    Raises `PidistillError` if the extra `metrics` is not installed, or the weights are missing or
+    not those of Inception-v3. No code in the file is executed.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -53,14 +53,14 @@ def load_inception(weights: Path | None, allow_download: bool) -> InceptionFeatu
             f"the features 'inception' need torch-fidelity and torchvision ({error}); run: "
             'pip install "pidistill[metrics]"'
         ) from error
-    except RuntimeError as error:  # torchvision's operators are of another build of torch
+    except RuntimeError as error:  # torchvision's operators were built for another torch
         raise PidistillError(
-            f"torchvision was not built for the torch {torch.__version__} that is installed "
-            f"({one_line(error)}); those of one registry match: "
+            f"torchvision does not match the installed torch {torch.__version__} "
+            f"({one_line(error)}); install both from the same registry: "
             f'pip install "torch==={torch.__version__.partition("+")[0]}" "pidistill[metrics]"'
         ) from error
     path = weights_file(weights, allow_download)
-    # The library would unpickle the file, whatever it holds, so it gets what we have read from it.
+    # The library would unpickle the file unsafely, so it gets a copy of what we read safely.
     content = io.BytesIO()
     torch.save({key: value.float() for key, value in read_weights(path).items()}, content)
     content.seek(0)
@@ -76,7 +76,7 @@ def load_inception(weights: Path | None, allow_download: bool) -> InceptionFeatu
 
 
 def weights_file(given: Path | None, allow_download: bool) -> Path:
-    """Where `FILE` is: the file or the folder that is given, by default torch hub's."""
+    """The path of `FILE`: the given file or in the given folder, by default torch hub's."""
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     path = hub / FILE
     if given is not None:
@@ -87,14 +87,14 @@ def weights_file(given: Path | None, allow_download: bool) -> Path:
         raise PidistillError(f"{path} does not exist; expected the file {FILE} from {ORIGIN}")
     if not allow_download:
         raise PidistillError(
-            f"the features 'inception' need {FILE} from {ORIGIN}, and nothing is downloaded unless "
-            f"you ask for it; put the file into {hub}, or say where it is"
+            f"the features 'inception' need {FILE} from {ORIGIN}; set allow_download, put the file "
+            f"into {hub}, or name it as weights"
         )
     try:
         hub.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(ORIGIN, str(path), hash_prefix=SHA256, progress=False)
     except (OSError, RuntimeError, urllib.error.URLError) as error:
         raise PidistillError(
-            f"{FILE} cannot be fetched from {ORIGIN}: {error}; put it into {hub} yourself"
+            f"cannot download {FILE} from {ORIGIN}: {error}; put it into {hub} yourself"
         ) from error
     return path

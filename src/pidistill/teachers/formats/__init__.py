@@ -1,7 +1,7 @@
-"""Readers of foreign files. Nothing that a file says is executed.
+"""Readers of foreign file formats. They never execute code from a file.
 
-What does not fit is a `RefusedError`, which the loader of a teacher turns into a `PidistillError`
-that names the file.
+They raise `RefusedError`, which the teacher's loader turns into a `PidistillError` that names the
+file.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from pidistill.errors import PidistillError
 
 
 class RefusedError(Exception):
-    """What is wrong with a file, as the rest of a sentence that begins with its name."""
+    """What is wrong with a file, as the predicate of a sentence that begins with its name."""
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""What the pickled modules of EDM say: preconditioning, network arguments and weights.
+"""Preconditioning, network arguments and weights from the pickled modules of EDM.
 
-Every value comes from a file that may be hostile, and is checked for type and size before use.
+The file may be hostile, so the type and size of every value are checked before use.
 """
 
 import inspect
@@ -21,7 +21,7 @@ PRECONDITION_NAMES = {
     "VEPrecond": "ve",
     "iDDPMPrecond": "iddpm",
 }
-SETTINGS = {  # our name for each setting, and the range of sane values
+SETTINGS = {  # EDM's name: (our name, lowest, highest sane value)
     "EDMPrecond": {
         "sigma_min": ("sigma_min", 0.0, 1e6),
         "sigma_max": ("sigma_max", 0.0, math.inf),
@@ -41,7 +41,7 @@ SETTINGS = {  # our name for each setting, and the range of sane values
     },
 }
 
-# Far above any published network. The network is built before its weights prove its size.
+# Far above any published network. The network is built before the size of its weights is known.
 LARGEST = {"num_blocks": 32, "model_channels": 8192}
 LONGEST = {"channel_mult": 8}
 MAX_MODULES = 20_000
@@ -49,26 +49,26 @@ MAX_DEPTH = 16
 
 
 def precondition_of(ema: PickledModule) -> Precondition:
-    """The preconditioning that the attributes of `ema` set, or else its arguments, or defaults."""
+    """The preconditioning, from the attributes of `ema`, else its arguments, else defaults."""
     given = _outer_arguments(ema) | ema.state
     values: dict[str, Any] = {}
     for name, (ours, low, high) in SETTINGS[ema.class_name].items():
         if name in given:
             values[ours] = _number(name, given[name], low, high)
-    if ema.class_name == "EDMPrecond":  # no limits to what it evaluates; EDM samples in our range
+    if ema.class_name == "EDMPrecond":  # it accepts any sigma; EDM samples in our default range
         unlimited = {"sigma_min": 0.0, "sigma_max": math.inf}
         values = {name: v for name, v in values.items() if v != unlimited.get(name)}
     precondition = PRECONDITIONS[PRECONDITION_NAMES[ema.class_name]](**values)
     low, high = precondition.sigma_min, precondition.sigma_max
     if not 0 < low < high:
-        raise RefusedError(f"has noise levels from {low} to {high}")
+        raise RefusedError(f"has noise levels from {low} to {high}; expected an increasing range")
     return precondition
 
 
 def network_of(ema: PickledModule) -> tuple[str, dict[str, Any], PickledModule]:
     """The registered name of the network in `ema`, its constructor arguments, and the network.
 
-    The arguments are those that the network was made with, or else those that `ema` passed on.
+    The arguments are the network's own, or else those that `ema` passed on to it.
     """
     model = _table(ema, "_modules").get("model")
     if not isinstance(model, PickledModule) or model.class_name not in NETWORK_NAMES:
@@ -93,12 +93,12 @@ def network_of(ema: PickledModule) -> tuple[str, dict[str, Any], PickledModule]:
 
 
 def weights_of(model: PickledModule) -> dict[str, PickledTensor]:
-    """The state dict of `model`: parameters and persistent buffers by their full names."""
+    """The state dict of `model`: parameters and persistent buffers by full name."""
     found: dict[str, PickledTensor] = {}
     pending = [("", model)]
-    for prefix, module in pending:  # which grows meanwhile
+    for prefix, module in pending:  # grows during the loop
         if len(pending) > MAX_MODULES or prefix.count(".") > MAX_DEPTH:
-            raise RefusedError("has modules that hold one another without end")
+            raise RefusedError("has modules nested too deeply, or too many of them")
         for name, child in _table(module, "_modules").items():
             if isinstance(child, PickledModule):
                 pending.append((f"{prefix}{_name(name)}.", child))
@@ -121,7 +121,7 @@ def _outer_arguments(ema: PickledModule) -> dict[str, Any]:
 
 
 def _arguments(module: PickledModule, names: Iterable[str]) -> dict[str, Any]:
-    """The arguments that `module` was constructed with, by name."""
+    """The constructor arguments of `module`, by name."""
     names, positional = tuple(names), module.state.get("_init_args", ())
     if type(positional) is not tuple or len(positional) > len(names):
         raise RefusedError(f"has {_what(positional)} as the arguments of a module")
@@ -129,7 +129,7 @@ def _arguments(module: PickledModule, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _argument(name: str, value: Any, default: Any) -> Any:
-    """The network argument `name`, if it is of the type of its default and of a sane size."""
+    """The network argument `name`, checked to have the type of its default and a sane size."""
     largest = LARGEST.get(name, 1_000_000)
     if isinstance(default, tuple):
         if type(value) not in (list, tuple) or len(value) > LONGEST.get(name, 64):
@@ -137,7 +137,7 @@ def _argument(name: str, value: Any, default: Any) -> Any:
         return [_number(name, item, 0, largest) for item in value]
     if isinstance(default, str):
         if type(value) is not str:
-            raise RefusedError(f"has {_what(value)} as argument {name}; expected a word")
+            raise RefusedError(f"has {_what(value)} as argument {name}; expected a string")
         return shown(value)
     return _number(name, value, 0, largest)
 
@@ -149,7 +149,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float | int:
 
 
 def _table(module: PickledModule, name: str) -> dict[str, Any]:
-    """The attribute `name` of `module`, a dictionary; empty where there is none."""
+    """The dict attribute `name` of `module`; empty if it is missing."""
     table = module.state.get(name, {})
     if type(table) is not dict:
         raise RefusedError(f"has {_what(table)} as {name} of {shown(module.class_name)}")
@@ -163,7 +163,7 @@ def _name(name: str) -> str:
 
 
 def _what(value: Any) -> str:
-    """A value from the file, as far as it fits an error."""
+    """A value from the file, shortened for an error message."""
     if type(value) in (bool, float) or (type(value) is int and abs(value) < 10**18):
         return str(value)
     return repr(shown(value, 40)) if type(value) is str else f"a {type(value).__name__}"

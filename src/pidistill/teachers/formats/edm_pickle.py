@@ -1,4 +1,4 @@
-"""What a genuine EDM pickle is made of, as inert records (see `safe_pickle`)."""
+"""The contents of a genuine EDM pickle as inert records (see `safe_pickle`)."""
 
 import io
 import math
@@ -29,9 +29,9 @@ TORCH_SAVE_PROTOCOL = 1001
 
 
 def read_pickle(path: Path) -> Any:
-    """Read the pickle of an EDM checkpoint: plain values, `PickledModule` and `PickledTensor`.
+    """Read an EDM checkpoint as plain values, `PickledModule` and `PickledTensor`.
 
-    Raises `PidistillError` when the file is missing, damaged, or names anything that a genuine
+    Raises `PidistillError` if the file is missing, damaged, or refers to anything that a genuine
     checkpoint does not need.
     """
     try:
@@ -42,7 +42,7 @@ def read_pickle(path: Path) -> Any:
             return safe_pickle.read_pickle(content, GLOBALS)
     except OSError as error:
         raise PidistillError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # of many kinds: whatever the bytes of a foreign file cause
+    except Exception as error:  # a foreign file can raise anything
         reason = str(error) if isinstance(error, RefusedError) else f"is damaged: {error}"
         raise PidistillError(
             f"{path} {shown(reason, 300)}; it is not a genuine EDM checkpoint, and nothing in it "
@@ -51,20 +51,20 @@ def read_pickle(path: Path) -> Any:
 
 
 class PickledModule:
-    """A pickled `nn.Module`: the name of its class and its attributes, not yet checked."""
+    """A pickled `nn.Module`: its class name and its unchecked attributes."""
 
     def __init__(self, class_name: str, state: dict[str, Any]) -> None:
         self.class_name, self.state = class_name, state
 
     def set_state(self, state: Any) -> None:
-        """Take the attributes."""
+        """Set the attributes."""
         if type(state) is not dict:
             raise RefusedError(f"sets the state of a module to a {type(state).__name__}")
         self.state = state
 
 
 class Storage(NamedTuple):
-    """Elements of one type, as bytes of the file behind an offset."""
+    """Elements of one dtype, as bytes of the file from an offset."""
 
     dtype: torch.dtype
     numel: int
@@ -73,7 +73,7 @@ class Storage(NamedTuple):
 
 
 class PickledTensor(NamedTuple):
-    """A view into a storage, known to lie inside it and to have no more elements than it."""
+    """A view of a storage, checked to lie within it and to have no more elements."""
 
     storage: Storage
     offset: int
@@ -81,7 +81,7 @@ class PickledTensor(NamedTuple):
     stride: tuple[int, ...]
 
     def tensor(self) -> Tensor:
-        """The elements as float32, in memory of their own."""
+        """A float32 copy of the elements."""
         dtype, numel, data, offset = self.storage
         if math.prod(self.shape) == 0:
             return torch.empty(self.shape)
@@ -91,7 +91,7 @@ class PickledTensor(NamedTuple):
 
 
 class _NumpyDtype(NamedTuple):
-    """A NumPy scalar type, as the format character of `struct`."""
+    """A NumPy scalar type, as a `struct` format character."""
 
     character: str
 
@@ -126,10 +126,10 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Pick
 
 
 def _storage(data: Any) -> Storage:
-    """Read what `torch.save` wrote, before its zip format, for the storage of one tensor.
+    """Read one tensor's storage in the format of `torch.save` before it used zip files.
 
-    That is five pickles in a row (a magic number, the version, the writer's number format, the
-    storage and the list of its name), then the count of elements, then the elements.
+    It consists of five pickles (magic number, version, number format of the writer, storage, list
+    with its name), the number of elements, and the elements.
     """
     if type(data) is not bytes:
         raise RefusedError("reads a storage from something other than bytes")
@@ -145,7 +145,7 @@ def _storage(data: Any) -> Storage:
             count = struct.unpack("<q", file.read(8))[0]
             if count == numel and len(data) - file.tell() == numel * dtype.itemsize:
                 return Storage(dtype, numel, data, file.tell())
-    raise RefusedError("holds a storage that is not as torch writes it")
+    raise RefusedError("holds a storage that torch did not write")
 
 
 def _dtype(code: Any, *_: Any) -> _NumpyDtype:
@@ -173,4 +173,4 @@ GLOBALS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
 }
-"""All that a genuine checkpoint names, and what stands for each."""
+"""Every global that a genuine checkpoint names, and its replacement."""

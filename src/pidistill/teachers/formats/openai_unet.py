@@ -1,10 +1,10 @@
-"""Weights of OpenAI's `UNetModel` under the names of our `DhariwalUNet`.
+"""Converts weights of OpenAI's `UNetModel` to our `DhariwalUNet`.
 
 The networks of guided-diffusion (Dhariwal & Nichol 2021) and of consistency-models (Song et al.
-2023) compute what `DhariwalUNet` computes, if they were built with `resblock_updown`,
-`use_scale_shift_norm` and 64 channels a head. What differs is the names of the weights, their
-number of axes in the attention, the order of queries, keys and values, and that the embedding of
-labels is a table of rows.
+2023) compute the same function as `DhariwalUNet` if they were built with `resblock_updown`,
+`use_scale_shift_norm` and 64 channels per head. They differ in the names of the weights, the number
+of axes of the attention weights, the order of queries, keys and values, and the label embedding,
+which is transposed.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ from pidistill.teachers.formats.weights import empty_network
 
 NETWORK = "dhariwal_unet"
 GROUPS = 32
-"""Groups of every group normalisation of a `UNetModel`."""
+"""Number of groups of every group normalisation in a `UNetModel`."""
 
 QKV_ORDERS = {"three-major": (1, 2, 0), "legacy": (0, 2, 1)}
-"""How the output axis of `qkv` becomes (head, channel, three).
+"""Permutation that brings the output axis of `qkv` to (head, channel, three).
 
 `three-major` is (three, head, channel): consistency-models, and guided-diffusion with
 `use_new_attention_order`. `legacy` is (head, three, channel): guided-diffusion without it.
@@ -48,14 +48,14 @@ IN_ATTENTION = {"norm2": "norm", "qkv": "qkv", "proj": "proj_out"}
 
 
 def is_openai_unet(weights: dict[str, Tensor]) -> bool:
-    """Whether these are the weights of a `UNetModel`."""
+    """Whether `weights` are those of a `UNetModel`."""
     return any(key.startswith("input_blocks.") for key in weights)
 
 
 def renamed_weights(
     weights: dict[str, Tensor], config: dict[str, Any], qkv_order: Any
 ) -> dict[str, Tensor]:
-    """The weights of `DhariwalUNet(**config)` from the state dict of a `UNetModel`."""
+    """Convert the state dict of a `UNetModel` to one of `DhariwalUNet(**config)`."""
     if not isinstance(qkv_order, str) or qkv_order not in QKV_ORDERS:
         raise RefusedError(f"has the qkv_order {qkv_order!r}; expected {' or '.join(QKV_ORDERS)}")
     network = empty_network(NETWORK, config)
@@ -63,15 +63,15 @@ def renamed_weights(
     require_same_function(network)
     names = layer_names(network)
     renamed: dict[str, Tensor] = {}
-    left = dict(weights)
+    remaining = dict(weights)
     for key in network.state_dict():
         layer, _, kind = key.rpartition(".")
         if kind == "resample_filter":
             continue
         name = f"{names[layer]}.{kind}"
-        if name not in left:
+        if name not in remaining:
             raise RefusedError(f"lacks the weight {name!r}")
-        weight = left.pop(name)
+        weight = remaining.pop(name)
         block, _, part = layer.rpartition(".")
         if layer == "map_label":
             weight = weight.T
@@ -80,34 +80,34 @@ def renamed_weights(
         if part == "qkv":
             weight = heads_first(weight, network.get_submodule(block).num_heads, qkv_order)
         renamed[key] = weight
-    if left:
-        raise RefusedError(f"holds the unexpected weight {next(iter(left))!r}")
+    if remaining:
+        raise RefusedError(f"holds the unexpected weight {next(iter(remaining))!r}")
     return renamed
 
 
 def require_same_function(network: DhariwalUNet) -> None:
-    """Raise `RefusedError` where a `UNetModel` of this architecture would compute another D."""
+    """Raise `RefusedError` if a `UNetModel` of this architecture computes another function."""
     for name, module in network.named_modules():
         if isinstance(module, nn.GroupNorm) and module.num_groups != GROUPS:
             raise RefusedError(
-                f"cannot be of this network: {name} has {module.num_groups} groups of its "
-                f"{module.num_channels} channels, a UNetModel {GROUPS}; expected widths of at "
+                f"cannot be of this network: {name} normalises its {module.num_channels} channels "
+                f"in {module.num_groups} groups, a UNetModel in {GROUPS}; expected widths of at "
                 f"least {4 * GROUPS}"
             )
         if isinstance(module, UNetBlock) and module.num_heads:
             width = module.proj.weight.shape[0]  # type: ignore[union-attr]
             if width != module.num_heads * CHANNELS_PER_HEAD:
                 raise RefusedError(
-                    f"cannot be of this network: {name} attends with {width} channels; expected a "
-                    f"multiple of {CHANNELS_PER_HEAD}, the channels of a head"
+                    f"cannot be of this network: {name} has attention over {width} channels; "
+                    f"expected a multiple of {CHANNELS_PER_HEAD}, the channels per head"
                 )
 
 
 def layer_names(network: DhariwalUNet) -> dict[str, str]:
-    """The name in a `UNetModel` of every layer of ours, and of some that ours does not have."""
+    """The `UNetModel` name of each of our layers, and of some that we do not have."""
     names = dict(TOP_LEVEL)
     for block, place, index in places(network):
-        names[block] = f"{place}.{index}"  # of the first convolution
+        names[block] = f"{place}.{index}"  # for the first convolution
         names |= {f"{block}.{ours}": f"{place}.{index}.{key}" for ours, key in IN_BLOCK.items()}
         names |= {
             f"{block}.{ours}": f"{place}.{index + 1}.{key}" for ours, key in IN_ATTENTION.items()
@@ -116,10 +116,10 @@ def layer_names(network: DhariwalUNet) -> dict[str, str]:
 
 
 def places(network: DhariwalUNet) -> Iterator[tuple[str, str, int]]:
-    """Every block of ours, the list that holds it in a `UNetModel`, and its index there.
+    """Each of our blocks, the list that holds it in a `UNetModel`, and its index there.
 
-    Each list holds a residual block, attention if there is any, and in the decoder the block that
-    doubles the resolution, which is the first of our next level.
+    A list holds a residual block, its attention if any, and in the decoder the upsampling block,
+    which is the first block of our next level.
     """
     for i, name in enumerate(network.enc):
         yield f"enc.{name}", f"input_blocks.{i}", 0
@@ -138,9 +138,9 @@ def places(network: DhariwalUNet) -> Iterator[tuple[str, str, int]]:
 
 
 def heads_first(weight: Tensor, heads: Any, order: str) -> Tensor:
-    """`weight` (3 c, ...) in this `order`, with its first axis as (head, channel, three).
+    """Reorder the first axis of `weight` (3 c, ...) from `order` to (head, channel, three).
 
-    One of another size, which cannot be so split, stays unchanged.
+    If its size does not allow that, `weight` is returned unchanged, for the loader to refuse.
     """
     if weight.shape[0] % (3 * heads):
         return weight

@@ -1,8 +1,7 @@
-"""Folders that the diffusers library saves pipelines in, on the disk or on the Hugging Face hub.
+"""Pipeline folders of the diffusers library, on disk or on the Hugging Face hub.
 
-A class that a folder names is only ever looked up in `CLASSES`; weights are read from safetensors.
-Pickles are read only where the environment variable PIDISTILL_ALLOW_PICKLE is 1, and then by
-torch's weights-only reader.
+Only the classes in `CLASSES` are ever loaded, and weights are read from safetensors. Pickles are
+read, by torch's weights-only reader, only if the environment variable PIDISTILL_ALLOW_PICKLE is 1.
 """
 
 import os
@@ -30,7 +29,7 @@ CLASSES = {
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
-"""The components that a teacher can be made of, and the classes that each may be of."""
+"""The components of a teacher, and the classes supported for each."""
 FROM_TRANSFORMERS = ("text_encoder", "tokenizer")
 FILES = ("*.json", "*.safetensors", "*.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -43,7 +42,7 @@ def has_component(folder: Path, name: str) -> bool:
 
 
 def load_component(folder: Path, name: str, **options: Any) -> Any:
-    """Load a component, one of `CLASSES`, that has no weights, such as a scheduler."""
+    """Load a component, one of `CLASSES`; use `load_network` for components with weights."""
     entry = read_json(folder / INDEX).get(name)
     class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
     if class_name not in CLASSES[name]:
@@ -56,14 +55,14 @@ def load_component(folder: Path, name: str, **options: Any) -> Any:
         return getattr(library, class_name).from_pretrained(
             folder_of(folder, name), local_files_only=True, **options
         )
-    except Exception as error:  # anything can come out of a damaged folder
+    except Exception as error:  # a damaged folder can raise anything
         raise RefusedError(
             f"has the {name} {class_name}, which cannot be loaded: {one_line(error)}"
         ) from error
 
 
 def load_network(folder: Path, name: str) -> Any:
-    """Load a component with all its weights, in float32."""
+    """Load a component with weights, in float32, and check that the weights are complete."""
     network, report = load_component(
         folder,
         name,
@@ -76,22 +75,22 @@ def load_network(folder: Path, name: str) -> Any:
         if keys:
             raise RefusedError(
                 f"has weights of the {name} that do not fit its config.json: {len(keys)} "
-                f"{problem.replace('_', ' ')}, the first is {keys[0]}"
+                f"{problem.replace('_', ' ')}, the first being {keys[0]}"
             )
-    # Weights mapped from the file are aligned as its header leaves them, and the last bits of a sum
-    # depend on that; in memory of their own they do not.
+    # The alignment of memory-mapped weights depends on the file's header, and affects the last bits
+    # of sums. Copying removes that dependence.
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.clone()
     return network
 
 
 def folder_of(folder: Path, name: str) -> Path:
-    """The folder of a component: its own, or in old repositories the root."""
+    """The folder of a component: a subfolder, or the root in old repositories."""
     return folder / name if (folder / name).is_dir() else folder
 
 
 def has_safetensors(folder: Path, name: str) -> bool:
-    """Whether the weights in `folder` are safetensors; pickles have to be allowed."""
+    """Whether the weights in `folder` are safetensors; raises if they are disallowed pickles."""
     if any(folder.glob("*.safetensors")):
         return True
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
@@ -99,26 +98,26 @@ def has_safetensors(folder: Path, name: str) -> bool:
         raise RefusedError(f"has no weights of the {name} in {folder}")
     if not pickles_allowed():
         raise RefusedError(
-            f"has the weights of the {name} as a pickle, {pickles[0]}; convert it once by "
-            f"from_pretrained(DIR, use_safetensors=False).save_pretrained(DIR) of its class, DIR "
-            f"being {str(folder)!r}, or set {ALLOW_PICKLE}=1 to let torch's weights-only reader "
+            f"has the weights of the {name} as a pickle, {pickles[0]}; convert it once with "
+            f"from_pretrained(DIR, use_safetensors=False).save_pretrained(DIR) of its class, where "
+            f"DIR is {str(folder)!r}, or set {ALLOW_PICKLE}=1 to let torch's weights-only reader "
             "read it"
         )
     return False
 
 
 def pickles_allowed() -> bool:
-    """Whether the user allows pickles, read by torch's weights-only reader."""
+    """Whether the user allows pickles to be read by torch's weights-only reader."""
     return os.environ.get(ALLOW_PICKLE) == "1"
 
 
 def is_pipeline_folder(path: Path) -> bool:
-    """Whether `path` is the folder of a pipeline."""
+    """Whether `path` is a pipeline folder."""
     return (path / INDEX).is_file()
 
 
 def open_pipeline(name: str, revision: str | None) -> Path:
-    """The folder of a pipeline: `name`, or else the repository of that name, which is fetched.
+    """The folder of a pipeline: `name`, or a download of the repository of that name.
 
     Raises `PidistillError` when it is neither, or the library is missing.
     """
@@ -129,12 +128,12 @@ def open_pipeline(name: str, revision: str | None) -> Path:
     if path.is_dir():
         raise PidistillError(
             f"{name} holds no {INDEX}; expected the folder of a whole diffusers pipeline, as "
-            "its save_pretrained writes it (a UNet without its scheduler has no noise levels)"
+            "written by its save_pretrained (a UNet without its scheduler has no noise levels)"
         )
     if path.exists():
         raise PidistillError(
-            f"{name} is a single file; expected the folder of a diffusers pipeline, which "
-            "from_single_file(FILE).save_pretrained(DIR) of its class makes of it"
+            f"{name} is a single file; expected the folder of a diffusers pipeline: convert it "
+            "with from_single_file(FILE).save_pretrained(DIR) of its class"
         )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise PidistillError(
@@ -145,7 +144,7 @@ def open_pipeline(name: str, revision: str | None) -> Path:
 
 
 def _fetch(repository: str, revision: str | None) -> Path:
-    """Fetch the components of a pipeline that a teacher can be made of, without variants."""
+    """Download the components that a teacher needs, without variants."""
     from huggingface_hub import snapshot_download
 
     files = FILES + PICKLES if pickles_allowed() else FILES
@@ -161,8 +160,8 @@ def _fetch(repository: str, revision: str | None) -> Path:
         )
     except (OSError, ValueError) as error:
         raise PidistillError(
-            f"{repository} is not an existing folder, and cannot be fetched from the Hugging Face "
-            f"hub: {one_line(error)}"
+            f"{repository} is not an existing folder, and cannot be downloaded from the Hugging "
+            f"Face hub: {one_line(error)}"
         ) from error
     if not is_pipeline_folder(Path(path)):
         raise PidistillError(f"{repository} on the Hugging Face hub is not a diffusers pipeline")

@@ -1,13 +1,13 @@
-"""Builds plain data from a pickle without executing anything that it says.
+"""Builds plain data from a pickle without executing any of its code.
 
 A pickle is a program for a small stack machine; Python's own machine imports and calls whatever the
-program names. This one decodes the program with `pickletools`, knows the opcodes that build plain
-data, and looks every name up in a table that its caller gives. It is not a subclass of
-`pickle.Unpickler`, because that hashes any nested value as a key, which a file of a few hundred
-bytes can make last for ever, and sets attributes of any object.
+program names. This one decodes the program with `pickletools`, supports only opcodes that build
+plain data, and looks up every name in a table from its caller. It is not a subclass of
+`pickle.Unpickler`, which sets attributes of any object and hashes any nested value as a key, so
+that a file of a few hundred bytes can keep it busy forever.
 
-What remains is size. The number of opcodes is bounded, and so is the memory, since only strings and
-bytes that are really in the file can be long.
+Size is bounded too: the number of opcodes is limited, and long strings and bytes must actually be
+in the file, which limits memory.
 """
 
 import pickletools
@@ -17,15 +17,15 @@ from typing import Any
 
 from pidistill.teachers.formats import RefusedError
 
-MAX_OPCODES = 500_000  # five times what the largest published checkpoint has
+MAX_OPCODES = 500_000  # five times the number in the largest published checkpoint
 
 IGNORED = ("PROTO", "FRAME", "STOP", "BINPERSID")
-"""A persistent id stays the plain value that it is."""
+"""A persistent id stays a plain value."""
 INTEGERS = ("BININT", "BININT1", "BININT2", "LONG1")
 STRINGS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
 BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
 ARGUMENTS = ("BINFLOAT", *INTEGERS, *STRINGS, *BYTES)
-"""Opcodes that push their argument."""
+"""Opcodes that push their argument onto the stack."""
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -40,9 +40,9 @@ OPERANDS = {
     **dict.fromkeys(("TUPLE2", "SETITEM", "STACK_GLOBAL", "REDUCE", "NEWOBJ"), 2),
     "TUPLE3": 3,
 }
-"""How many values an opcode takes off the stack."""
+"""How many values an opcode pops off the stack."""
 TO_MARK = ("TUPLE", "APPENDS", "ADDITEMS", "SETITEMS")
-"""Opcodes that take all values above the last mark."""
+"""Opcodes that pop all values above the last mark."""
 
 
 def read_pickle(
@@ -51,15 +51,15 @@ def read_pickle(
     """Read one pickle, up to its STOP, and return its value.
 
     Args:
-        file: Has `read` and `readline`.
-        known: What stands for each global that the pickle may name, by module and name: a function
-            of plain values that makes a record of the call, or a value. A record that takes the
-            state of an object has a method `set_state`.
-        max_opcodes: How many opcodes it may have.
+        file: An object with `read` and `readline`.
+        known: Replacement of each global that the pickle may name, by module and name: a value, or
+            a function of plain values that returns a record of the call. Records that accept an
+            object's state have a method `set_state`.
+        max_opcodes: Maximum number of opcodes.
 
     Raises:
-        RefusedError: It does something that plain data does not need.
-        Exception: Of any kind, when the file is damaged.
+        RefusedError: The pickle does something that plain data does not need.
+        Exception: Any kind, if the file is damaged.
     """
     machine = _Machine(known)
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -80,7 +80,7 @@ def read_pickle(
 
 
 class _Machine:
-    """The values under construction; a missing one is an `IndexError` or a `KeyError`."""
+    """The values under construction; a missing one raises `IndexError` or `KeyError`."""
 
     def __init__(self, known: Mapping[tuple[str, str], Any]) -> None:
         self.known = known
@@ -136,7 +136,7 @@ class _Machine:
                 self.stack[-1].set_state(*values)
 
     def top(self, kind: type) -> Any:
-        """The value on top, which has to be of this type."""
+        """The value on top, which must be of type `kind`."""
         if type(self.stack[-1]) is not kind:
             raise RefusedError(f"changes a {type(self.stack[-1]).__name__} like a {kind.__name__}")
         return self.stack[-1]
@@ -150,12 +150,12 @@ class _Machine:
 
 
 def _key(value: Any) -> str:
-    """`value`, if it is a string: nobody can make the hashes of strings collide."""
+    """`value` if it is a string; hash collisions of strings cannot be provoked."""
     if type(value) is not str:
         raise RefusedError(f"uses a {type(value).__name__} as a key")
     return value
 
 
 def shown(text: str, length: int = 100) -> str:
-    """Text from a file, fit for one line of an error."""
+    """Text from a file, shortened and printable, for an error message."""
     return "".join(character if character.isprintable() else "?" for character in text[:length])

@@ -1,4 +1,4 @@
-"""What the schedulers of the diffusers library say about a network, as a preconditioning."""
+"""Converts schedulers of the diffusers library to preconditionings."""
 
 from typing import Any
 
@@ -41,19 +41,19 @@ def precondition_of(
     sigma_min: float | None = None,
     sigma_max: float | None = None,
 ) -> Precondition:
-    """The preconditioning that a scheduler, of one of `SCHEDULERS`, stands for.
+    """The preconditioning equivalent to a scheduler, one of `SCHEDULERS`.
 
-    `sigma_data` is the standard deviation of the data, where the scheduler does not say it. The
-    noise levels are the scheduler's, unless `sigma_min` and `sigma_max` narrow them. Its highest is
-    the last finite one: levels of pure noise (s = 1 of flow matching, zero terminal SNR) have no
-    place in EDM coordinates.
+    `sigma_data` is the standard deviation of the data if the scheduler does not state it. The range
+    of noise levels is the scheduler's, unless `sigma_min` and `sigma_max` narrow it. It ends at the
+    highest finite level: pure noise (s = 1 in flow matching, zero terminal SNR) has no place in EDM
+    coordinates.
     """
     config, name = scheduler.config, type(scheduler).__name__
     if name in VP_SCHEDULERS:
         refuse(config, timestep_type="continuous", use_flow_sigmas=True)
         table = scheduler.alphas_cumprod.double()
         table = table[table > 0]
-        # Before 0.9 the library wrote `predict_epsilon` instead of `prediction_type`.
+        # Before version 0.9 the library wrote `predict_epsilon` instead of `prediction_type`.
         old_sample = config.get("predict_epsilon") is False
         return DiscreteVPPrecondition(
             table.tolist(),
@@ -77,13 +77,13 @@ def precondition_of(
 
 
 def narrowed(levels: list[float], low: float | None, high: float | None) -> dict[str, float]:
-    """The range from `low` to `high`, which has to lie in that of a scheduler's noise levels."""
+    """The range from `low` to `high`, which must lie within a scheduler's noise `levels`."""
     first, last = min(levels), max(levels)
     low, high = first if low is None else low, last if high is None else high
     if not first <= low < high <= last:
         raise RefusedError(
-            f"allows {first:g} <= sigma_min < sigma_max <= {last:g} by its scheduler; sigma_min is "
-            f"{low:g} and sigma_max is {high:g}"
+            f"has a scheduler that allows {first:g} <= sigma_min < sigma_max <= {last:g}; "
+            f"sigma_min is {low:g} and sigma_max is {high:g}"
         )
     return {"sigma_min": low, "sigma_max": high}
 
@@ -94,5 +94,5 @@ def refuse(config: Any, **settings: Any) -> None:
         if config.get(name) == value:
             raise RefusedError(
                 f"has a scheduler whose {name} is {value!r}, which is not supported; see "
-                "docs/teachers/diffusers.md for what is read"
+                "docs/teachers/diffusers.md"
             )

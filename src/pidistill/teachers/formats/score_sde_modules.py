@@ -1,4 +1,4 @@
-"""The module list of ScoreSDE's DDPM++ and NCSN++, and its place in `SongUNet`."""
+"""Maps the module list of ScoreSDE's DDPM++ and NCSN++ to `SongUNet`."""
 
 import itertools
 import re
@@ -21,17 +21,17 @@ LAYERS: dict[str, dict[str, str | None]] = {
         "Dense_0": "affine.",
         "GroupNorm_1": "norm1.",
         "Conv_1": "conv1.",
-        "Conv_2": "skip.",  # some blocks are without it
+        "Conv_2": "skip.",  # not in every block
     },
 }
-"""The layers of a module of each kind, and how their names begin in `SongUNet`.
+"""The layers of each kind of module, and their name prefixes in `SongUNet`.
 
-None: they become other layers (see `attention_layers`).
+None: the layer is converted (see `attention_layers`).
 """
 
 
 class Part(NamedTuple):
-    """One entry of the checkpoint's module list: its number, its kind and its weights."""
+    """One entry of the checkpoint's module list."""
 
     number: int
     kind: str
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
     @property
     def resamples(self) -> bool:
-        """Whether it is a block that changes the resolution: it has a skip, but no new width."""
+        """Whether it is a block that changes the resolution: it has a skip, but keeps its width."""
         if self.kind != "block" or "Conv_2.weight" not in self.weights:
             return False
         width_out, width_in = self.weights["Conv_0.weight"].shape[:2]
@@ -47,7 +47,7 @@ class Part(NamedTuple):
 
 
 def split_parts(weights: dict[str, Tensor]) -> list[Part]:
-    """The weights by entry of the module list; entries without weights leave gaps."""
+    """Group weights by entry of the module list; entries without weights leave gaps."""
     grouped: dict[int, dict[str, Tensor]] = {}
     for key, weight in weights.items():
         match = re.fullmatch(r"all_modules\.(\d{1,6})\.(.+)", key)
@@ -58,7 +58,7 @@ def split_parts(weights: dict[str, Tensor]) -> list[Part]:
 
 
 def kind_of(weights: dict[str, Tensor], number: int) -> str:
-    """What entry `number` of the module list is, judged by the names of its weights."""
+    """The kind of entry `number` of the module list, by the names of its weights."""
     if weights.keys() == {"weight", "bias"}:
         return {1: "norm", 2: "linear", 4: "conv"}.get(weights["weight"].ndim, "unknown")
     if weights.keys() == {"W"}:
@@ -68,13 +68,13 @@ def kind_of(weights: dict[str, Tensor], number: int) -> str:
         if names | {"Conv_2"} == layers.keys() | {"Conv_2"}:
             return kind
     raise RefusedError(
-        f"is not supported: module {number} has the parts {', '.join(sorted(names))}; expected "
+        f"is not supported: module {number} has the layers {', '.join(sorted(names))}; expected "
         "DDPM++ or NCSN++ with residual blocks of type 'biggan'"
     )
 
 
 def network_config(parts: list[Part], options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The arguments of `SongUNet` that the weights and `options` imply, and what was assumed."""
+    """The arguments of `SongUNet`, from weights and `options`, and what was assumed."""
     kinds = [part.kind for part in parts]
     fourier = kinds[0] == "fourier"
     first = parts[fourier : fourier + 3]
@@ -83,7 +83,7 @@ def network_config(parts: list[Part], options: dict[str, Any]) -> tuple[dict[str
     levels = (len(blocks) - len(plain)) // 2 + 1
     num_blocks, rest = divmod(len(plain) - 2 - levels, 2 * levels)
     if [part.kind for part in first] != ["linear", "linear", "conv"] or num_blocks < 1 or rest:
-        raise RefusedError("has modules that are not those of a DDPM++ or an NCSN++")
+        raise RefusedError("does not have the modules of a DDPM++ or an NCSN++")
     width, channels = first[2].weights["weight"].shape[:2]
     embedding_width, noise_width = first[0].weights["weight"].shape
     encoder = plain[: levels * num_blocks]
@@ -116,7 +116,7 @@ def network_config(parts: list[Part], options: dict[str, Any]) -> tuple[dict[str
 def resolution(
     config: dict[str, Any], attended: set[int], options: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The arguments that leave no trace in the weights, and which of them were assumed."""
+    """The arguments that do not show in the weights, and which of them were assumed."""
     assumed = []
     progressive = (config["encoder_type"], config["decoder_type"]) != ("standard", "standard")
     fir, size = options.get("fir", progressive), options.get("image_size")
@@ -125,7 +125,7 @@ def resolution(
     if size is None:
         if len(attended) != 1:
             raise RefusedError(
-                'does not tell its image size; put {"image_size": N} into a JSON file of the same '
+                'does not state its image size; put {"image_size": N} into a JSON file of the same '
                 "name beside it"
             )
         size = USUAL_ATTENTION << min(attended)
@@ -144,7 +144,7 @@ def resolution(
 
 
 def renamed(parts: list[Part], config: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict of `SongUNet(**config)`, but for its resampling filters, from `parts`."""
+    """The state dict of `SongUNet(**config)` from `parts`, without its resampling filters."""
     wanted = list(targets(config))
     if len(parts) != len(wanted):
         raise RefusedError(f"has {len(parts)} modules with weights; expected {len(wanted)}")
@@ -160,7 +160,7 @@ def renamed(parts: list[Part], config: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def targets(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The entries of ScoreSDE's module list in order: their kind, and their name in `SongUNet`."""
+    """The entries of ScoreSDE's module list in order: kind, and name in `SongUNet`."""
     sizes = [config["img_resolution"] >> level for level in range(len(config["channel_mult"]))]
     names = [f"{size}x{size}" for size in sizes]
     attends = [size in config["attn_resolutions"] for size in sizes]
@@ -197,7 +197,7 @@ def targets(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def converted(part: Part) -> dict[str, Tensor]:
-    """The weights of one entry under the names, and in the layout, of `SongUNet`."""
+    """The weights of one entry with the names and layout of `SongUNet`."""
     if part.kind == "fourier":
         return {"freqs": part.weights["W"]}
     if part.kind not in LAYERS:
@@ -212,7 +212,7 @@ def converted(part: Part) -> dict[str, Tensor]:
 
 
 def attention_layers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """ScoreSDE's matrices for q, k, v and output (in, out) as the 1x1 convolutions of `SongUNet`.
+    """Convert ScoreSDE's matrices for q, k, v and output (in, out) to 1x1 convolutions.
 
     Output channel `3 c + i` of `qkv` is channel `c` of the i-th of q, k and v.
     """

@@ -1,4 +1,4 @@
-"""Weights of foreign networks: read without executing anything, and loaded strictly."""
+"""Weights of foreign networks: read without executing code, and loaded strictly."""
 
 import zipfile
 from pathlib import Path
@@ -21,10 +21,10 @@ PREFIXES = ("module.", "model.", "ema.")
 def network_with_weights(
     name: str, config: dict[str, Any], weights: dict[str, Tensor], source: str
 ) -> nn.Module:
-    """Build the network `name` of `pidistill.networks.NETWORKS` with the state dict `weights`.
+    """Build the network `name`, a key of `pidistill.networks.NETWORKS`, from `weights`.
 
-    It is in float32. The resampling filters, which follow from `config`, may be left out of the
-    weights. Errors call the file `source`.
+    It is in float32. `weights` may omit the resampling filters, which follow from `config`. Errors
+    call the file `source`.
 
     Raises:
         RefusedError: The network cannot be built.
@@ -40,7 +40,7 @@ def network_with_weights(
 
 
 def empty_network(name: str, config: dict[str, Any]) -> nn.Module:
-    """Build a registered network whose weights are not set and take up no memory."""
+    """Build a registered network with uninitialised weights."""
     try:
         with torch.device("meta"):
             network = build_network(name, config)
@@ -50,11 +50,11 @@ def empty_network(name: str, config: dict[str, Any]) -> nn.Module:
 
 
 def read_torch(path: Path) -> Any:
-    """Read a file of `torch.save`: tensors and plain values only.
+    """Read a `torch.save` file of tensors and plain values.
 
-    The tensors may be views into the file: copy what is to be kept.
+    The tensors may be views of the mapped file: copy what you keep.
 
-    Raises `PidistillError` when it is missing, damaged, or holds anything else.
+    Raises `PidistillError` if it is missing, damaged, or holds anything else.
     """
     try:
         zipped = zipfile.is_zipfile(path)
@@ -66,16 +66,16 @@ def read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except FileNotFoundError as error:
         raise PidistillError(f"{path} does not exist") from error
-    except Exception as error:  # of many kinds: whatever the bytes of a foreign file cause
+    except Exception as error:  # a foreign file can raise anything
         raise PidistillError(
             f"{path} cannot be read with weights_only=True: {one_line(error)}"
         ) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors or `torch.save`; a prefix common to all keys is dropped.
+    """Read a state dict from safetensors or `torch.save`, without a prefix common to all keys.
 
-    Raises `PidistillError` when the file is not a readable state dict.
+    Raises `PidistillError` if the file is not a readable state dict.
     """
     weights = read_tensors(path) if path.suffix == ".safetensors" else read_torch(path)
     if not isinstance(weights, dict) or not weights:
@@ -83,8 +83,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for key, value in weights.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise PidistillError(
-                f"{path} holds a {type(value).__name__} as {key!r}; expected a state dict, whose "
-                "values are all tensors"
+                f"{path} holds a {type(value).__name__} as {key!r}; expected a state dict of "
+                "tensors only"
             )
     while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in weights)), ""):
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
@@ -92,10 +92,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def json_beside(path: Path) -> tuple[Path | None, dict[str, Any]]:
-    """The JSON file that describes the weights in `path`, and its content; empty without one.
+    """The JSON file that describes the weights in `path`, and its content; (None, {}) without one.
 
-    It has the name of `path` with `.json` in place of its extension or after it, or else is the
-    `config.json` of the folder.
+    It is `STEM.json`, `FILE.json` or `config.json` in the folder of `path`.
     """
     for name in (path.with_suffix(".json").name, f"{path.name}.json", "config.json"):
         if (path.parent / name).is_file():
@@ -104,6 +103,6 @@ def json_beside(path: Path) -> tuple[Path | None, dict[str, Any]]:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of a foreign exception, cut to fit one line."""
+    """The message of a foreign exception, shortened to one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
