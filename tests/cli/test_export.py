@@ -139,4 +139,4 @@ def test_a_denoiser_is_no_student(tmp_path, capsys):
     write_tensors(folder / weights_name(0), dict(teacher.state_dict()))
     write_description(folder, teacher, 0)
     line = exported(capsys, folder, "--to", "run", "--out", tmp_path / "out", code=2)
-    assert "holds a denoiser, not a student" in line
+    assert "contains a denoiser, not a student" in line

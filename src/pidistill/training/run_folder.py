@@ -79,5 +79,5 @@ def decoder_of_run(folder: Path, say: Callable[[str], None]) -> "LatentDecoder |
     try:
         return load_decoder(locator)
     except PidistillError as error:
-        say(f"continuing without the teacher's latent decoder, if it has one: {error}")
+        say(f"without the latent decoder, if the teacher has one: {error}")
         return None
