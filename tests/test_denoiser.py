@@ -70,7 +70,7 @@ def test_values_are_spread_over_samples_of_any_shape():
         assert spread.dtype == torch.float32
 
 
-def test_it_takes_the_noise_levels_of_its_preconditioning():
+def test_it_has_the_noise_levels_of_its_preconditioning():
     precondition = EDMPrecondition(sigma_min=0.01, sigma_max=10.0, sigma_data=0.7)
     model = denoiser(Recorder(2), precondition)
     assert (model.sigma_min, model.sigma_max, model.sigma_data) == (0.01, 10.0, 0.7)
@@ -155,7 +155,7 @@ def test_what_is_not_callable_or_answers_in_another_shape_is_refused():
             teacher(x, sigma)
 
 
-def test_an_error_of_the_function_is_its_own():
+def test_errors_of_the_function_pass_through():
     def typo(x, sigma, label):
         return x.sped
 

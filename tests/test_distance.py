@@ -1,4 +1,4 @@
-"""Distances between a prediction and its target, one number a sample."""
+"""Distances between a prediction and its target, one number per sample."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pidistill.distance import DISTANCES, l1, l2, pseudo_huber
 
 POINTWISE = ("l2", "l1", "pseudo-huber")
-"""The distances between samples of any shape; those between images have tests of their own."""
+"""The distances between samples of any shape; those between images have their own tests."""
 
 every_distance = pytest.mark.parametrize(
     "distance", [DISTANCES[name] for name in POINTWISE], ids=POINTWISE

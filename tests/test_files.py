@@ -114,7 +114,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "\0", "[" * 100_000])
-def test_what_is_no_json_object_is_refused(tmp_path, text):
+def test_anything_but_a_json_object_is_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "facts.json").write_text(text)
     with pytest.raises(PidistillError, match=r"facts\.json"):

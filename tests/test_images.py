@@ -43,8 +43,8 @@ def test_a_grid_is_about_square_and_small_images_are_enlarged():
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (4, 2, 8, 8), (3, 8, 8)])
-def test_what_is_no_image_is_refused(shape):
-    with pytest.raises(PidistillError, match="are not images of 1 or 3 channels"):
+def test_samples_that_are_not_images_are_refused(shape):
+    with pytest.raises(PidistillError, match="are not images with 1 or 3 channels"):
         grid(torch.zeros(shape))
 
 

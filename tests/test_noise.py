@@ -33,7 +33,7 @@ def test_any_split_gives_the_same_numbers(draw, seed, first, sizes):
 
 @every_kind
 @given(seed=seeds, other=seeds)
-def test_seeds_and_streams_have_numbers_of_their_own(draw, seed, other):
+def test_seeds_and_streams_have_different_numbers(draw, seed, other):
     numbers = draw(Draws(seed, 0, 50))
     assert torch.equal(numbers, draw(Draws(seed, 0, 50)))
     if seed != other:

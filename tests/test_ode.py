@@ -101,5 +101,5 @@ def test_bad_arguments_are_refused_by_name(gaussian, z):
     for steps in (None, 0, 1):
         with pytest.raises(PidistillError, match=f"steps is {steps}"):
             solve(gaussian, z, steps=steps)
-    with pytest.raises(PidistillError, match="steps is 4, but sigmas holds 3 levels"):
+    with pytest.raises(PidistillError, match="steps is 4, but sigmas has 3 levels"):
         solve(gaussian, z, steps=4, sigmas=torch.tensor([2.0, 1.0, 0.5]))

@@ -137,7 +137,7 @@ def test_a_perfect_network_gives_the_clean_sample(precondition, answer, size):
     torch.testing.assert_close(c_skip * x + c_out * answer(x0, eps, sigma), x0)
 
 
-def test_the_flow_network_is_told_its_time():
+def test_the_flow_network_receives_its_time():
     s = torch.arange(1, 1000, dtype=torch.float64) / 1000
     told = FlowPrecondition(0.01, 9.0).scales(s / (1 - s)).c_noise
     torch.testing.assert_close(told, 1000 * s)

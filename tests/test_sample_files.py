@@ -30,13 +30,13 @@ def test_8_bit_images_with_channels_last(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"images": np.zeros((5, 2))}, "holds images; expected an array 'samples' or 'arr_0'"),
+        ({"images": np.zeros((5, 2))}, "contains images; expected an array 'samples' or 'arr_0'"),
         ({"arr_0": np.zeros((5, 4, 4, 3))}, "arr_0 is float64"),
         ({"arr_0": np.zeros((5, 3, 4, 4), dtype=np.uint8)}, r"\(5, 3, 4, 4\).*\(n, h, w, 3\)"),
         ({"samples": np.zeros((5, 2), dtype=np.int64)}, "samples is int64"),
         ({"samples": np.full((5, 2), np.nan)}, "not finite"),
         ({"samples": np.full((5, 3, 4, 4), 255.0)}, r"reaches 255; expected images in \[-1, 1\]"),
-        ({"samples": np.zeros((3, 2))}, "holds 3 sample"),
+        ({"samples": np.zeros((3, 2))}, "contains 3 sample"),
     ],
 )
 def test_what_is_refused(tmp_path, arrays, words):

@@ -43,7 +43,7 @@ MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "tarfile"}
 
 
 def faults_of(text):
-    """What is wrong with a module, a line each."""
+    """The faults of a module, one per line."""
     found = []
     for node in ast.walk(ast.parse(text)):
         match node:
@@ -218,7 +218,7 @@ def test_a_description_cannot_name_other_code(run, key, name):
 
 
 @pytest.mark.parametrize("key", ["../../escaped", "/escaped", "..", "a\\..\\b"])
-def test_names_of_tensors_are_no_paths(tmp_path, run, key):
+def test_names_of_tensors_are_not_paths(tmp_path, run, key):
     weights = read_tensors(run / "student.safetensors")
     weights[key] = torch.ones(1)
     write_tensors(run / "student.safetensors", weights)

@@ -29,7 +29,7 @@ def test_a_student_draws_the_same_samples(name):
     assert torch.equal(student.generate(6, seed=5).x, samples_of(name))
 
 
-def test_its_raw_weights_are_there_too():
+def test_its_raw_weights_are_available_too():
     raw, averaged = (load_student(FOLDERS / "pid", ema=ema) for ema in (0, 0.9))
     assert not torch.equal(raw.network.output.weight, averaged.network.output.weight)
 
@@ -58,7 +58,7 @@ def test_its_pid_settings_are_those_of_today():
     assert config_of("pid-soft").method == PIDSettings(parametrisation="soft")
 
 
-def test_what_went_is_refused_by_name():
+def test_removed_settings_are_refused_by_name():
     with pytest.raises(PidistillError, match=r"'trajectory-log-odds'.* 0\.1"):
         load_student(FOLDERS / "pid-log-odds")
     with pytest.raises(PidistillError, match=r"parametrisation.*log-odds.*linear"):

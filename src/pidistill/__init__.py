@@ -1,6 +1,6 @@
 """pidistill: diffusion models that sample in one network evaluation.
 
-The public names are loaded on first use, so that importing the package stays cheap.
+Public names are loaded on first use, which keeps importing the package cheap.
 """
 
 import importlib
@@ -29,7 +29,7 @@ _PUBLIC = {
     "pidistill.training.config": ["RunConfig"],
     "pidistill.training.trainer": ["Trainer"],
 }
-"""The public names, by the module that defines them."""
+"""Public names by the module that defines them."""
 
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 

@@ -1,8 +1,7 @@
-"""The denoiser contract that every teacher meets.
+"""The denoiser contract that every teacher implements.
 
 A denoiser is `D(x, sigma)`, the expected clean sample given the noisy `x = x0 + sigma * eps`.
-Adapters hide everything else that a teacher was trained as: VP scaling, discrete time, prediction
-of noise or velocity.
+Adapters hide a teacher's own conventions: VP scaling, discrete time, noise or velocity prediction.
 """
 
 import math
@@ -19,7 +18,7 @@ from pidistill.schedule import require_sigma_range
 class Denoiser(nn.Module):
     """Base class of all teachers: `D(x, sigma, label)`, the expected clean sample.
 
-    Subclasses implement `forward`. The attributes hold what the solver and the student need.
+    Subclasses implement `forward`. The attributes describe what solvers and students need to know.
     """
 
     def __init__(
@@ -35,12 +34,12 @@ class Denoiser(nn.Module):
         """Declare noise levels, shape and labels.
 
         Args:
-            sigma_min: Lowest noise level it was made for; samples are drawn there.
+            sigma_min: Lowest supported noise level; samples are drawn there.
             sigma_max: Highest noise level; sampling starts there, from N(0, sigma_max^2 I).
             sigma_data: Standard deviation of the data.
             sample_shape: Shape of one sample, without the batch axis, such as (3, 32, 32).
             num_classes: Number of labels; 0 means unconditional.
-            source: Where it comes from, for people to read.
+            source: Where the denoiser comes from, for display.
 
         Raises:
             PidistillError: The noise levels are out of order.
@@ -54,13 +53,13 @@ class Denoiser(nn.Module):
         self.num_classes = int(num_classes)
         self.source = source
         self.decoder: nn.Module | None = None
-        """Turns samples into images, where they are latents."""
+        """Decodes samples into images if they are latents."""
 
     evaluations_per_call = 1
-    """Network evaluations that one call costs a sample."""
+    """Network evaluations per sample in one call."""
 
     def network_to_copy(self) -> "tuple[nn.Module, Precondition] | None":
-        """The raw network that a student may copy, and its preconditioning; None without one."""
+        """The raw network for a student to copy and its preconditioning, or None."""
         return None
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
@@ -69,23 +68,23 @@ class Denoiser(nn.Module):
         Args:
             x: Noisy samples, shape (b, *sample_shape), floating point.
             sigma: Noise levels, shape (b,), positive.
-            label: Class labels, shape (b,), int64; -1 is "no label", and so is None.
+            label: Class labels, shape (b,), int64, where -1 means no label; or None for no labels.
 
         Returns:
-            The expected clean samples, of the shape and dtype of `x`.
+            The expected clean samples, with the shape and dtype of `x`.
         """
         raise NotImplementedError
 
 
 def over_sample(values: Tensor, x: Tensor) -> Tensor:
-    """Reshape `values` (b,) to multiply samples `x` (b, ...), on its device and in its dtype."""
+    """Reshape `values` (b,) to broadcast over samples `x` (b, ...), with its device and dtype."""
     return values.to(x).reshape(-1, *([1] * (x.ndim - 1)))
 
 
 def call_network(network: nn.Module, u: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
-    """A raw network's output in the dtype of `u`, computed in that of the network's weights.
+    """Call a raw network in the dtype of its weights; returns the dtype of `u`.
 
-    A second half of the channels, a predicted variance, is dropped.
+    Drops surplus output channels, which are a predicted variance.
     """
     dtype = next((parameter.dtype for parameter in network.parameters()), u.dtype)
     raw: Tensor = network(u.to(dtype), c_noise.to(dtype), label)
@@ -93,7 +92,7 @@ def call_network(network: nn.Module, u: Tensor, c_noise: Tensor, label: Tensor |
 
 
 class PreconditionedDenoiser(Denoiser):
-    """A denoiser made of a raw network F and a preconditioning."""
+    """A denoiser built from a raw network F and a preconditioning."""
 
     def __init__(
         self,
@@ -104,7 +103,7 @@ class PreconditionedDenoiser(Denoiser):
         num_classes: int = 0,
         source: str,
     ) -> None:
-        """Wrap `network`, which is called as `network(u, c_noise, label)` (see `networks`)."""
+        """Wrap `network`, called as `network(u, c_noise, label)` (see `pidistill.networks`)."""
         super().__init__(
             sigma_min=precondition.sigma_min,
             sigma_max=precondition.sigma_max,
@@ -117,13 +116,13 @@ class PreconditionedDenoiser(Denoiser):
         self.precondition = precondition
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """`D = c_skip x + c_out F(c_in x, c_noise)`; a predicted variance is dropped."""
+        """`D = c_skip x + c_out F(c_in x, c_noise)`; drops a predicted variance."""
         c_skip, c_out, c_in, c_noise = self.precondition.scales(sigma)
         raw = call_network(self.network, over_sample(c_in, x) * x, c_noise, label)
         return over_sample(c_skip, x) * x + over_sample(c_out, x) * raw
 
     def network_to_copy(self) -> tuple[nn.Module, Precondition]:
-        """Its network and preconditioning."""
+        """The network and its preconditioning."""
         return self.network, self.precondition
 
     def options(self) -> dict[str, Any]:
@@ -136,23 +135,23 @@ Function = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class FunctionDenoiser(Denoiser):
-    """A denoiser made of a callable; see `as_denoiser`."""
+    """A denoiser built from a callable; see `as_denoiser`."""
 
     def __init__(self, function: Function, **declared: Any) -> None:
         super().__init__(**declared)
-        self.function = function  # a module is registered: it moves with this one
+        self.function = function  # registers a module, which then moves with this one
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """Call the function; see `Denoiser.forward`.
 
-        Raises `PidistillError` when what it returns is not of the shape of `x`.
+        Raises `PidistillError` if the result does not have the shape of `x`.
         """
         denoised = self.function(x, sigma, label)
         if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
             what = tuple(denoised.shape) if isinstance(denoised, Tensor) else type(denoised)
             raise PidistillError(
                 f"{self.source} returned {what} for samples of shape {tuple(x.shape)}; a denoiser "
-                "returns the expected clean samples, of the shape of its input"
+                "must return the expected clean samples in the shape of its input"
             )
         return denoised
 
@@ -166,12 +165,12 @@ def as_denoiser(
     sample_shape: tuple[int, ...],
     num_classes: int = 0,
 ) -> Denoiser:
-    """Make a teacher of any callable `(x, sigma, label) -> D`.
+    """Make a teacher from any callable `(x, sigma, label) -> D`.
 
     Args:
-        function: Called with x (b, *sample_shape), sigma (b,) and label (b,) int64 or None (-1 is
-            "no label"); returns D(x, sigma), of the shape of x. An `nn.Module` becomes a submodule
-            and moves with the teacher; its mode and its gradients are left alone.
+        function: Called with x (b, *sample_shape), sigma (b,) and label (b,) int64 or None (-1
+            means no label); returns D(x, sigma), shaped like x. An `nn.Module` becomes a submodule
+            and moves with the teacher; its mode and `requires_grad` are left unchanged.
         sigma_min: Lowest noise level, where samples are drawn.
         sigma_max: Highest noise level, where sampling starts.
         sigma_data: Standard deviation of the data.
@@ -179,7 +178,7 @@ def as_denoiser(
         num_classes: Number of labels; 0 means unconditional.
 
     Raises:
-        PidistillError: An argument is not what it should be.
+        PidistillError: An argument is invalid.
     """
     if not callable(function):
         raise PidistillError(

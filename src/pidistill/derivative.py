@@ -1,16 +1,16 @@
-r"""Schemes for the student's derivative, in the form in which the starting noise `z` cancels.
+r"""Schemes for the student's derivative, in a form from which the starting noise `z` cancels.
 
 The student is $x(z, \sigma) = s z + (1 - s) F(\sigma)$ with $s = \frac{\sigma}{\sigma_{max}}$. Its
 tangent meets $\sigma = 0$ at
 
 $$x - \sigma \frac{dx}{d\sigma} = F - \sigma (1 - s) \frac{dF}{d\sigma}$$
 
-and `z` is gone: nothing of size `sigma_max` is subtracted from its like (identity 1 of
-docs/mathematics.md). A difference of the student is an affine combination of F at a few noise
-levels. Every scheme returns F and that intercept.
+where `z` has dropped out, which avoids cancellation between terms of size `sigma_max` (identity 1
+of docs/mathematics.md). For a finite difference, the intercept is an affine combination of F at a
+few noise levels. Every scheme returns F and the intercept.
 
-Noise levels and weights are float64 and on the CPU: there are few of them, and the weights (up to
-50 at N = 250) multiply every rounding error.
+Noise levels and weights are float64 on the CPU: there are few of them, and the weights (up to 50 at
+N = 250) amplify every rounding error.
 """
 
 import dataclasses
@@ -24,35 +24,35 @@ from torch import Tensor
 from pidistill.schedule import karras_sigmas
 
 RawStudent = Callable[[Tensor], Tensor]
-"""F as a function of noise levels (m, b), giving (m, b, ...), for the m * b at once."""
+"""F as a function of noise levels (m, b), returning (m, b, ...) from one evaluation of m * b."""
 Share = Callable[[Tensor], Tensor]
 """s as a function of noise levels of any shape (`TrajectoryStudent.share`)."""
 
 
 class Point(NamedTuple):
-    """The student at one noise level a sample."""
+    """The student at one noise level per sample."""
 
     sigma: Tensor
-    """Where the equation is posed, shape (b,), float64."""
+    """Where the ODE is evaluated, shape (b,), float64."""
     F: Tensor
     """F(sigma), shape (b, ...)."""
     intercept: Tensor
-    """x - sigma dx/dsigma, shape (b, ...): where the tangent, or chord, meets sigma = 0."""
+    """x - sigma dx/dsigma, shape (b, ...): where the tangent or chord meets sigma = 0."""
 
 
 class DerivativeScheme(Protocol):
-    """A way to take the student's derivative."""
+    """A way to compute the student's derivative."""
 
     @property
     def order(self) -> float:
-        """Order of the error in the step size; infinite where the derivative is exact."""
+        """Order of the error in the step size; infinite if the derivative is exact."""
 
     @property
     def evaluations(self) -> int:
-        """Student evaluations that one point costs (a jvp counts as two)."""
+        """Student evaluations per point; a jvp counts as two."""
 
     def __call__(self, F: RawStudent, s: Share, sigma: Tensor) -> Point:
-        """Take the derivative of the student F and s at the noise levels `sigma` (b,), float64."""
+        """Differentiate the student given by F and s at noise levels `sigma` (b,), float64."""
         ...
 
 
@@ -60,7 +60,7 @@ def chord_intercept(sigma_i: Tensor, sigma_j: Tensor, s: Share) -> Tensor:
     r"""Weights of F(sigma_i) and F(sigma_j) in the intercept of the chord through both points.
 
     The chord through $(\sigma_i, x_i)$ and $(\sigma_j, x_j)$ meets $\sigma = 0$ at
-    $\frac{\sigma_i x_j - \sigma_j x_i}{\sigma_i - \sigma_j}$, in which the multiples of `z` cancel.
+    $\frac{\sigma_i x_j - \sigma_j x_i}{\sigma_i - \sigma_j}$, where the terms in `z` cancel.
     Returns shape (2, b); the weights sum to 1.
     """
     gap = sigma_i - sigma_j
@@ -68,16 +68,16 @@ def chord_intercept(sigma_i: Tensor, sigma_j: Tensor, s: Share) -> Tensor:
 
 
 def _combine(weights: Tensor, values: Tensor) -> Tensor:
-    """Sum over the first axis of `weights` (m, b) times `values` (m, b, ...)."""
+    """Sum `weights` (m, b) times `values` (m, b, ...) over the first axis."""
     weights = weights.to(values).reshape(*weights.shape, *([1] * (values.ndim - 2)))
     return (weights * values).sum(0)
 
 
 @dataclasses.dataclass(frozen=True)
 class OneSided:
-    """The published difference: node `i` of the rho-7 grid with node `i + 1`, the last with N - 2.
+    """The published difference: node `i` of the rho-7 grid with `i + 1`, the last with N - 2.
 
-    Zero residual on the nodes 0 .. N - 2 is Euler's method on the grid.
+    Zero residual on the nodes 0 .. N - 2 is equivalent to Euler's method on the grid.
     """
 
     sigma_min: float
@@ -87,7 +87,7 @@ class OneSided:
     evaluations: int = 2
 
     def __call__(self, F: RawStudent, s: Share, sigma: Tensor) -> Point:
-        """See `DerivativeScheme`; between the nodes, the partner is the next node below."""
+        """See `DerivativeScheme`; for levels between nodes, the partner is the next node below."""
         nodes = karras_sigmas(self.num_nodes, self.sigma_min, self.sigma_max)
         index = torch.searchsorted(-nodes, -sigma, right=True)
         index = torch.where(index < self.num_nodes, index, self.num_nodes - 2)
@@ -98,9 +98,10 @@ class OneSided:
 
 @dataclasses.dataclass(frozen=True)
 class Central:
-    """The chord between `sigma * exp(+step/2)` and `sigma * exp(-step/2)`, read at `sigma`.
+    """The chord between `sigma * exp(+step/2)` and `sigma * exp(-step/2)`, evaluated at `sigma`.
 
-    Near `sigma_max` the upper end stops there, and the point moves to the middle of what is left.
+    The upper end is clamped to `sigma_max`; the interval keeps its width in ln(sigma), and the
+    point moves to its geometric mean.
     """
 
     sigma_max: float
@@ -124,14 +125,14 @@ class Central:
 
 @dataclasses.dataclass(frozen=True)
 class ForwardMode:
-    """The exact derivative by a Jacobian-vector product in forward mode."""
+    """The exact derivative, by a forward-mode Jacobian-vector product."""
 
     order: float = math.inf
     evaluations: int = 2
 
     def __call__(self, F: RawStudent, s: Share, sigma: Tensor) -> Point:
         """See `DerivativeScheme`."""
-        sigma = sigma.contiguous()  # forward mode refuses an expanded tensor
+        sigma = sigma.contiguous()  # forward mode rejects expanded tensors
         tangent = sigma * (1 - s(sigma))
         value, change = torch.func.jvp(F, (sigma[None],), (tangent[None],))  # type: ignore[misc]
         return Point(sigma, value[0], value[0] - change[0])

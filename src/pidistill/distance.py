@@ -1,4 +1,4 @@
-"""Per-sample distances between a prediction and its target, both (b, ...), giving (b,)."""
+"""Per-sample distances between a prediction and its target, both (b, ...); shape (b,)."""
 
 import math
 from collections.abc import Callable
@@ -13,12 +13,12 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def l2(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean over the sample of the squared difference."""
+    """Mean squared difference per sample."""
     return (prediction - target).square().flatten(1).mean(1)
 
 
 def l1(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean over the sample of the absolute difference."""
+    """Mean absolute difference per sample."""
     return (prediction - target).abs().flatten(1).mean(1)
 
 
@@ -42,10 +42,10 @@ DISTANCES: dict[str, Distance] = {
 
 
 def distance_for(name: DistanceName, sample_shape: tuple[int, ...]) -> Distance:
-    """The distance of that name, once it is known to suit samples of a shape.
+    """The distance `name`, checked against the sample shape.
 
-    Raises `PidistillError` when it does not, or needs weights that are not there: before a run
-    begins, and not in its first step.
+    Raises `PidistillError` if it does not suit samples of this shape or its weights are missing, so
+    that a run fails before it begins rather than in its first step.
     """
     if name in ("lpips", "lpips-standard"):
         require_images(name, sample_shape)

@@ -1,10 +1,10 @@
-"""The one exception that the command line turns into a single `error:` line."""
+"""The exception that the command line reports as a single `error:` line."""
 
 
 class PidistillError(ValueError):
-    """Bad input or a run that cannot go on.
+    """Bad input, or a run that cannot continue.
 
-    The message is one line that names the offending value, what was expected and what to do.
+    The message is one line with the offending value, what was expected and what to do.
     """
 
 
@@ -13,6 +13,6 @@ class FolderHeldError(PidistillError):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of a foreign exception, cut to fit one line."""
+    """The message of a foreign exception, shortened to one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

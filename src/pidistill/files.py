@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and run folders that one process holds. Imports no torch."""
+"""Atomic file writes, and run folders locked by one process. Imports no torch."""
 
 import contextlib
 import errno
@@ -21,15 +21,15 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def held(folder: str | Path) -> Iterator[None]:
-    """Hold a run folder for this process; it is created if missing.
+    """Hold a run folder for this process, creating it if missing.
 
-    The operating system drops the lock when the process ends, even by a kill. A folder created
-    here that holds nothing but the lock when the block fails is removed again. On a drive without
-    locks there is a warning and no protection.
+    The operating system releases the lock when the process ends, even if killed. If the block
+    fails, a folder created here that contains only the lock is removed. On a drive without locks,
+    a warning is logged and nothing protects the folder.
 
     Raises:
         FolderHeldError: Another process holds the folder.
-        PidistillError: The folder is not writable, or a link in it leads out of it.
+        PidistillError: The folder is not writable, or a link in it points outside.
     """
     folder = Path(folder)
     try:
@@ -43,7 +43,7 @@ def held(folder: str | Path) -> Iterator[None]:
         ) from error
     lock = _lock(folder)
     try:
-        lock.acquire(timeout=0.25)  # `is_held` has it for an instant
+        lock.acquire(timeout=0.25)  # `is_held` takes it briefly
     except TimeoutError as error:
         raise FolderHeldError(
             f"another process is working in {folder}; wait for it, or choose another folder"
@@ -65,7 +65,7 @@ def _holds_lock_only(folder: Path) -> bool:
 
 
 def is_held(folder: str | Path) -> bool:
-    """Whether a process, this one included, holds the run folder at the moment."""
+    """Whether any process, including this one, currently holds the run folder."""
     if not (Path(folder) / LOCK_FILE).exists():
         return False
     try:
@@ -73,7 +73,7 @@ def is_held(folder: str | Path) -> bool:
             return False
     except TimeoutError:
         return True
-    except (OSError, NotImplementedError):  # not ours to write, or a drive without locks
+    except (OSError, NotImplementedError):  # no write permission, or a drive without locks
         return False
 
 
@@ -86,7 +86,7 @@ def _lock(folder: Path) -> Any:
 def clear_leftovers(folder: str | Path) -> None:
     """Remove the temporary folders that killed processes left in `folder`.
 
-    Only the process that holds `folder` may call this: those of a living process look the same.
+    Only the process that holds `folder` may call this: those of a live process look the same.
     """
     for path in Path(folder).glob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
@@ -94,10 +94,10 @@ def clear_leftovers(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path; the file or folder written there takes the place of `path` at the end.
+    """Yield a temporary path; the file or folder written there replaces `path` at the end.
 
-    When the block fails, `path` stays as it was. The data are flushed to the disk before the
-    rename, and the rename before anything else is done. An `OSError` names a file. A folder is
+    If the block fails, `path` is unchanged. The data are flushed to disk before the rename, and the
+    rename before the context exits. An `OSError` always names a file. An existing folder is
     replaced only if it is empty.
     """
     path = Path(path)
@@ -111,13 +111,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
             sync(path.parent)
     except OSError as error:
-        if error.filename is None:  # writing and flushing do not say
+        if error.filename is None:  # writing and flushing do not set it
             error.filename = str(path)
         raise
 
 
 def sync(path: Path) -> None:
-    """Flush a file to the disk, or the entries of a folder, so that they survive a power cut."""
+    """Flush a file, or the entries of a folder, to disk, so they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -131,27 +131,27 @@ def sync(path: Path) -> None:
 
 
 def require_no_way_out(folder: str | Path) -> None:
-    """Raise `PidistillError` when an entry of `folder` is a link that leads out of it.
+    """Raise `PidistillError` if an entry of `folder` is a link that points outside.
 
-    Checked before a run folder is written to, because it may come from a stranger.
+    Checked before writing to a run folder, which may come from an untrusted source.
     """
     home = Path(folder).resolve()
     for entry in Path(folder).iterdir():
         if entry.is_symlink() and not entry.resolve().is_relative_to(home):
             raise PidistillError(
-                f"{entry} is a link to {os.readlink(entry)}, outside of {folder}; replace it "
-                "by a copy: a run does not write through links"
+                f"{entry} is a link to {os.readlink(entry)}, outside {folder}; replace it with a "
+                "copy, since a run does not write through links"
             )
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` to `path` at once or not at all."""
+    """Write `text` to `path`, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` to `path` as indented JSON, at once or not at all."""
+    """Write `content` to `path` as indented JSON, atomically."""
     write_text(path, json_text(content))
 
 
@@ -161,10 +161,7 @@ def json_text(content: Any) -> str:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises `PidistillError` when the file is missing or is not a JSON object.
-    """
+    """Read a JSON object; raises `PidistillError` if the file is missing or holds anything else."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -177,5 +174,5 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def sha256_of(facts: Any) -> str:
-    """Hash of JSON values; the order of keys does not matter."""
+    """SHA-256 of JSON values, independent of key order."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -4,7 +4,7 @@ $$D_w(x, \sigma, c) = D(x, \sigma) + w (D(x, \sigma, c) - D(x, \sigma))$$
 
 At every noise level its score $(D_w - x) / \sigma^2$ is that of
 $p_\sigma(x)^{1-w} p_\sigma(x | c)^w$: $w = 1$ is the conditional denoiser, $w = 0$ the
-unconditional one. Guidance of predicted noise or velocity is the same, since both are affine in D.
+unconditional one. Guiding the predicted noise or velocity is equivalent, as both are affine in D.
 """
 
 import torch
@@ -16,14 +16,14 @@ from pidistill.precondition import Precondition
 
 
 class GuidedDenoiser(Denoiser):
-    """`D_w` at a fixed scale: a denoiser like any other, at two network evaluations a call."""
+    """`D_w` at a fixed scale, as a denoiser that costs two network evaluations per call."""
 
     evaluations_per_call = 2
 
     def __init__(self, denoiser: Denoiser, scale: float) -> None:
-        """Wrap `denoiser`, which was trained with labels and without, at the guidance scale w.
+        """Wrap `denoiser`, trained both with and without labels, at guidance scale w.
 
-        Raises `PidistillError` when the denoiser has no labels.
+        Raises `PidistillError` if the denoiser has no labels.
         """
         super().__init__(
             sigma_min=denoiser.sigma_min,
@@ -36,16 +36,16 @@ class GuidedDenoiser(Denoiser):
         if denoiser.num_classes == 0:
             raise PidistillError(
                 f"guidance is {scale}, but {denoiser.source} has no labels; guidance needs a "
-                "teacher that was trained with labels and without"
+                "teacher trained both with and without labels"
             )
         self.denoiser = denoiser
         self.decoder = denoiser.decoder
         self.scale = scale
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """D_w(x, sigma, label), both parts in one batched call; a label of -1 is unconditional.
+        """D_w(x, sigma, label), computed in one batched call; arguments as in `Denoiser.forward`.
 
-        Arguments as in `Denoiser.forward`.
+        A label of -1 is unconditional.
         """
         if label is None or self.scale == 1:
             denoised: Tensor = self.denoiser(x, sigma, label)
@@ -57,5 +57,5 @@ class GuidedDenoiser(Denoiser):
         return unconditional + w * (conditional - unconditional)
 
     def network_to_copy(self) -> tuple[nn.Module, Precondition] | None:
-        """Those of the wrapped denoiser."""
+        """The network and preconditioning of the wrapped denoiser."""
         return self.denoiser.network_to_copy()

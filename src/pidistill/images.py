@@ -1,4 +1,4 @@
-"""Samples as pictures: 8-bit conversion and grids."""
+"""Samples as pictures: 8-bit conversion, grids and PNG files."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from pidistill.files import replacing
 
 
 def is_image(sample_shape: tuple[int, ...]) -> bool:
-    """Whether samples of this shape are images of 1 or 3 channels."""
+    """Whether samples of this shape are images with 1 or 3 channels."""
     return len(sample_shape) == 3 and sample_shape[0] in (1, 3)
 
 
@@ -21,28 +21,28 @@ def require_image(sample_shape: tuple[int, ...]) -> None:
     """Raise `PidistillError` unless samples of this shape are images."""
     if not is_image(sample_shape):
         raise PidistillError(
-            f"samples of shape {tuple(sample_shape)} are not images of 1 or 3 channels; "
+            f"samples of shape {tuple(sample_shape)} are not images with 1 or 3 channels; "
             "write them to an .npz file"
         )
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Round samples in [-1, 1] to 8 bits, as published metrics do; the rest is clipped."""
+    """Round samples in [-1, 1] to 8 bits, as published metrics do; clips values outside."""
     return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_uint8(pixels: Tensor) -> Tensor:
-    """8-bit pixels as float32 in [-1, 1]; `to_uint8` gives them back."""
+    """8-bit pixels as float32 in [-1, 1]; `to_uint8` is the exact inverse."""
     return pixels.float() / 127.5 - 1
 
 
 def grid(x: Tensor, *, columns: int | None = None, zoom: int | None = None) -> np.ndarray:
-    """Lay samples out as one picture, row by row with a thin white border between them.
+    """Arrange samples in one picture, row by row, with thin white borders.
 
     Args:
         x: Images in [-1, 1], shape (n, c, h, w), with 1 or 3 channels.
-        columns: Number of columns; None makes the grid about square.
-        zoom: Factor of enlargement; None enlarges small images to about 48 pixels.
+        columns: Number of columns; None makes the grid roughly square.
+        zoom: Integer magnification; None enlarges small images to about 48 pixels.
 
     Returns:
         Shape (height, width, 3), uint8.
@@ -65,6 +65,6 @@ def grid(x: Tensor, *, columns: int | None = None, zoom: int | None = None) -> n
 
 
 def save_png(path: str | Path, picture: np.ndarray) -> None:
-    """Write a picture (height, width, 3), uint8, as PNG, at once or not at all."""
+    """Write a picture (height, width, 3), uint8, as PNG, atomically."""
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="png")

@@ -1,19 +1,19 @@
 r"""LPIPS on VGG-16, the perceptual distance of Zhang et al. (CVPR 2018, arXiv 1801.03924).
 
-The features $f_k$ of a classifier at five depths, each divided by its length over the channels, are
-compared with a weight for each channel $c$, and averaged over the pixels $p$:
+The features $f_k$ of a classifier at five depths, normalised to unit length over the channels, are
+compared with one weight per channel $c$ and averaged over the pixels $p$:
 
 $$d(x, y) = \sum_k \frac{1}{P_k} \sum_p \sum_c
 w_{kc} \left(\hat{f}_{kcp}(x) - \hat{f}_{kcp}(y)\right)^2$$
 
-Two forms share the weights and the normalisation of images by ImageNet's statistics:
+Two variants share the weights and the normalisation of images by ImageNet's statistics:
 
-- `lpips`, that of the programs of consistency models and of PID: smaller images are enlarged to
-  224x224 pixels, and the network pools by averaging;
-- `lpips_standard`, that of Zhang et al.: images at their own size, pooling by the maximum.
+- `lpips`, from the published code of consistency models and PID: small images are enlarged to
+  224x224 pixels, and the network uses average pooling;
+- `lpips_standard`, from Zhang et al.: images keep their size, and the network uses max pooling.
 
-It is written out here, and not taken from piq or lpips, because these need torchvision and download
-their weights. Ours are read from two public files on the disk: see `find_weights`.
+This is a reimplementation because piq and lpips need torchvision and download their weights; here
+the weights are read from two public files on disk (see `find_weights`).
 """
 
 import functools
@@ -33,14 +33,14 @@ from pidistill.storage import load_weights
 Pooling = Callable[[Tensor, int], Tensor]
 
 WIDTHS, DEPTHS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
-"""Channels and convolutions of VGG-16's five stages."""
+"""Channels and number of convolutions of VGG-16's five stages."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's colours in [0, 1]."""
+"""Statistics of ImageNet's colours in [0, 1]."""
 SMALLEST = 16
-"""Height or width of which four poolings leave one pixel."""
+"""Height or width that four poolings reduce to one pixel."""
 
 VARIABLE = "PIDISTILL_LPIPS_WEIGHTS"
-"""The environment variable that names a folder with both files."""
+"""Environment variable with the path of a folder that holds both files."""
 VGG_FILE = "vgg16-397923af.pth"
 HEADS_FILE = "vgg.pth"
 ORIGINS = {
@@ -50,7 +50,7 @@ ORIGINS = {
 
 
 class VGG16(nn.Module):
-    """The convolutions of VGG-16 (Simonyan & Zisserman 2015), named as torchvision names them."""
+    """The convolutions of VGG-16 (Simonyan & Zisserman 2015), named as in torchvision."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class VGG16(nn.Module):
         self.features = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor, pool: Pooling) -> Iterator[Tensor]:
-        """Yield the features of each stage, (b, width, h, w), of normalised images (b, 3, h, w).
+        """Yield the features of normalised images (b, 3, h, w) at each stage, (b, width, h, w).
 
-        `pool` is applied to them before the next stage, with the factor 2.
+        `pool` is applied between stages, with a factor of 2.
         """
         for layer in self.features:
             if isinstance(layer, nn.Identity):
@@ -78,7 +78,7 @@ class VGG16(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """The features, and the heads that weigh them; frozen. `widths` as in `WIDTHS`."""
+    """The frozen features and the heads that weight them; `widths` as in `WIDTHS`."""
 
     shift: Tensor
     scale: Tensor
@@ -87,7 +87,7 @@ class LPIPS(nn.Module):
         super().__init__()
         self.vgg = VGG16(widths)
         self.heads = nn.ModuleDict()
-        for i, width in enumerate(widths):  # the lpips package has a dropout first
+        for i, width in enumerate(widths):  # Identity stands for the lpips package's dropout
             weigh = nn.Sequential(nn.Identity(), nn.Conv2d(width, 1, 1, bias=False))
             self.heads[f"lin{i}"] = nn.ModuleDict({"model": weigh})
         # The statistics of images in [-1, 1].
@@ -96,12 +96,12 @@ class LPIPS(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor, y: Tensor, pool: Pooling) -> Tensor:
-        """The distance of each pair of images (b, 3, h, w) in [-1, 1], shape (b,).
+        """The distance between each pair of images (b, 3, h, w) in [-1, 1], shape (b,).
 
-        It is computed in the dtype of the weights, even under autocast.
+        Computed in the dtype of the weights, even under autocast.
         """
         with torch.autocast(x.device.type, enabled=False):
-            # Stage by stage, so that the features of an image without gradient are soon freed.
+            # Going stage by stage frees features that need no gradient early.
             features = (
                 self.vgg((images.to(self.shift) - self.shift) / self.scale, pool)
                 for images in (x, y)
@@ -114,18 +114,19 @@ class LPIPS(nn.Module):
 
 
 def unit_length(features: Tensor) -> Tensor:
-    """`features` (b, c, h, w) divided by their length over the channels; where it is 0, 0."""
+    """Normalise `features` (b, c, h, w) to unit length over the channels; zeros stay zero."""
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
 
 
 def lpips(prediction: Tensor, target: Tensor) -> Tensor:
-    """LPIPS as in the published program of PID.
+    """LPIPS as in the published code of PID.
 
-    Images less than 256 pixels wide are enlarged to 224x224, bilinearly; pooling is by averages.
+    Images less than 256 pixels wide are resized bilinearly to 224x224; the network uses average
+    pooling.
 
     Args:
-        prediction: Images in [-1, 1] of one or three channels, shape (b, c, h, w).
-        target: Images of the same shape. The gradient flows to both.
+        prediction: Images in [-1, 1] with one or three channels, shape (b, c, h, w).
+        target: Images of the same shape. Gradients flow to both.
 
     Returns:
         The distances (b,), float32.
@@ -140,9 +141,9 @@ def lpips(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def lpips_standard(prediction: Tensor, target: Tensor) -> Tensor:
-    """LPIPS as in the package of Zhang et al.: images at their own size, pooling by the maximum.
+    """LPIPS as in the package of Zhang et al.: original image size, max pooling.
 
-    Arguments and errors as in `lpips`; images are at least 16 pixels high and wide.
+    Arguments and errors as in `lpips`; images must be at least 16 pixels high and wide.
     """
     pair = _in_colour("lpips-standard", prediction, target)
     return network_on(prediction.device)(*pair, functional.max_pool2d)
@@ -154,24 +155,24 @@ def _in_colour(name: str, *pair: Tensor) -> list[Tensor]:
 
 
 def require_images(name: str, sample_shape: tuple[int, ...]) -> None:
-    """Raise `PidistillError` unless samples of a shape are what the distance `name` compares."""
+    """Raise `PidistillError` unless the distance `name` can compare samples of this shape."""
     if len(sample_shape) != 3 or sample_shape[0] not in (1, 3):
         raise PidistillError(
-            f"distance {name!r} compares images of shape (1, h, w) or (3, h, w), and the samples "
+            f"distance {name!r} compares images of shape (1, h, w) or (3, h, w), but the samples "
             f"have shape {sample_shape}; choose another distance, such as l2"
         )
     if name == "lpips-standard" and min(sample_shape[1:]) < SMALLEST:
         raise PidistillError(
-            f"distance 'lpips-standard' compares images of {SMALLEST} pixels and more, and the "
-            f"samples have shape {sample_shape}; choose lpips, which enlarges them first"
+            f"distance 'lpips-standard' needs images of at least {SMALLEST}x{SMALLEST} pixels, but "
+            f"the samples have shape {sample_shape}; choose lpips, which enlarges them first"
         )
 
 
 @functools.cache
 def network_on(device: torch.device) -> LPIPS:
-    """The network with its published weights, in float32, read once for each device.
+    """The network with its published weights, in float32, cached per device.
 
-    Raises `PidistillError` when a file is missing or damaged, or holds another network.
+    Raises `PidistillError` if a file is missing or damaged, or holds another network.
     """
     vgg, heads = find_weights()
     network = LPIPS(WIDTHS)
@@ -182,15 +183,15 @@ def network_on(device: torch.device) -> LPIPS:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """A state dict from safetensors or `torch.save`, read without executing anything.
+    """Read a state dict from safetensors or `torch.save` without executing anything.
 
-    The list of five weights that piq publishes becomes the lpips package's state dict.
+    Converts the list of five weights that piq publishes to the lpips package's state dict.
     """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds: whatever the bytes of a foreign file cause
+    except Exception as error:  # damaged or foreign files raise many types
         raise PidistillError(f"{path} is not readable as weights") from error
     if isinstance(content, list) and all(isinstance(weight, Tensor) for weight in content):
         content = {f"lin{i}.model.1.weight": w.reshape(1, -1, 1, 1) for i, w in enumerate(content)}
@@ -200,18 +201,18 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def find_weights() -> tuple[Path, Path]:
-    """The files of VGG-16's weights and of the heads'.
+    """Find the weight files of VGG-16 and of the heads.
 
-    They are looked for in the folder that PIDISTILL_LPIPS_WEIGHTS names, then where torchvision,
-    piq and the lpips package keep theirs: the checkpoints of torch hub and the installed package,
-    which is not imported.
+    Searches the folder that PIDISTILL_LPIPS_WEIGHTS names, then the locations that torchvision, piq
+    and the lpips package use: torch hub's checkpoints and the installed package, which is not
+    imported.
 
-    Raises `PidistillError`, naming what is missing and where to put it.
+    Raises `PidistillError` that names the missing files and where to put them.
     """
     named = os.environ.get(VARIABLE)
     if named and not Path(named).is_dir():
         raise PidistillError(
-            f"{VARIABLE} is {named!r}, which is not a folder; name the one with "
+            f"{VARIABLE} is {named!r}, which is not a folder; set it to the folder with "
             f"{' and '.join(ORIGINS)}"
         )
     own = [Path(named)] if named else []
@@ -233,7 +234,7 @@ def find_weights() -> tuple[Path, Path]:
     if vgg is None or heads is None:
         missing = [f"{name} ({ORIGINS[name]})" for name, path in found.items() if path is None]
         raise PidistillError(
-            f"the distance LPIPS needs {' and '.join(missing)}, and nothing is downloaded for you; "
-            f"put what is missing into a folder and set {VARIABLE} to it"
+            f"the distance LPIPS needs {' and '.join(missing)}, which pidistill does not download; "
+            f"put the missing files into a folder and set {VARIABLE} to it"
         )
     return vgg, heads

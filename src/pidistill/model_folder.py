@@ -1,6 +1,6 @@
-"""Model folders: `network.json`, which says how to build a model, beside its weights.
+"""Model folders: `network.json`, which describes how to build a model, and its weights.
 
-Every run folder is one, and so is a native teacher. Nothing in a folder is executed.
+Every run folder is one, and so is every native teacher. Nothing in a folder is executed.
 """
 
 import dataclasses
@@ -37,16 +37,16 @@ KINDS: dict[str, Any] = {
     "consistency": ConsistencyStudent,
     "euler": EulerStudent,
 }
-"""Classes by the name that `network.json` has for each."""
+"""Classes by their names in `network.json`."""
 
 REMOVED_KINDS = {"trajectory-log-odds": "0.1"}
-"""Kinds that were removed, and the last version that reads them."""
+"""Removed kinds and the last version that reads them."""
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """All that is needed to build `model` again except its weights, as JSON values.
+    """Everything needed to rebuild `model` except its weights, as JSON values.
 
-    Raises `PidistillError` when its class or its preconditioning is not one of this package's.
+    Raises `PidistillError` if its class or preconditioning is not part of this package.
     """
     kind = next((name for name, known in KINDS.items() if type(model) is known), None)
     precondition = model.precondition
@@ -54,7 +54,7 @@ def describe(model: Model) -> dict[str, Any]:
     if kind is None or table is None:
         raise PidistillError(
             f"a {type(model).__name__} with {type(precondition).__name__} cannot be saved; "
-            f"expected one of the kinds {', '.join(KINDS)} with a preconditioning of this package"
+            f"expected one of the kinds {', '.join(KINDS)} with one of pidistill's preconditionings"
         )
     return {
         "format": FORMAT,
@@ -74,10 +74,10 @@ def describe(model: Model) -> dict[str, Any]:
 def build_model(description: dict[str, Any], name: str, network: nn.Module | None = None) -> Model:
     """Build a model with fresh weights from its description, the inverse of `describe`.
 
-    `name` says where the description comes from. A `network` that is given is used; it is needed
-    if its class is not registered.
+    `name` says where the description comes from. `network` replaces the described network and is
+    required if the network's class is not registered.
 
-    Raises `PidistillError` when the description is incomplete, or names something unknown.
+    Raises `PidistillError` if the description is incomplete or names something unknown.
     """
     if description.get("format") != FORMAT:
         raise PidistillError(
@@ -108,12 +108,12 @@ def build_model(description: dict[str, Any], name: str, network: nn.Module | Non
 
 
 def weights_name(ema: float) -> str:
-    """File name of the weights averaged at rate `ema`; 0 means the raw ones."""
+    """File name of the weights averaged at rate `ema`; 0 means the raw weights."""
     return f"ema-{ema:g}.safetensors" if ema else "student.safetensors"
 
 
 def description_text(model: Model, default_ema: float) -> str:
-    """The text of `network.json`; `default_ema` is the averaging rate to load by default."""
+    """The text of `network.json`; `default_ema` is the averaging rate loaded by default."""
     return json_text({**describe(model), "weights": weights_name(default_ema)})
 
 
@@ -123,21 +123,20 @@ def write_description(folder: str | Path, model: Model, default_ema: float) -> N
 
 
 def is_model_folder(path: str | Path) -> bool:
-    """Whether `path` is a folder with a model in it."""
+    """Whether `path` is a model folder."""
     return (Path(path) / MODEL_FILE).is_file()
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
-    """Read `network.json`.
-
-    Raises `PidistillError` when `folder` is not a model folder.
-    """
+    """Read `network.json`; raises `PidistillError` if `folder` is not a model folder."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise PidistillError(f"{folder} is not a folder; expected a run or a native teacher")
+        raise PidistillError(
+            f"{folder} is not a folder; expected the folder of a run or a native teacher"
+        )
     if not is_model_folder(folder):
         raise PidistillError(
-            f"{folder} holds no {MODEL_FILE}; expected the folder of a run or a native teacher"
+            f"{folder} has no {MODEL_FILE}; expected the folder of a run or a native teacher"
         )
     return read_json(folder / MODEL_FILE)
 
@@ -156,7 +155,7 @@ def load_model(
     if not path.is_file():
         there = sorted(file.name for file in folder.glob("*.safetensors"))
         raise PidistillError(
-            f"{path} does not exist; the folder holds {', '.join(there) or 'no weights yet'}"
+            f"{path} does not exist; the folder has {', '.join(there) or 'no weights yet'}"
         )
     load_weights(model, read_tensors(path), str(path))
     return model
@@ -172,10 +171,10 @@ def load_student(
 
     Args:
         folder: The run folder.
-        ema: Averaging rate of the weights, 0 for the raw ones, None for the run's default rate.
-        device: Where to put it; None keeps it on the CPU.
-        network: A network of the class that was trained, which takes the weights. Needed if that
-            class is not one of this package's, because nothing in a folder is executed.
+        ema: Averaging rate of the weights; 0 for the raw weights, None for the run's default rate.
+        device: The student's device; None keeps it on the CPU.
+        network: A network of the trained class, to receive the weights. Required if that class is
+            not part of this package, because nothing in a folder is executed.
 
     Raises:
         PidistillError: The description or the weights are missing, damaged or do not match.
@@ -183,6 +182,6 @@ def load_student(
     model = load_model(user_path(folder), ema, network)
     if not isinstance(model, Student):
         raise PidistillError(
-            f"{folder} holds a denoiser, not a student; load it as the teacher 'native:{folder}'"
+            f"{folder} contains a denoiser, not a student; load it as the teacher 'native:{folder}'"
         )
     return model.to(device).eval().requires_grad_(False)

@@ -1,7 +1,7 @@
-"""Random numbers that depend on the seed and the sample's index, and on nothing else.
+"""Random numbers that depend only on the seed and the sample index.
 
-Sample `i` owns a range of the counter of a Philox generator, so any batch, any number of processes
-and any order of work sees the same numbers for it. No generator state has to be saved.
+Sample `i` owns a counter range of a Philox generator, so its numbers do not depend on the batch,
+the number of processes or the order of the work. No generator state needs saving.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from pidistill.errors import PidistillError
 SEEDS = 2**63
 """Number of seeds."""
 
-_WORDS_PER_COUNT = 4  # one step of Philox-4x64 yields four 64-bit words
+_WORDS_PER_COUNT = 4  # Philox-4x64 yields four 64-bit words per step
 
 
 class _Samples(Protocol):
-    """What `initial_noise` needs to know: every denoiser and every student qualifies."""
+    """The attributes that `initial_noise` needs; all denoisers and students have them."""
 
     sigma_max: float
     sample_shape: tuple[int, ...]
@@ -32,8 +32,7 @@ class _Samples(Protocol):
 class Draws:
     """The random numbers of the samples `first .. first + num - 1` under `seed`.
 
-    Each purpose has its own stream, named by a string; asking twice for the same stream gives the
-    same numbers.
+    Each purpose has its own named stream; reading a stream twice gives the same numbers.
     """
 
     seed: int
@@ -55,11 +54,11 @@ class Draws:
         return torch.from_numpy(numbers[:, :size].reshape(self.num, *shape))
 
     def uniform(self, stream: str) -> Tensor:
-        """Uniform numbers in [0, 1), one a sample, shape (num,), float64."""
+        """Uniform numbers in [0, 1), one per sample, shape (num,), float64."""
         return torch.from_numpy(_unit(self._words(stream, 1)[:, 0]))
 
     def integers(self, stream: str, high: int) -> Tensor:
-        """Uniform integers in 0 .. high - 1, one a sample, shape (num,), int64."""
+        """Uniform integers in 0 .. high - 1, one per sample, shape (num,), int64."""
         return (self.uniform(stream) * high).long()
 
     def _words(self, stream: str, num_words: int) -> np.ndarray:
@@ -74,7 +73,7 @@ class Draws:
 
 
 def _unit(words: np.ndarray) -> np.ndarray:
-    """Map 64-bit words to [0, 1) by their upper 53 bits, all that a double can hold."""
+    """Map 64-bit words to [0, 1) by their upper 53 bits, the precision of a double."""
     return np.asarray((words >> np.uint64(11)) * 2.0**-53)
 
 
@@ -84,8 +83,8 @@ def initial_noise(denoiser_or_student: _Samples, num: int, *, seed: int, first: 
     Args:
         denoiser_or_student: Has `sigma_max` and `sample_shape`.
         num: Number of samples.
-        seed: The seed; sample i depends on it and on i only.
-        first: Index of the first sample, to draw a part of a longer list.
+        seed: The seed; sample i depends only on it and i.
+        first: Index of the first sample, for drawing part of a longer list.
 
     Returns:
         Shape (num, *sample_shape), float32.
@@ -98,7 +97,7 @@ def initial_noise(denoiser_or_student: _Samples, num: int, *, seed: int, first: 
 
 
 def device_of(module: torch.nn.Module) -> torch.device:
-    """The device of a module's first parameter or buffer; the CPU when it has none."""
+    """The device of a module's first parameter or buffer, or the CPU if it has none."""
     for tensor in (*module.parameters(), *module.buffers()):
         return tensor.device
     return torch.device("cpu")

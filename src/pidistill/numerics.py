@@ -1,4 +1,4 @@
-"""Flags of torch that the PID loss needs, set within a block and restored after it."""
+"""Torch flags that the PID loss needs, set within a block and restored afterwards."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import torch
 def precise() -> Iterator[None]:
     """Flush subnormals to zero, and keep convolutions in full single precision.
 
-    Subnormal numbers make CPU kernels 20 times slower. TF32 rounds more than a difference of two
-    student evaluations, multiplied by up to 50, can bear (docs/numeric-traps.md). Subnormals are a
-    flag of the calling thread, TF32 of the process. Also works as a decorator.
+    Subnormal numbers slow CPU kernels down 20 times. TF32 rounds too coarsely for a difference of
+    two student evaluations with weights up to 50 (docs/numeric-traps.md). The subnormal flag
+    belongs to the calling thread, the TF32 flag to the process. Also usable as a decorator.
     """
     flushed, tf32 = flushes_subnormals(), torch.backends.cudnn.allow_tf32
     torch.set_flush_denormal(True)
@@ -25,6 +25,6 @@ def precise() -> Iterator[None]:
 
 
 def flushes_subnormals() -> bool:
-    """Whether this thread flushes subnormals to zero; torch has no getter, so one is computed."""
+    """Whether this thread flushes subnormals to zero; torch has no getter, so compute one."""
     smallest_normal = torch.tensor(torch.finfo(torch.float64).tiny, dtype=torch.float64)
     return (smallest_normal / 2).item() == 0

@@ -1,8 +1,8 @@
 r"""The probability-flow ODE of a denoiser and its solvers.
 
 $\frac{dx}{d\sigma} = \frac{x - D(x, \sigma)}{\sigma}$, from `sigma_max` down (Karras et al. 2022,
-equation 3 in EDM coordinates). One step of a solver is a plain function; `path` is a generator
-that yields every node, `solve` keeps the last.
+equation 3 in EDM coordinates). A solver step is a plain function; `path` is a generator that yields
+every node, `solve` returns the last.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from pidistill.schedule import karras_sigmas
 
 
 class Solution(NamedTuple):
-    """Samples and what they cost."""
+    """Samples and their cost."""
 
     x: Tensor
     """The samples, shape (b, *sample_shape)."""
     nfe: int
-    """Network evaluations that each sample took (of one step: calls of the denoiser)."""
+    """Network evaluations per sample (for a single solver step: denoiser calls)."""
 
 
 def velocity(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
@@ -38,7 +38,7 @@ def euler(
 ) -> Solution:
     """One Euler step from `sigma` to `sigma_next` (0 allowed): one evaluation.
 
-    The levels are scalars, or differ from sample to sample and have shape (b,).
+    The levels are scalars or, per sample, of shape (b,).
     """
     step = over_sample(sigma_next - sigma, x)
     return Solution(x + step * velocity(denoiser, x, sigma, label), 1)
@@ -47,9 +47,9 @@ def euler(
 def heun(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None
 ) -> Solution:
-    """One Heun step (Karras et al. 2022, algorithm 1): two evaluations, one where it ends at 0.
+    """One Heun step (Karras et al. 2022, algorithm 1): two evaluations, or one if it ends at 0.
 
-    The levels are scalars, or differ from sample to sample and have shape (b,); then none is 0.
+    The levels are scalars or, per sample, of shape (b,) and positive.
     """
     step = over_sample(sigma_next - sigma, x)
     dx_dsigma = velocity(denoiser, x, sigma, label)
@@ -72,19 +72,19 @@ SOLVERS = {"euler": Solver(euler, order=1), "heun": Solver(heun, order=2)}
 
 
 class Node(NamedTuple):
-    """One point of a solved path."""
+    """One point on a solved path."""
 
     sigma: float
     x: Tensor
     nfe: int
-    """Network evaluations a sample so far."""
+    """Network evaluations per sample so far."""
 
 
 def sampling_sigmas(denoiser: Denoiser, steps: int, *, final_zero: bool = True) -> Tensor:
-    """The rho-7 grid of `steps` nodes over the denoiser's range, and by default a last 0.
+    """The rho-7 grid of `steps` nodes over the denoiser's range, by default followed by 0.
 
     With `final_zero` the solver takes `steps` steps, the last from `sigma_min` to 0 as in EDM;
-    without it, `steps - 1`, and the solution is that at `sigma_min`.
+    without it, `steps - 1` steps, ending at `sigma_min`.
     """
     nodes = karras_sigmas(steps, denoiser.sigma_min, denoiser.sigma_max)
     return torch.cat([nodes, nodes.new_zeros(1)]) if final_zero else nodes
@@ -101,21 +101,21 @@ def path(
 ) -> Iterator[Node]:
     """Solve the ODE from `z` at `sigmas[0]` along the decreasing `sigmas`, yielding every node.
 
-    Raises `PidistillError` when the solver is unknown or the levels do not decrease towards 0.
+    Raises `PidistillError` if the solver is unknown or the levels do not decrease towards 0.
     """
     if solver not in SOLVERS:
         raise PidistillError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
     sigmas = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
     if sigmas.ndim != 1 or len(sigmas) < 2 or (sigmas.diff() >= 0).any() or sigmas[-1] < 0:
         raise PidistillError(
-            f"sigmas is {sigmas.tolist()}; expected at least two strictly decreasing noise levels, "
-            "of which the last may be 0"
+            f"sigmas is {sigmas.tolist()}; expected at least two strictly decreasing noise levels; "
+            "the last may be 0"
         )
     x, nfe = z, 0
     yield Node(sigmas[0].item(), x, nfe)
     for sigma, sigma_next in itertools.pairwise(sigmas):
         x, evaluations = SOLVERS[solver].step(denoiser, x, sigma, sigma_next, label)
-        # anything that is called like a denoiser will do, such as a wrapper that counts calls
+        # Any callable with a denoiser's signature works, such as a wrapper that counts calls.
         nfe += evaluations * getattr(denoiser, "evaluations_per_call", 1)
         yield Node(sigma_next.item(), x, nfe)
 
@@ -133,13 +133,13 @@ def solve(
 
     Args:
         denoiser: The teacher.
-        z: Starting noise at `sigma_max` (see `initial_noise`), shape (b, *sample_shape); its dtype
-            is that of the computation.
-        steps: Number of nodes of the rho-7 grid; a last step goes to sigma 0, so Heun takes
+        z: Starting noise at `sigma_max` (see `initial_noise`), shape (b, *sample_shape); the
+            computation uses its dtype.
+        steps: Number of nodes of the rho-7 grid. The last step goes to sigma 0, so Heun takes
             `2 * steps - 1` evaluations and Euler `steps`.
         solver: `"heun"` or `"euler"`.
-        label: Class labels (b,), int64, or one for all; None is the unconditional mode.
-        sigmas: The decreasing noise levels to step through, instead of the grid of `steps` nodes.
+        label: Class labels (b,), int64, or one label for all; None means unconditional.
+        sigmas: Decreasing noise levels to step through, instead of the grid of `steps` nodes.
 
     Raises:
         PidistillError: The solver is unknown, there are fewer than 2 nodes, or `steps` and `sigmas`
@@ -151,8 +151,8 @@ def solve(
         sigmas = sampling_sigmas(denoiser, steps)
     elif steps is not None and steps != len(sigmas) - 1:
         raise PidistillError(
-            f"steps is {steps}, but sigmas holds {len(sigmas)} levels, which is "
-            f"{len(sigmas) - 1} steps; leave one of the two out"
+            f"steps is {steps}, but sigmas has {len(sigmas)} levels, which is "
+            f"{len(sigmas) - 1} steps; omit one of the two"
         )
     if label is not None:
         label = torch.as_tensor(label, device=z.device).expand(len(z))

@@ -1,4 +1,7 @@
-"""One process, or several that `torchrun` or `accelerate launch` started. Imports no torch."""
+"""One process, or several started by `torchrun` or `accelerate launch`.
+
+Imports no torch until several processes communicate.
+"""
 
 import dataclasses
 import datetime
@@ -12,12 +15,12 @@ def is_main_process() -> bool:
 
 
 def num_processes() -> int:
-    """How many processes the launcher started."""
+    """The number of processes that the launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def was_restarted() -> bool:
-    """Whether `torchrun --max-restarts` started the processes again after one of them was lost."""
+    """Whether `torchrun --max-restarts` restarted the processes after losing one."""
     return _attempt() > 0
 
 
@@ -34,10 +37,10 @@ def _launcher_store(**options: Any) -> Any:
 
 
 def is_first_to_fail() -> bool:
-    """Whether no other process failed before this one, which is then the one to say why.
+    """Whether this process was the first to fail and should therefore report the error.
 
-    The processes count their failures in the launcher's store. If it is gone, the main process
-    speaks.
+    The processes count their failures in the launcher's store. If the store is gone, the main
+    process reports.
     """
     if num_processes() == 1:
         return True
@@ -51,7 +54,7 @@ def is_first_to_fail() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """The processes that share a piece of work, and which of them this one is."""
+    """The processes that share the work, and this one's index among them."""
 
     index: int = 0
     count: int = 1
@@ -66,15 +69,15 @@ class Processes:
     def span(self, num: int, unit: int) -> range:
         """This process's part of `num` items; it may be empty.
 
-        The parts follow one another in the order of the processes. A batch of `unit` items is
-        never split, so that it is computed just as one process alone would compute it.
+        The parts are consecutive, in the order of the processes. Batches of `unit` items are never
+        split, so each is computed exactly as by a single process.
         """
         units = -(-num // unit)
         first, last = (units * index // self.count for index in (self.index, self.index + 1))
         return range(min(num, first * unit), min(num, last * unit))
 
     def gather(self, item: Any) -> list[Any]:
-        """The items of all processes, in their order; an empty list except in the main process."""
+        """The items of all processes, in order; an empty list except in the main process."""
         if self.count == 1:
             return [item]
         import torch.distributed
@@ -94,7 +97,7 @@ class Processes:
         return items[0]
 
     def sum(self, numbers: list[float]) -> list[float]:
-        """The sums of each of these numbers over the processes, in double precision."""
+        """The sum of each number over the processes, in double precision."""
         if self.count == 1:
             return numbers
         import torch
@@ -104,11 +107,11 @@ class Processes:
         return list(total.tolist())
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any of the processes."""
+        """Whether the flag is set in any process."""
         return self.sum([float(flag)])[0] > 0
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process gets here."""
         self.sum([0.0])
 
 
@@ -117,10 +120,10 @@ ALONE = Processes()
 
 
 def meet_after_restart() -> None:
-    """Form the process group if `torchrun --max-restarts` started the processes again.
+    """Form the process group if `torchrun --max-restarts` restarted the processes.
 
-    The launcher may keep one store for all attempts, in which a process would find the address of
-    one that was lost and wait for it in vain. So every attempt after the first uses its own prefix.
+    The launcher may keep one store for all attempts, where a process would find the address of a
+    lost one and wait for it forever. Every attempt after the first therefore uses its own prefix.
     Must be called before accelerate forms the group.
     """
     if num_processes() == 1 or not was_restarted():
@@ -139,7 +142,7 @@ def meet_after_restart() -> None:
 
 
 def join_processes() -> Processes:
-    """Meet the other processes that the launcher started."""
+    """Connect to the other processes that the launcher started."""
     if num_processes() == 1:
         return ALONE
     import torch
@@ -147,6 +150,6 @@ def join_processes() -> Processes:
 
     meet_after_restart()
     state = PartialState(cpu=not torch.accelerator.is_available())
-    patience = datetime.timedelta(days=1)  # with the slowest process
+    patience = datetime.timedelta(days=1)  # for the slowest process
     group = torch.distributed.new_group(backend="gloo", timeout=patience)
     return Processes(state.process_index, state.num_processes, group)

@@ -1,7 +1,7 @@
-r"""The residual of the probability-flow ODE at the student, in its two forms.
+r"""The residual of the probability-flow ODE at the student, in two forms.
 
-Each form is a pair (prediction, target) whose difference is the residual; a distance between them
-is the loss of PID (arXiv 2411.08378). The gradient flows through every student evaluation in them;
+Each form is a pair (prediction, target) whose difference is the residual; the PID loss is a
+distance between the two (arXiv 2411.08378). The gradient flows through every student evaluation;
 `denoised` carries none.
 """
 
@@ -14,7 +14,7 @@ from pidistill.derivative import Point
 
 Pair = tuple[Tensor, Tensor]
 Residual = Callable[[Tensor, Point, Tensor], Pair]
-"""From x (b, ...), the student's point there and D(x, sigma) to (prediction, target)."""
+"""Maps x (b, ...), the student's `Point` there and D(x, sigma) to (prediction, target)."""
 
 
 def data_form(x: Tensor, point: Point, denoised: Tensor) -> Pair:
@@ -25,7 +25,7 @@ def data_form(x: Tensor, point: Point, denoised: Tensor) -> Pair:
 def velocity_form(x: Tensor, point: Point, denoised: Tensor) -> Pair:
     r"""Equation 8 of the paper: $\frac{dx}{d\sigma}$ and $\frac{x - D}{\sigma}$.
 
-    Its residual is that of the data form times $-1/\sigma$.
+    Its residual is the data form's times $-1/\sigma$.
     """
     sigma = over_sample(point.sigma, x)
     return (x - point.intercept) / sigma, (x - denoised) / sigma

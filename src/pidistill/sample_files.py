@@ -1,4 +1,4 @@
-"""Files of samples: `.png` grids and folders to look at, `.npz` arrays to measure."""
+"""Sample files: `.png` grids and folders for viewing, `.npz` arrays for evaluation."""
 
 import contextlib
 import tempfile
@@ -18,13 +18,13 @@ from pidistill.files import replacing
 SUFFIXES = (".png", ".npz", "")
 MIN_SAMPLES = 4
 FARTHEST = 16
-"""Beyond this, pixels were meant to be in another range than [-1, 1], such as 0 .. 255."""
+"""Larger absolute values mean that pixels are not in [-1, 1] but, say, in 0 .. 255."""
 
 
 def require_writable(path: str | Path) -> None:
     """Raise `PidistillError` unless samples can be written to `path` (see `write_samples`).
 
-    Asked before the work; a missing folder is made.
+    Meant to be called before sampling. Creates a missing folder.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -41,15 +41,15 @@ def require_writable(path: str | Path) -> None:
 
 
 def require_drawable(path: str | Path, sample_shape: tuple[int, ...]) -> None:
-    """Raise `PidistillError` when `path` is for pictures and samples of this shape are not."""
+    """Raise `PidistillError` if `path` is for pictures and samples of this shape are not images."""
     if Path(path).suffix.lower() != ".npz":
         images.require_image(sample_shape)
 
 
 def write_samples(path: str | Path, x: Tensor) -> None:
-    """Write samples (n, c, h, w) in [-1, 1], each file at once or not at all.
+    """Write samples (n, c, h, w) in [-1, 1], each file atomically.
 
-    A `.png` is a grid; an `.npz` holds `samples`, float32, unchanged; a path without an end is a
+    A `.png` is a grid; an `.npz` stores `samples`, float32, unchanged; a path without a suffix is a
     folder of pictures, 000000.png and so on.
     """
     path = Path(path)
@@ -68,14 +68,14 @@ def write_samples(path: str | Path, x: Tensor) -> None:
 
 @contextlib.contextmanager
 def open_npz(file: str | Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """Open an `.npz` file to read arrays from; nothing in it is executed.
+    """Open an `.npz` file for reading arrays; nothing in it is executed.
 
-    Raises `PidistillError` when it is missing or damaged, or an array is pickled.
+    Raises `PidistillError` if it is missing or damaged, or an array is pickled.
     """
     try:
         loaded = np.load(file, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise PidistillError(f"{file} holds one bare array; expected an .npz of named arrays")
+            raise PidistillError(f"{file} is a single array; expected an .npz of named arrays")
         with loaded as content:
             yield content
     except FileNotFoundError as error:
@@ -89,7 +89,7 @@ def open_npz(file: str | Path) -> Iterator[np.lib.npyio.NpzFile]:
 def read_samples(file: str | Path) -> Tensor:
     """Read the samples of an `.npz` file, shape (n, ...), as float32 in [-1, 1].
 
-    Arguments and errors are those of `read_pixels`.
+    Arguments and errors as in `read_pixels`.
     """
     x = read_pixels(file)
     return images.from_uint8(x) if x.dtype == torch.uint8 else x
@@ -98,42 +98,42 @@ def read_samples(file: str | Path) -> Tensor:
 def read_pixels(file: str | Path) -> Tensor:
     """Read the samples of an `.npz` file, unchanged.
 
-    They are the array `samples`, floating point numbers in [-1, 1] of shape (n, ...), or `arr_0` in
-    the form of guided-diffusion's evaluations, 8-bit images of shape (n, h, w, c).
+    They are the array `samples`, floating-point numbers in [-1, 1] of shape (n, ...), or `arr_0`,
+    8-bit images of shape (n, h, w, c) as in guided-diffusion's evaluations.
 
     Returns:
         Shape (n, ...), float32; or shape (n, c, h, w), uint8.
 
     Raises:
-        PidistillError: The file is missing, damaged or holds no such array. Nothing in it is
-            executed: pickled arrays are refused.
+        PidistillError: The file is missing or damaged, or has no such array. Nothing in it is
+            executed: pickled arrays are rejected.
     """
     with open_npz(file) as content:
         name = next((name for name in READERS if name in content), None)
         if name is None:
             raise PidistillError(
-                f"{file} holds {', '.join(content.files) or 'nothing'}; expected an array "
+                f"{file} contains {', '.join(content.files) or 'nothing'}; expected an array "
                 "'samples' or 'arr_0'"
             )
         array = content[name]
     samples = READERS[name](array, f"{file}: {name}")
     if len(samples) < MIN_SAMPLES:
         raise PidistillError(
-            f"{file} holds {len(samples)} sample(s); expected at least {MIN_SAMPLES}, two for each "
-            "half of them"
+            f"{file} contains {len(samples)} sample(s); expected at least {MIN_SAMPLES}, two per "
+            "half"
         )
     return samples
 
 
 def _floats(array: np.ndarray, name: str) -> Tensor:
-    """Samples as this project writes them."""
+    """Samples as pidistill writes them."""
     if array.dtype.kind != "f" or array.ndim < 2:
         raise PidistillError(
-            f"{name} is {array.dtype} of shape {array.shape}; expected floating point numbers of "
+            f"{name} is {array.dtype} of shape {array.shape}; expected floating-point numbers of "
             "shape (n, ...) in [-1, 1]"
         )
     if not np.isfinite(array).all():
-        raise PidistillError(f"{name} holds a number that is not finite; expected [-1, 1]")
+        raise PidistillError(f"{name} has a number that is not finite; expected [-1, 1]")
     reach = float(np.abs(array).max(initial=0))
     if images.is_image(array.shape[1:]) and reach > FARTHEST:
         raise PidistillError(f"{name} reaches {reach:.4g}; expected images in [-1, 1]")
@@ -151,4 +151,4 @@ def _bytes(array: np.ndarray, name: str) -> Tensor:
 
 
 READERS = {"samples": _floats, "arr_0": _bytes}
-"""Arrays that hold samples, by their name in a file; the first that is there is read."""
+"""Readers of sample arrays by name; the first array present is read."""

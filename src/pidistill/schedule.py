@@ -1,4 +1,4 @@
-"""Noise levels: the rho-grid of EDM, and the times of the VP and improved-DDPM processes.
+"""Noise levels: the rho-grid of EDM, and the times of the VP and improved DDPM processes.
 
 `sigma` is always a noise level in EDM coordinates, where a noisy sample is `x0 + sigma * eps`.
 """
@@ -25,9 +25,9 @@ def karras_sigmas(
     $\sigma_i = (\sigma_{max}^{1/\rho}
       + \frac{i}{N-1} (\sigma_{min}^{1/\rho} - \sigma_{max}^{1/\rho}))^\rho$
 
-    Returns a tensor of shape `(num_nodes,)`, strictly decreasing, whose ends are exact.
+    Returns shape `(num_nodes,)`, strictly decreasing, with exact endpoints.
 
-    Raises `PidistillError` when there are fewer than two nodes or the levels are out of order.
+    Raises `PidistillError` if there are fewer than two nodes or the levels are out of order.
     """
     if num_nodes < 2:
         raise PidistillError(f"num_nodes is {num_nodes}; a noise grid needs at least 2 nodes")
@@ -39,9 +39,9 @@ def karras_sigmas(
 
 
 def sigma_at(fraction: Tensor, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """The `rho`-grid as a continuous function: 0 is `sigma_max`, 1 is `sigma_min`.
+    """The `rho`-grid as a continuous function: 0 maps to `sigma_max`, 1 to `sigma_min`.
 
-    `fraction` has any shape with values in [0, 1]; the result has its shape and dtype.
+    `fraction` has any shape and values in [0, 1]; the result has its shape and dtype.
     """
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return (first + fraction * (last - first)) ** rho
@@ -69,8 +69,8 @@ def vp_time(sigma: Tensor, beta_d: float, beta_min: float) -> Tensor:
 
     $t(\sigma) = (\sqrt{\beta_{min}^2 + 2 \beta_d \ln(1 + \sigma^2)} - \beta_{min}) / \beta_d$
 
-    The operations keep the order of the formula: the highest frequency that a network sees is in
-    the last digits of its time, so agreement with the original needs the same rounding.
+    The operations follow the order of the formula: the network's highest time frequency depends on
+    the last digits of the time, so matching the original needs the same rounding.
     """
     log_variance = (1 + sigma**2).log()
     return ((beta_min**2 + 2 * beta_d * log_variance).sqrt() - beta_min) / beta_d
@@ -100,8 +100,8 @@ def iddpm_sigmas(
 def iddpm_index(sigma: Tensor, num_steps: int, c_2: float) -> Tensor:
     r"""The index `j` of improved DDPM as a smooth function of `sigma`, in closed form.
 
-    Without the clip the recursion of `iddpm_sigmas` telescopes to
-    $u_j^2 + 1 = \bar\alpha_M / \bar\alpha_j$, which is solved for `j`. The function meets the
+    Without the clip, the recursion of `iddpm_sigmas` telescopes to
+    $u_j^2 + 1 = \bar\alpha_M / \bar\alpha_j$, solved here for `j`. The function interpolates the
     nodes `u_1 ... u_M`, but not `u_0`, which is clipped for any `c_1` up to 1/4.
     """
     half_turn = math.pi / 2 / (c_2 + 1)

@@ -1,6 +1,6 @@
-"""Settings: one machinery that reads TOML, merges layers and checks them strictly.
+"""Settings: read TOML, merge layers and validate them strictly.
 
-Imports no torch: the options of the command line are made from these models.
+Imports no torch, since command-line options are generated from these models.
 """
 
 import difflib
@@ -21,22 +21,22 @@ else:
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-"""How settings are checked: unknown keys are refused, and so is a value of another type, such as
-true or "3" for a number; only an integer may stand for a real number."""
+"""Strict validation: rejects unknown keys and values of the wrong type, such as true or "3" for a
+number; integers are accepted as real numbers."""
 
 
 def validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: str = "") -> _Model:
-    """Build `model` from a table of TOML.
+    """Build `model` from a TOML table.
 
     Args:
         model: The pydantic model.
         values: The table.
-        origin: Where it comes from, for errors.
-        prefix: What comes before its keys there.
+        origin: Where the table comes from, for errors.
+        prefix: Prefix of its keys in errors, such as `"method."`.
 
     Raises:
-        PidistillError: A key is unknown (the message names the nearest known one) or a value is
-            wrong; only the first problem is reported.
+        PidistillError: A key is unknown (the message names the closest known one) or a value is
+            invalid; only the first problem is reported.
     """
     try:
         return model.model_validate(values)
@@ -71,7 +71,7 @@ def _keys_at(model: type[pydantic.BaseModel], location: list[int | str]) -> list
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, table by table; a table with another `name` replaces the old one."""
+    """Merge `above` over `below` recursively; a table with a different `name` replaces the old."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -87,14 +87,14 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
-    """The tables that a dotted key stands for: `method.step` is `{"method": {"step": value}}`."""
+    """Expand a dotted key into tables: `method.step` gives `{"method": {"step": value}}`."""
     for part in reversed(key.strip().split(".")):
         value = {part: value}
     return dict(value)
 
 
 def parse_toml_value(text: str) -> Any:
-    """A TOML value; anything else is a string, so that quotes may be left out."""
+    """Parse a TOML value; anything else is a string, so quotes are optional."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -102,10 +102,7 @@ def parse_toml_value(text: str) -> Any:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises `PidistillError` when it is missing or malformed.
-    """
+    """Read a TOML file; raises `PidistillError` if it is missing or malformed."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

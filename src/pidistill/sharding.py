@@ -1,7 +1,6 @@
-"""Tensors of which every process holds a part, as FSDP leaves them, and whole ones.
+"""Converting between whole tensors and the shards that FSDP leaves on each process.
 
-Ordinary tensors pass through unchanged. What gathers or divides a tensor must be called by all
-processes.
+Ordinary tensors pass through unchanged. All processes must call the functions that gather or shard.
 """
 
 import torch
@@ -10,17 +9,17 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of `tensor`, in the same memory."""
+    """This process's shard of `tensor`, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of `tensor`, gathered from the processes."""
+    """The whole of `tensor`, gathered from all processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_of(part: Tensor, like: Tensor) -> Tensor:
-    """The whole tensor whose local parts are `part`, divided as `like` is."""
+    """The whole tensor whose local shards are `part`, sharded like `like`."""
     if not isinstance(like, DTensor):
         return part
     sharded: Tensor = DTensor.from_local(
@@ -30,7 +29,7 @@ def whole_of(part: Tensor, like: Tensor) -> Tensor:
 
 
 def divided(tensor: Tensor, like: Tensor) -> Tensor:
-    """The whole `tensor`, divided as `like` is and on its device."""
+    """Shard the whole `tensor` like `like`, on its device."""
     tensor = tensor.to(like.device)
     if not isinstance(like, DTensor):
         return tensor
@@ -39,7 +38,7 @@ def divided(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def whole_tensors(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """All of each tensor, on the CPU, gathered one after the other; empty unless `keep`."""
+    """Gather each tensor in turn onto the CPU; returns an empty dict unless `keep`."""
     gathered = {}
     for name, tensor in tensors.items():
         full = whole(tensor.detach())
@@ -50,6 +49,6 @@ def whole_tensors(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_whole(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy whole weights into a module whose own may be divided; names and shapes must agree."""
+    """Copy whole weights into a possibly sharded module; names and shapes must match."""
     for name, tensor in module.state_dict().items():
         local(tensor).copy_(local(divided(weights[name], tensor)))

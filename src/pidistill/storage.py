@@ -1,4 +1,4 @@
-"""Tensors in files and as hashes, and the one strict loader of weights."""
+"""Reading, writing and hashing tensors; strict loading of weights."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from pidistill.files import replacing
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
-    """Write named tensors to a safetensors file, at once or not at all."""
+    """Write named tensors to a safetensors file, atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(tensor_bytes(tensors))
 
@@ -25,10 +25,7 @@ def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a safetensors file onto the CPU.
-
-    Raises `PidistillError` when it is missing or damaged.
-    """
+    """Read a safetensors file onto the CPU; raises `PidistillError` if it is missing or damaged."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except FileNotFoundError as error:
@@ -42,7 +39,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], name: str) -> No
     """Load weights strictly into `module`, converted to its dtype.
 
     Raises `PidistillError` naming the first weight that is missing, unexpected, misshapen or not
-    finite; nothing is loaded then. `name` says where the weights come from.
+    finite, and then loads nothing. `name` says where the weights come from.
     """
     own = module.state_dict()
     for problem, keys in (
@@ -67,12 +64,12 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], name: str) -> No
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Content hash of a module's weights and buffers: their names and bytes."""
+    """Content hash of a module's weights and buffers, over names and bytes."""
     return tensors_sha256(module.state_dict())
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Content hash of named tensors: their names and bytes."""
+    """Content hash of named tensors, over names and bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())

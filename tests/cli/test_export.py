@@ -118,4 +118,4 @@ def test_a_denoiser_is_no_student(tmp_path, refused):
     folder.mkdir()
     write_tensors(folder / weights_name(0), dict(teacher.state_dict()))
     write_description(folder, teacher, 0)
-    refused(["export", folder, "--to", "run", "--out", tmp_path / "out"], "holds a denoiser")
+    refused(["export", folder, "--to", "run", "--out", tmp_path / "out"], "contains a denoiser")

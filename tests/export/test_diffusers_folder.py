@@ -245,7 +245,7 @@ def test_a_decoder_that_is_gone_is_said(tmp_path, student_named, run_of):
     config = f'teacher = "diffusers:{tmp_path}/gone"\n\n[method]\nname = "pid"\n'
     run = run_of(tmp_path / "run", student_named("text_unet"), config)
     exported = export_student(run, tmp_path / "out", to="diffusers")
-    assert "without the decoder of latents" in exported.not_included[0]
+    assert "without the latent decoder" in exported.not_included[0]
     assert "samples have shape (4, 8, 8)" in exported.not_included[1]
     assert str(tmp_path) not in Path(tmp_path / "out" / "README.md").read_text()
 

@@ -28,7 +28,7 @@ TABLES = {
 }
 
 
-def test_every_preconditioning_is_here():
+def test_every_preconditioning_is_tested():
     assert set(TABLES) == set(PRECONDITIONS)
 
 

@@ -109,11 +109,11 @@ def test_the_gradient_reaches_the_student(digits):
 
 
 def test_data_and_a_network_are_needed(digits):
-    with pytest.raises(PidistillError, match="name both"):
+    with pytest.raises(PidistillError, match="set both"):
         Denoising.build(DenoisingSettings(), teacher=None, data=None, network=None)
-    with pytest.raises(PidistillError, match="name both"):
+    with pytest.raises(PidistillError, match="set both"):
         Denoising.build(DenoisingSettings(), teacher=None, data=digits, network=None)
-    with pytest.raises(ValueError, match="holds no images"):
+    with pytest.raises(ValueError, match="has no images"):
         build(digits).loss(Batch(Draws(0, 0, 2), None, None))
 
 

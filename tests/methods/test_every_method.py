@@ -32,7 +32,7 @@ def straight(tmp_path_factory):
     return contents
 
 
-def test_every_method_is_here():
+def test_every_method_is_tested():
     assert {*METHODS, "denoising"} == set(BUILT_IN)
 
 
@@ -47,7 +47,7 @@ def test_a_run_that_is_stopped_and_resumed_is_the_straight_run(tmp_path, straigh
 
 @pytest.mark.parametrize("abandon_at", [3, 6, 9])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_that_dies_goes_on_from_its_last_checkpoint(tmp_path, straight, method, abandon_at):
+def test_a_run_that_dies_resumes_from_its_last_checkpoint(tmp_path, straight, method, abandon_at):
     train(small(method), tmp_path, abandon_at=abandon_at)
     train(small(method), tmp_path)
     assert everything(tmp_path) == straight[method]
@@ -80,8 +80,8 @@ def test_a_run_of_one_step_ends_with_a_one_step_student(tmp_path, method):
         ("knowledge", 40 * 7, 0),
     ],
 )
-def test_the_log_says_what_the_teacher_was_asked(tmp_path, monkeypatch, method, before, a_sample):
-    """Against a count of the samples that the teacher sees."""
+def test_the_log_counts_the_teacher_evaluations(tmp_path, monkeypatch, method, before, a_sample):
+    """Compared with a count of the samples that the teacher sees."""
     trainer = make_trainer(small(method), tmp_path)
     kind, seen = type(trainer.method.teacher), []
     forward = kind.forward
@@ -162,8 +162,8 @@ def test_a_method_draws_for_a_sample_by_its_index_only(mlp_teacher, tmp_path, me
 
 @pytest.mark.parametrize("source", [source for source in SPECS if source != "mixture:grid"])
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "pid"])
-def test_every_method_takes_every_teacher(tmp_path, mlp_teacher, method, source):
-    """PID has a test of its own."""
+def test_every_method_accepts_every_teacher(tmp_path, mlp_teacher, method, source):
+    """PID has its own test."""
     made = tmp_path / "teacher"
     made.mkdir()
     config = small(method, SPECS[source](made, mlp_teacher), max_train_steps=2, batch_size=4)
@@ -203,8 +203,8 @@ def test_images_that_do_not_suit_the_teacher_are_refused(tmp_path, method):
         make_trainer(small(method, "digits"), tmp_path, data=data)
 
 
-def test_an_unconditional_teacher_takes_labelled_images(tmp_path):
-    """The labels are left out."""
+def test_an_unconditional_teacher_accepts_labelled_images(tmp_path):
+    """The labels are ignored."""
     config = small("consistency", "mixture:gaussian")
     data = images_of(load_teacher("mixture:gaussian"))
     labelled = data._replace(labels=torch.arange(64) % 5, num_classes=5)

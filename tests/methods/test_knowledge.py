@@ -1,4 +1,4 @@
-"""Knowledge distillation: pairs that are made once, kept and shared, and the loss on them."""
+"""Knowledge distillation: pairs made once, kept and shared, and the loss on them."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def pairs_of(folder, teacher, num, **changes):
 
 
 def made(folder, teacher, num, **changes):
-    """Make pairs and load them; returns them and how many were there after every batch."""
+    """Make and load pairs; returns them and the count after every batch."""
     pairs = pairs_of(folder, teacher, num, **changes)
     start, *done = pairs.make()
     assert start == 0
@@ -83,7 +83,7 @@ def stamps(folder):
     return {file.name: file.stat().st_mtime_ns for file in folder.glob("shard-*")}
 
 
-def test_shards_that_are_there_are_kept(tmp_path, ring):
+def test_existing_shards_are_kept(tmp_path, ring):
     for done in pairs_of(tmp_path, ring, 40).make():
         if done == 24:  # in the middle of the second shard, which is lost
             break
@@ -97,7 +97,7 @@ def test_shards_that_are_there_are_kept(tmp_path, ring):
     assert made(tmp_path, ring, 40)[1] == [16, 32, 40]
 
 
-def test_more_pairs_are_added_and_fewer_are_taken(tmp_path, ring):
+def test_missing_pairs_are_added_and_surplus_ones_ignored(tmp_path, ring):
     made(tmp_path, ring, 20)
     more, done = made(tmp_path, ring, 45)
     assert done == [16, 28, 32, 40, 45]
@@ -126,7 +126,7 @@ def test_a_shard_that_is_too_short_is_refused(tmp_path, ring):
         pairs_of(tmp_path, ring, 16).load()
 
 
-def test_every_seed_has_pairs_of_its_own_unless_it_shares_a_folder(tmp_path):
+def test_every_seed_has_its_own_pairs_unless_it_shares_a_folder(tmp_path):
     def noise(folder, seed, **settings):
         config = small("knowledge", seed=seed, method=settings)
         trainer = make_trainer(config, tmp_path / folder)
@@ -144,7 +144,7 @@ def test_every_seed_has_pairs_of_its_own_unless_it_shares_a_folder(tmp_path):
     ("key", "value"),
     [("steps", 5), ("solver", "euler"), ("seed", 3)],
 )
-def test_pairs_that_were_made_otherwise_are_refused(tmp_path, ring, key, value):
+def test_pairs_made_with_other_settings_are_refused(tmp_path, ring, key, value):
     made(tmp_path, ring, 20)
     with pytest.raises(PidistillError, match=f"made with {key} .*; choose another folder"):
         made(tmp_path, ring, 20, **{key: value})
@@ -152,10 +152,10 @@ def test_pairs_that_were_made_otherwise_are_refused(tmp_path, ring, key, value):
 
 def test_pairs_of_another_teacher_under_the_same_name_are_refused(tmp_path, ring):
     made(tmp_path, ring, 20)
-    with pytest.raises(PidistillError, match=r"a teacher of other weights or settings \(a spec\)"):
+    with pytest.raises(PidistillError, match=r"made by a spec, whose weights or settings differ"):
         made(tmp_path, GuidedDenoiser(ring, 2.0), 20)
     ring.means[0, 0] += 1e-6
-    with pytest.raises(PidistillError, match=r"a teacher of other weights or settings \(a spec\)"):
+    with pytest.raises(PidistillError, match=r"made by a spec, whose weights or settings differ"):
         made(tmp_path, ring, 20)
 
 
@@ -252,11 +252,11 @@ def test_two_runs_may_share_their_pairs(tmp_path, monkeypatch):
     train(small("knowledge", method=shared, seed=7), tmp_path / "second")
     assert stamps(tmp_path / "shared") == before
     assert not (tmp_path / "second/pairs").exists()
-    with pytest.raises(PidistillError, match="made with steps 4, but this run asks for 9"):
+    with pytest.raises(PidistillError, match="made with steps 4, but this run needs 9"):
         train(small("knowledge", method={**shared, "steps": 9}), tmp_path / "third")
 
 
-def test_a_run_stopped_while_it_makes_pairs_goes_on(tmp_path):
+def test_a_run_stopped_while_making_pairs_resumes(tmp_path):
     trainer = make_trainer(small("knowledge"), tmp_path)
     asked = iter([False, True])
     assert list(trainer.run(should_stop=lambda: next(asked))) == []

@@ -61,7 +61,7 @@ def losses_on_nodes(student, teacher, nodes, z, label=None):
 
 @pytest.mark.parametrize("num_nodes", [2, 3, 10, 250])
 def test_zero_loss_on_all_nodes_but_the_last_is_eulers_method(num_nodes):
-    """Both ways: Euler's points have no loss, and no other points have none."""
+    """Euler's points have zero loss, and no other points do."""
     teacher = load_teacher("mixture:ring")
     nodes = karras_sigmas(num_nodes, teacher.sigma_min, teacher.sigma_max)
     z, label = initial_noise(teacher, 6, seed=0).double(), torch.tensor([0, 3, 7, -1, -1, 2])
@@ -256,7 +256,7 @@ def test_normalising_divides_loss_and_gradient_by_the_root_of_the_detached_loss(
 
 
 class Scaled(torch.nn.Module):
-    """A raw network in units that are `factor` times as small."""
+    """A raw network in units smaller by `factor`."""
 
     def __init__(self, network, factor):
         super().__init__()
@@ -312,7 +312,7 @@ def test_the_student_is_anchored_as_the_settings_say(mlp_teacher, anchored):
     [("edm", True), ("vp", False), ("ve", False), ("iddpm", False)],
 )
 @pytest.mark.parametrize("name", ["pid", "boot"])
-def test_left_out_anchored_follows_what_the_teacher_predicts(mlp_teacher, name, source, anchored):
+def test_unset_anchored_follows_what_the_teacher_predicts(mlp_teacher, name, source, anchored):
     teacher = PreconditionedDenoiser(
         mlp_teacher.network,
         PRECONDITIONS[source](),

@@ -1,4 +1,4 @@
-"""The settings of PID that are there to be compared: each trains, and does what it says."""
+"""PID's alternative settings: each trains and has its documented effect."""
 
 import math
 import re
@@ -116,7 +116,7 @@ def test_parametrisations_go_with_every_derivative_and_residual(
 DEFAULTS_OF_01 = {"name": "pid", "weight": "uniform", "gradient": "both"}
 
 
-def test_settings_that_went_are_dropped_at_their_old_defaults():
+def test_removed_settings_are_dropped_at_their_old_defaults():
     config = parse_config([{"teacher": "digits", "method": DEFAULTS_OF_01}])
     assert config.method == PIDSettings()
 
@@ -130,7 +130,7 @@ def test_settings_that_went_are_dropped_at_their_old_defaults():
         ("parametrisation", "log-odds"),
     ],
 )
-def test_settings_that_went_are_refused_by_name_at_any_other_value(key, value):
+def test_removed_settings_are_refused_by_name_at_any_other_value(key, value):
     table = {**DEFAULTS_OF_01, key: value}
     with pytest.raises(PidistillError, match=f"{key}.*{value}|{value}.*{key}"):
         parse_config([{"teacher": "digits", "method": table}])
@@ -184,7 +184,7 @@ def test_random_networks_are_fresh_and_the_seed_decides(tmp_path, mlp_teacher):
     assert all(parameter.requires_grad for parameter in first.parameters())
 
 
-def test_a_fresh_network_keeps_tables_that_are_no_weights(mlp_teacher):
+def test_a_fresh_network_keeps_tables_that_are_not_weights(mlp_teacher):
     network = mlp_teacher.network.double()
     network.frequencies *= 2
     fresh = fresh_network(network)

@@ -1,4 +1,4 @@
-"""Progressive distillation: its target, its rounds, and students that are still on their way."""
+"""Progressive distillation: its target, its rounds, and students between rounds."""
 
 import json
 import signal
@@ -241,7 +241,7 @@ def test_at_the_end_of_a_round_the_student_becomes_the_teacher(tmp_path):
     assert [line["student_steps"] for line in log_lines(tmp_path)] == [4, 4, 2, 1, 1]
 
 
-def test_averages_and_learning_rate_start_afresh_in_every_round(tmp_path):
+def test_averages_and_learning_rate_restart_in_every_round(tmp_path):
     config = small("progressive", max_train_steps=9, lr_warmup_steps=0, lr_end=0.0)
     trainer = make_trainer(config, tmp_path)
     rates = []
@@ -257,7 +257,7 @@ def test_averages_and_learning_rate_start_afresh_in_every_round(tmp_path):
     assert rates == pytest.approx([1, 2 / 3, 1 / 3] * 3)
 
 
-def test_a_run_that_is_cut_samples_in_the_steps_it_has_come_to(tmp_path):
+def test_an_interrupted_run_samples_in_its_current_number_of_steps(tmp_path):
     train(small("progressive"), tmp_path, stop_at=3)
     for step, num_steps in ((3, 4), (5, 2), (6, 2), (8, 1)):
         if step > 3:
@@ -270,7 +270,7 @@ def test_a_run_that_is_cut_samples_in_the_steps_it_has_come_to(tmp_path):
         assert np.isfinite(np.load(file)["samples"]).all()
 
 
-def test_a_change_of_length_moves_the_rounds_that_are_left(tmp_path):
+def test_changing_the_length_moves_the_remaining_rounds(tmp_path):
     train(small("progressive"), tmp_path, stop_at=4)  # the first step of the second round
     trainer = make_trainer(small("progressive", max_train_steps=23), tmp_path)
     seen = [trainer.method.student.num_steps for _ in trainer.run()]
@@ -289,7 +289,7 @@ for report in make_trainer(config, Path(sys.argv[1])).run():
 """
 
 
-def test_a_run_killed_in_a_round_goes_on(tmp_path):
+def test_a_run_killed_in_a_round_resumes(tmp_path):
     """Killed while it saves after every step of its second of three rounds."""
     environment = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), "36"]

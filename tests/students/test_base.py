@@ -43,7 +43,7 @@ def test_every_batch_is_reported(mlp_student):
     assert done == [4, 4, 2]
 
 
-def test_a_trajectory_student_takes_one_step_only(mlp_student):
+def test_a_trajectory_student_samples_in_one_step_only(mlp_student):
     with pytest.raises(PidistillError, match=r"steps is 2, .* exactly 1 evaluation"):
         mlp_student.generate(3, seed=0, steps=2)
 
@@ -59,7 +59,7 @@ UNCONDITIONAL = types.SimpleNamespace(num_classes=0, source="a model")
 
 
 @given(st.integers(1, 50), st.integers(0, 50))
-def test_labels_go_round_the_classes_by_the_samples_index(num, first):
+def test_labels_cycle_through_the_classes_by_sample_index(num, first):
     labels = labels_for(CONDITIONAL, first + num)
     assert labels.tolist() == [i % 4 for i in range(first + num)]
     assert torch.equal(labels_for(CONDITIONAL, num, first=first), labels[first:])
@@ -86,7 +86,7 @@ def test_labels_of_another_number_are_refused(shape):
         labels_for(CONDITIONAL, 3, torch.zeros(shape, dtype=torch.int64))
 
 
-def test_an_unconditional_model_takes_no_label():
+def test_an_unconditional_model_accepts_no_label():
     assert labels_for(UNCONDITIONAL, 3) is None
     with pytest.raises(PidistillError, match="label is 0, but a model is not class-conditional"):
         labels_for(UNCONDITIONAL, 3, 0)

@@ -24,7 +24,7 @@ def test_every_average_is_the_recursion_at_its_rate(rates, warmup, num_steps):
         torch.testing.assert_close(ema.weights(index)["weight"], average)
 
 
-def test_averages_start_at_the_weights_and_do_not_follow_them_by_themselves():
+def test_averages_start_at_the_weights_and_change_only_in_updates():
     module = torch.nn.Linear(2, 3)
     before = module.weight.detach().clone()
     ema = Averages(module, [0.9], warmup=False)

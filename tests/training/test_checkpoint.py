@@ -53,7 +53,7 @@ def test_nothing_is_found_where_there_is_nothing(tmp_path):
     assert newest_checkpoint(tmp_path, no_warnings) is None
 
 
-def test_a_write_that_fails_leaves_the_checkpoints_that_there_are(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_existing_checkpoints(tmp_path, monkeypatch):
     write(tmp_path, 5)
     files = []
 
@@ -134,7 +134,7 @@ def test_every_damage_to_every_file_is_found(tmp_path, name, damage):
     found, manifest = newest_checkpoint(tmp_path, warnings.append)
     assert (found.name, manifest["step"]) == ("step-000000001", 1)
     assert len(warnings) == 1
-    assert "step-000000002 is damaged and passed over" in warnings[0]
+    assert warnings[0].startswith(f"skipping damaged checkpoint {tmp_path}/step-000000002")
 
 
 @settings(max_examples=40)
@@ -171,10 +171,10 @@ def test_a_manifest_of_another_form_is_refused_however_it_is_signed(tmp_path, ch
     warnings = []
     with pytest.raises(PidistillError, match="are damaged"):
         newest_checkpoint(tmp_path, warnings.append)
-    assert "of another version" in warnings[0]
+    assert "from another version" in warnings[0]
 
 
-def test_damaged_checkpoints_are_passed_over_one_by_one(tmp_path):
+def test_damaged_checkpoints_are_skipped_one_by_one(tmp_path):
     for step in (1, 2, 3):
         write(tmp_path, step, keep=3)
     (tmp_path / "step-000000003/manifest.json").write_text("{}")
@@ -185,5 +185,5 @@ def test_damaged_checkpoints_are_passed_over_one_by_one(tmp_path):
     assert ["step-000000003" in line for line in warnings] == [True, False]
     assert "a.safetensors does not match its checksum" in warnings[1]
     (tmp_path / "step-000000001/b.safetensors").unlink()
-    with pytest.raises(PidistillError, match=r"are damaged; move .* away to train anew"):
+    with pytest.raises(PidistillError, match=r"are damaged; move .* away to start over"):
         newest_checkpoint(tmp_path, warnings.append)

@@ -250,7 +250,7 @@ def test_later_layers_override_earlier_ones_key_by_key():
     assert config.method == PIDSettings(step=0.3, draw="rho", num_nodes=9)
 
 
-def test_a_method_of_another_name_starts_afresh():
+def test_a_method_of_another_name_replaces_the_old_table():
     config = parse_config(
         [{"method": {"name": "pid", "step": 0.2}}, {"method": {"name": "denoising"}}]
     )

@@ -1,4 +1,4 @@
-"""Dry runs: every number is checked against a count of its own."""
+"""Dry runs: every number is checked against an independent count."""
 
 import pytest
 import torch

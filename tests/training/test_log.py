@@ -66,6 +66,6 @@ def test_a_log_is_cut_after_a_step_and_at_a_line_that_is_not_whole(tmp_path, tex
     assert path.read_text() == "".join(f'{{"step": {i + 1}}}\n' for i in range(kept))
 
 
-def test_a_log_that_is_not_there_is_not_made(tmp_path):
+def test_a_missing_log_is_not_created(tmp_path):
     truncate_log(tmp_path, 2)
     assert not (tmp_path / "metrics.jsonl").exists()

@@ -84,7 +84,7 @@ CHAINS = {
 
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("name", ["consistency", "progressive"])
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path, chain, name):
+def test_a_run_resumes_with_another_number_of_processes(tmp_path, chain, name):
     """The last two have state beside the student's: a target, a teacher that was a student."""
     config = small(name, batch_size=12)
     train(config, tmp_path / "straight")

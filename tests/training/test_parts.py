@@ -101,7 +101,7 @@ def test_an_update_moves_its_part_alone(tmp_path):
 def test_the_run_needs_no_plug_in_to_sample(tmp_path, straight, monkeypatch):
     monkeypatch.setattr(methods, "_registered", {})
     assert load_student(straight).generate(3, seed=0).x.shape == (3, 2)
-    with pytest.raises(PidistillError, match="'two-networks' is not known"):
+    with pytest.raises(PidistillError, match="unknown method 'two-networks'"):
         config()
 
 

@@ -50,7 +50,7 @@ def small(**changes):
 
 
 def train(config, folder, *, stop_at=None, abandon_at=None):
-    """Run a trainer to its end, to an orderly stop, or to where it is left without a word."""
+    """Run a trainer to its end, to an orderly stop, or until it is abandoned."""
     trainer = build_trainer(config, folder)
     steps = trainer.run(should_stop=lambda: trainer.step == stop_at)
     for report in steps:
@@ -147,7 +147,7 @@ def test_dropout_resumes_too_and_does_not_depend_on_previews(tmp_path):
 
 
 @pytest.mark.parametrize("abandon_at", [2, 4, 6, 9])
-def test_a_run_that_dies_goes_on_from_its_last_checkpoint(tmp_path, straight, abandon_at):
+def test_a_run_that_dies_resumes_from_its_last_checkpoint(tmp_path, straight, abandon_at):
     train(small(), tmp_path, abandon_at=abandon_at)
     train(small(), tmp_path)
     assert everything(tmp_path) == straight(small())
@@ -384,12 +384,12 @@ CHECKSUMMED = ["student.safetensors", "ema-0.5.safetensors", "optimizer.safetens
         ("missing", "manifest.json"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, straight, caplog, how, name):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, straight, caplog, how, name):
     train(small(), tmp_path, stop_at=9)
     damage(tmp_path / "state/step-000000009" / name, how)
     with caplog.at_level(logging.WARNING, "pidistill"):
         train(small(), tmp_path)
-    assert "step-000000009 is damaged and passed over" in caplog.text
+    assert f"skipping damaged checkpoint {tmp_path}/state/step-000000009" in caplog.text
     assert newest(tmp_path) == newest_of(straight(small()))
 
 
@@ -418,7 +418,7 @@ def cut_power_at(monkeypatch, call):
 
 
 @pytest.mark.parametrize("call", range(2 + 3 * 4 + 1))
-def test_whichever_rename_is_the_last_the_run_goes_on(tmp_path, straight, monkeypatch, call):
+def test_the_run_resumes_whichever_rename_fails(tmp_path, straight, monkeypatch, call):
     """Config and description, then three times a checkpoint and three files of weights, and the
     first checkpoint when it is dropped. `tests/soak/write_failures.py` fails in between, too.
     """
@@ -446,7 +446,7 @@ for report in trainer.run():
 """
 
 
-def test_a_killed_process_leaves_a_run_that_goes_on(tmp_path):
+def test_a_killed_process_leaves_a_run_that_can_resume(tmp_path):
     """Killed while it saves after every step, so that most of its time is spent writing."""
     settings = {
         **SMALL,
@@ -499,7 +499,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
         ("mlp", {"width": -1}, "does not accept these arguments"),
         ("mlp", {"width": "wide"}, "does not accept these arguments"),
         ("mlp", {"width": 10**30}, "does not accept these arguments"),
-        ("mlp", {"width": 10**6}, r"needs .* GB with these arguments, and this machine has"),
+        ("mlp", {"width": 10**6}, r"needs .* GB with these arguments, but this machine has"),
         ("mlp", {"depth": 3}, "unexpected keyword argument 'depth'"),
         ("mlp", {"sample_shape": [3]}, r"the samples imply \[2\]"),
         ("mlp", {"num_classes": 2}, "the samples imply 8"),
@@ -507,9 +507,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
         ("perceptron", {}, "unknown network 'perceptron'"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused_before_anything_is_written(
-    tmp_path, name, config, words
-):
+def test_an_impossible_network_is_refused_before_anything_is_written(tmp_path, name, config, words):
     with pytest.raises(PidistillError, match=words) as caught:
         build_trainer(small(network={"name": name, "config": config}), tmp_path / "run")
     assert "\n" not in str(caught.value)
@@ -526,7 +524,7 @@ def test_a_loss_that_is_nan_before_training_stops_the_run(tmp_path):
 
 def test_a_config_without_teacher_or_data_is_refused(tmp_path):
     config = parse_config([{key: value for key, value in SMALL.items() if key != "teacher"}])
-    with pytest.raises(PidistillError, match="neither a teacher nor data"):
+    with pytest.raises(PidistillError, match="neither teacher nor data"):
         build_trainer(config, tmp_path)
 
 

@@ -1,7 +1,7 @@
-"""Training methods: one loss a file, on the same teacher, student and trainer.
+"""Training methods: one loss per file, all sharing the teachers, students and trainer.
 
-`base.py` has the contract. A method of another package is found through the entry point group
-`pidistill.methods`, one of a script through `register`.
+`base.py` defines the contract. Other packages add methods through the entry point group
+`pidistill.methods`, scripts through `register`.
 """
 
 import importlib
@@ -23,7 +23,7 @@ BUILT_IN = {
     "knowledge": ("knowledge", "Knowledge"),
     "denoising": ("denoising", "Denoising"),
 }
-"""Module in this package and class, by name. `denoising` trains teachers; the others distil."""
+"""Name to (module, class). `denoising` trains teachers; the others distil them."""
 
 ENTRY_POINTS = "pidistill.methods"
 
@@ -31,9 +31,9 @@ _registered: "dict[str, type[Method]]" = {}
 
 
 def register(cls: "_Class") -> "_Class":
-    """Make a method known under the name that its settings have; may decorate the class.
+    """Register a method under the default `name` of its settings; usable as a class decorator.
 
-    Raises `PidistillError` when the name is taken by another class.
+    Raises `PidistillError` if another class has taken the name.
     """
     name = str(cls.Settings.model_fields["name"].default)
     if name in BUILT_IN or _registered.get(name, cls).__qualname__ != cls.__qualname__:
@@ -43,7 +43,7 @@ def register(cls: "_Class") -> "_Class":
 
 
 def distillation_names() -> tuple[str, ...]:
-    """The names of all methods that distil a teacher; also there as `NAMES`."""
+    """The names of all methods that distil a teacher; also available as `NAMES`."""
     built_in = [name for name in BUILT_IN if name != "denoising"]
     plug_ins = importlib.metadata.entry_points(group=ENTRY_POINTS).names
     return tuple(dict.fromkeys([*built_in, *_registered, *sorted(plug_ins)]))
@@ -56,10 +56,7 @@ def __getattr__(name: str) -> tuple[str, ...]:
 
 
 def method_class(name: str) -> "type[Method]":
-    """The class of the method `name`.
-
-    Raises `PidistillError` when there is none.
-    """
+    """The class of the method `name`; raises `PidistillError` if there is none."""
     found: type[Method]
     if name in BUILT_IN:
         module, class_name = BUILT_IN[name]
@@ -71,8 +68,8 @@ def method_class(name: str) -> "type[Method]":
         if not points:
             known = ", ".join((*distillation_names(), "denoising"))
             raise PidistillError(
-                f"method {name!r} is not known; expected one of {known}, or a method of an "
-                "installed package or one made known by pidistill.methods.register"
+                f"unknown method {name!r}; expected one of {known}, a method of an installed "
+                "package, or one registered with pidistill.methods.register"
             )
         found = next(iter(points)).load()
     return found

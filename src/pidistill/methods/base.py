@@ -1,8 +1,8 @@
-"""The contract of a method: the parts it trains and the updates of a step.
+"""The contract of a method: the parts it trains and the updates in each step.
 
 A method is a class with `Settings`, `needs` and `build`; it holds a `student`, declares its `parts`
-and yields the `updates` of each step. A method that trains nothing but its student implements
-`loss`, and the defaults do the rest.
+and yields the `updates` of each step. A method that trains only its student implements `loss`; the
+defaults do the rest.
 """
 
 import abc
@@ -24,14 +24,14 @@ from pidistill.students.base import Student
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The part of a training batch that one forward pass sees."""
+    """The slice of a training batch that one forward pass sees."""
 
     draws: Draws
     """The random numbers of these samples."""
     label: Tensor | None
     """Class labels (b,), int64, or None for an unconditional model."""
     x0: Tensor | None
-    """Clean images (b, *sample_shape), for a method that needs images."""
+    """Clean images (b, *sample_shape), for methods that need images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Losses:
     """What a method returns for a batch."""
 
     loss: Tensor
-    """The loss of each sample, shape (b,), whose mean is minimised."""
+    """The loss per sample, shape (b,); its mean is minimised."""
     sigma: Tensor
-    """The noise level of each sample, shape (b,)."""
+    """The noise level per sample, shape (b,)."""
     scalars: dict[str, Tensor]
-    """More numbers to log, each a detached scalar."""
+    """Further values to log, each a detached scalar."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Part:
     name: str
     """Its name in logs and checkpoints; the student's is `student`."""
     module: nn.Module
-    """The module, all of whose parameters are trained."""
+    """The module; all of its parameters are trained."""
     optimizer: OptimizerSettings | None = None
-    """How it is optimised; None follows the run config."""
+    """Its optimizer settings; None uses the run config's."""
     averaged: bool = False
-    """Whether moving averages of its weights are kept, at the run's `ema_rates`."""
+    """Whether to keep moving averages of its weights, at the run's `ema_rates`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Update:
     """One optimizer step of one part."""
 
     part: str
-    """The name of the part that takes the step; all other parts are frozen meanwhile."""
+    """The name of the part that takes the step; all others are frozen during it."""
     loss: Callable[[Batch], Losses]
-    """What is minimised. It is called once for every micro-batch."""
+    """The loss to minimise, called once per micro-batch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a method may know of the run that it trains in."""
+    """What a method may know about its run."""
 
     folder: Path
     """The run folder."""
@@ -86,31 +86,32 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How far the work before the first step has come."""
+    """Progress of the work before the first step."""
 
     title: str
     """What is being done."""
     done: int
     total: int
     unit: str
-    """What is counted."""
+    """What `done` and `total` count."""
 
 
 class Method(abc.ABC):
-    """A training method; see the module's docstring."""
+    """A training method; see the module docstring."""
 
     Settings: ClassVar[type[MethodSettings]]
-    """The settings, with the method's name as the default of `name`."""
+    """The settings; the default of `name` is the method's name."""
     needs: ClassVar[Literal["noise", "images", "pairs"]]
-    """What it trains on: noise alone; images; or samples that the teacher makes first."""
+    """What it trains on: noise alone, images, or samples that the teacher makes first."""
     teacher_evaluations: int
-    """Teacher evaluations that one sample of one step costs."""
+    """Teacher evaluations per sample and step."""
     teacher_evaluations_before: int = 0
-    """Teacher evaluations that are spent before the first step, in all."""
+    """Total teacher evaluations before the first step."""
     student_evaluations: int = 1
-    """Student evaluations with a gradient that one sample of one step costs; a jvp counts twice."""
+    """Student evaluations with gradient per sample and step; a jvp counts as two."""
     target_evaluations: int = 0
-    """Those without a gradient, of the student or of a copy that follows it."""
+    """Evaluations without gradient, of the student or a copy that follows it, per sample and
+    step."""
     student: Student | PreconditionedDenoiser
 
     @classmethod
@@ -123,7 +124,7 @@ class Method(abc.ABC):
         data: Dataset | None,
         network: nn.Module | None,
     ) -> "Method":
-        """Make the student and the method that trains it.
+        """Build the student and the method that trains it.
 
         Args:
             settings: An instance of the class's `Settings`.
@@ -132,42 +133,42 @@ class Method(abc.ABC):
             network: The student's network; None copies the teacher's.
 
         Raises:
-            PidistillError: Something that this method needs is None.
+            PidistillError: An argument that this method needs is None.
         """
 
     @abc.abstractmethod
     def loss(self, batch: Batch) -> Losses:
-        """The losses of the student on `batch`, with gradients to its parameters only."""
+        """The student's losses on `batch`, with gradients to its parameters only."""
 
     @abc.abstractmethod
     def preview(self, num: int) -> Tensor:
-        """Draw `num` samples (num, *sample_shape) to look at."""
+        """Draw `num` samples (num, *sample_shape) for a preview."""
 
     def parts(self) -> list[Part]:
-        """Everything that is trained, the student first."""
+        """All trained parts, the student first."""
         return [Part("student", self.student, averaged=True)]
 
     def updates(self, step: int) -> Iterator[Update]:
-        """The updates of optimizer step `step`, in order; each sees what those before it did."""
+        """The updates of step `step`, in order; each sees the effect of those before it."""
         yield Update("student", self.loss)
 
     def to(self, device: Any) -> None:
-        """Move every network that the method holds to `device`."""
+        """Move all of the method's modules to `device`."""
         for value in vars(self).values():
             if isinstance(value, nn.Module):
                 value.to(device)
 
     def networks(self) -> list[nn.Module]:
-        """The raw networks of everything that the method holds, each once."""
+        """The raw networks of all of the method's modules, each once."""
         held = [value for value in vars(self).values() if isinstance(value, nn.Module)]
         found = [getattr(module, "network", None) for value in held for module in value.modules()]
         return list({id(net): net for net in found if isinstance(net, nn.Module)}.values())
 
     def prepare(self, run: Run) -> Iterator[Preparation]:
-        """Do what has to be done before the first step, yielding as it goes on.
+        """Do the work needed before the first step, yielding progress.
 
-        It may be left at any `yield`, and goes on from what is on the disk when it is called again.
-        Each of `run.processes` calls it, for its part of the work.
+        It may be abandoned at any `yield`; the next call resumes from what is on disk. Each of
+        `run.processes` calls it and does its share.
         """
         return iter(())
 
@@ -175,43 +176,43 @@ class Method(abc.ABC):
         """Prepare just enough for steps of `num` samples, in memory; for estimates.
 
         Returns:
-            The teacher evaluations that it took.
+            The teacher evaluations used.
         """
         return 0
 
     def start_phase(self, step: int, max_train_steps: int) -> bool:
-        """Asked before every step: whether a new phase of training begins with step `step`.
+        """Called before every step: whether a new phase of training begins at `step`.
 
-        Then the optimizers and the averages start afresh from the weights.
+        If so, the optimizers and the averages restart from the current weights.
         """
         return False
 
     def phase(self, max_train_steps: int) -> tuple[int, int]:
-        """First step of the current phase and the step after its last: the learning rate's span.
+        """The current phase `[first, end)`, which the learning-rate schedule spans.
 
         Steps are counted from 0.
         """
         return 0, max_train_steps
 
     def after_step(self, step: int) -> None:
-        """Called after all updates of step `step`: move whatever follows the student."""
+        """Called after all updates of step `step`, to update whatever follows the student."""
         return
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Tensors beside those of the parts that a checkpoint has to keep."""
+        """Tensors to checkpoint besides those of the parts."""
         return {}
 
     def state_values(self) -> dict[str, Any]:
-        """JSON values that a checkpoint has to keep."""
+        """JSON values to checkpoint."""
         return {}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Take what `state_tensors` and `state_values` gave, after the weights of the parts."""
+        """Restore `state_tensors` and `state_values`, after the weights of the parts."""
         return
 
 
 class Distillation(Method):
-    """A method that trains a student against a teacher; it implements `make_student` and `loss`."""
+    """A method that trains a student against a teacher; implement `make_student` and `loss`."""
 
     student: Student
 
@@ -235,26 +236,26 @@ class Distillation(Method):
         data: Dataset | None,
         network: nn.Module | None,
     ) -> "Distillation":
-        """Make the student from the teacher, and the method; see `Method.build`."""
+        """Build the student from the teacher, then the method; see `Method.build`."""
         if teacher is None:
-            raise PidistillError(f"{settings.name} distils a teacher; name one with 'teacher'")
+            raise PidistillError(f"{settings.name} distils a teacher; set 'teacher'")
         if cls.needs == "images":
             require_images(settings.name, teacher, data)
         return cls(settings, cls.make_student(settings, teacher, network), teacher)
 
     def preview(self, num: int) -> Tensor:
-        """Samples of the student in the steps that it is trained for."""
+        """Student samples in the number of steps that it is trained for."""
         return self.student.generate(num, seed=0, steps=self.student.num_steps).x
 
 
 def require_images(name: str, teacher: Denoiser, data: Dataset | None) -> None:
-    """Raise `PidistillError` unless `data` are images that `teacher` can judge."""
+    """Raise `PidistillError` unless `data` match the teacher's shape and classes."""
     if data is None:
-        raise PidistillError(f"{name} trains on images; name them with 'data', such as 'digits'")
+        raise PidistillError(f"{name} trains on images; set 'data', for example to 'digits'")
     shape = tuple(data.images.shape[1:])
     if shape != teacher.sample_shape:
         raise PidistillError(
-            f"data {data.name} holds images of shape {shape}; the teacher's are of shape "
+            f"data {data.name} has images of shape {shape}; the teacher expects shape "
             f"{teacher.sample_shape}"
         )
     if teacher.num_classes not in (0, data.num_classes):

@@ -1,15 +1,15 @@
 r"""BOOT (Gu et al. 2023, arXiv 2306.05544) in EDM coordinates.
 
 The student predicts the signal $y(z, \sigma) = x - \sigma \epsilon$ with $\epsilon = z /
-\sigma_{max}$, in terms of a trajectory student $y = (1 - \frac{\sigma}{\sigma_{max}}) F$. Along the
-ODE $\frac{dy}{d \ln \sigma} = y - D$, and so an Euler step from $t$ to a slightly smaller $s$ is
+\sigma_{max}$; for a trajectory student, $y = (1 - \frac{\sigma}{\sigma_{max}}) F$. Along the ODE
+$\frac{dy}{d \ln \sigma} = y - D$, so an Euler step from $t$ to a slightly smaller $s$ is
 
 $$y(s) = y(t) + \delta (D(y(t) + t \epsilon, t) - y(t)), \quad \delta = 1 - \frac{s}{t}$$
 
-The student at $s$ regresses on the right-hand side, all of which is held still, with the weight
-$1 / \delta^2$. A second loss pins the far end: $F(z, \sigma_{max}) = D(z, \sigma_{max})$.
+The student at $s$ regresses on the right-hand side, detached as a whole, with weight
+$1 / \delta^2$. A second loss pins the boundary: $F(z, \sigma_{max}) = D(z, \sigma_{max})$.
 
-So BOOT differs from PID in where the gradient goes: PID's reaches both ends of the difference.
+BOOT thus differs from PID in where the gradient goes: PID's reaches both ends of the difference.
 """
 
 from typing import Literal
@@ -31,23 +31,22 @@ class BOOTSettings(MethodSettings):
 
     name: Literal["boot"] = "boot"
     num_nodes: int = pydantic.Field(default=250, ge=2, le=10**6)
-    """Nodes N of the rho-7 grid; `t` is a node and `s` the next one below."""
+    """Number of nodes N of the rho-7 grid; `t` is a node and `s` the next one below."""
     boundary_weight: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the boundary loss."""
     distance: DistanceName = "l2"
     """Distance between student and target (`pidistill.distance`), both divided by the step."""
     anchored: bool | None = None
-    """Whether F is scaled as the teacher is at sigma_max (`TrajectoryStudent`). Left out, it is
-    where the teacher's network predicts data, not noise (`students.should_anchor`)."""
+    """Whether F has the teacher's scales at sigma_max (`TrajectoryStudent`). If unset, it does when
+    the teacher's network predicts data rather than noise (`students.should_anchor`)."""
     parametrisation: Literal["linear", "edm"] = "linear"
-    """Form of the trajectory (`pidistill.students`), pinned at sigma_max; published:
-    linear."""
+    """Form of the trajectory (`pidistill.students`), pinned at sigma_max; published: linear."""
 
 
 def signal(student: TrajectoryStudent, z: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-    """The student's y(z, sigma), of the shape of `z` (b, ...), at `sigma` (b,), float64.
+    """The student's y(z, sigma) at `z` (b, ...) and `sigma` (b,), float64; shaped like `z`.
 
-    A difference of it is divided by a small step: it is never computed in half precision.
+    Its differences are divided by a small step, so it is never computed in half precision.
     """
     with torch.autocast(z.device.type, enabled=False):
         return over_sample(1 - sigma / student.sigma_max, z) * student.F(z, sigma, label)
@@ -63,17 +62,17 @@ def bootstrap_loss(
     *,
     distance: Distance,
 ) -> Tensor:
-    """The distance of the student at `s` from a step that starts at itself at `t`.
+    """The distance between the student at `s` and an Euler step from the student at `t`.
 
     Args:
         student: The student.
         teacher: The teacher.
         z: Starting noise, shape (b, *sample_shape).
         t: Noise levels, shape (b,), float64 on the CPU.
-        s: Slightly smaller ones.
+        s: Slightly lower noise levels, shaped like `t`.
         label: Class labels (b,), or None.
-        distance: The distance; both sides are divided by the step `1 - s / t`, which for a squared
-            distance is the weight of one over the squared step.
+        distance: The distance. Both sides are divided by the step `1 - s / t`, which weights a
+            squared distance by one over the squared step.
 
     Returns:
         The losses, shape (b,).
@@ -95,7 +94,7 @@ def boundary_loss(
     *,
     distance: Distance,
 ) -> Tensor:
-    """The distance of F from D at `sigma_max`, shape (b,); arguments as in `bootstrap_loss`."""
+    """The distance between F and D at `sigma_max`, shape (b,); arguments as in `bootstrap_loss`."""
     sigma = torch.full((len(z),), student.sigma_max, dtype=torch.float64)
     with torch.autocast(z.device.type, enabled=False):
         prediction = student.F(z, sigma, label)
@@ -105,7 +104,7 @@ def boundary_loss(
 
 
 class BOOT(Distillation):
-    """The method, with its settings looked up once."""
+    """BOOT as a training method."""
 
     Settings = BOOTSettings
     needs = "noise"
@@ -130,7 +129,7 @@ class BOOT(Distillation):
         return trajectory_student(settings.parametrisation, teacher, network, settings.anchored)
 
     def loss(self, batch: Batch) -> Losses:
-        """Draw noise and nodes for the batch and return the sum of both losses."""
+        """Draw noise and nodes for the batch and return the weighted sum of both losses."""
         z = self.teacher.sigma_max * batch.draws.normal("train z", self.student.sample_shape)
         z = z.to(next(self.student.parameters()))
         index = batch.draws.integers("train node", len(self.nodes) - 1)

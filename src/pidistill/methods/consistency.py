@@ -1,13 +1,13 @@
 r"""Consistency distillation (Song et al., ICML 2023, arXiv 2303.01469, algorithm 2).
 
-All points of a trajectory are mapped to its end. From an image with noise, $x_i = x_0 + \sigma_i
-\epsilon$, the teacher takes one step of its solver to $\hat{x}_{i+1}$, the next node of the rho-7
-grid; the student there, as it was lately, is the target:
+The student maps every point of a trajectory to its end. From a noisy image, $x_i = x_0 + \sigma_i
+\epsilon$, the teacher takes one solver step to $\hat{x}_{i+1}$ at the next node of the rho-7 grid;
+the target is a moving average of the student, evaluated there:
 
 $$\mathrm{distance}\left(f(x_i, \sigma_i),\; \mathrm{sg}[f^-(\hat{x}_{i+1}, \sigma_{i+1})]\right)$$
 
 $f^-$ has the moving average of the student's weights. At the last node $f(x, \sigma_{min}) = x$ by
-construction (`ConsistencyStudent`), and from there the answer spreads to higher noise.
+construction (`ConsistencyStudent`), and the solution propagates from there to higher noise levels.
 """
 
 import copy
@@ -37,14 +37,14 @@ class ConsistencySettings(MethodSettings):
 
     name: Literal["consistency"] = "consistency"
     num_nodes: int = pydantic.Field(default=18, ge=2, le=10**6)
-    """Nodes N of the rho-7 grid; published: 18 for CIFAR-10, 40 for ImageNet 64x64."""
+    """Number of nodes N of the rho-7 grid; published: 18 for CIFAR-10, 40 for ImageNet 64x64."""
     mu: float = pydantic.Field(default=0.95, ge=0, lt=1)
-    """Rate of the target's moving average; published: 0.95 for ImageNet 64x64. With 0 the target is
-    the student itself, held still."""
+    """Decay rate of the target's moving average; published: 0.95 for ImageNet 64x64. With 0 the
+    target is the student itself, detached."""
     solver: Literal["heun", "euler"] = "heun"
-    """The teacher's step from a node to the next; published: heun."""
+    """The teacher's solver for the step from one node to the next; published: heun."""
     distance: DistanceName = "l2"
-    """Distance between student and target (`pidistill.distance`); published: LPIPS, and l2."""
+    """Distance between student and target (`pidistill.distance`); published: LPIPS and l2."""
 
 
 def consistency_loss(
@@ -59,7 +59,7 @@ def consistency_loss(
     solver: Solver,
     distance: Distance,
 ) -> Tensor:
-    """The loss of each sample, shape (b,), all noise levels weighted alike.
+    """The loss per sample, shape (b,), with equal weight at all noise levels.
 
     Args:
         student: The student.
@@ -67,9 +67,9 @@ def consistency_loss(
         teacher: The teacher.
         x: Noisy images, shape (b, *sample_shape).
         sigma: Their noise levels, nodes of the grid, shape (b,), float64 on the CPU.
-        sigma_next: The next nodes below, of the same shape.
+        sigma_next: The next nodes below, shaped like `sigma`.
         label: Class labels (b,), or None.
-        solver: The teacher's solver, of which one step is taken.
+        solver: The teacher's solver, which takes one step.
         distance: The distance between the student and its target.
     """
     prediction = student(x, sigma, label)
@@ -80,7 +80,7 @@ def consistency_loss(
 
 
 class Consistency(Distillation):
-    """The method, with its target network."""
+    """Consistency distillation as a training method; it holds the target network."""
 
     Settings = ConsistencySettings
     needs = "images"
@@ -107,9 +107,9 @@ class Consistency(Distillation):
         return ConsistencyStudent.from_teacher(teacher, network=network)
 
     def loss(self, batch: Batch) -> Losses:
-        """Noise the images of the batch to drawn nodes and return their losses."""
+        """Add noise to the images at randomly drawn nodes and return their losses."""
         if batch.x0 is None:
-            raise ValueError("the batch holds no images; consistency distillation trains on data")
+            raise ValueError("the batch has no images; consistency distillation trains on data")
         index = batch.draws.integers("train node", len(self.nodes) - 1)
         sigma, sigma_next = self.nodes[index], self.nodes[index + 1]
         eps = batch.draws.normal("train eps", self.student.sample_shape).to(batch.x0)
@@ -140,5 +140,5 @@ class Consistency(Distillation):
         return dict(self.target.state_dict())
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Take the target's weights."""
+        """Restore the target's weights."""
         load_weights(self.target, tensors, "the checkpoint's target")

@@ -1,4 +1,4 @@
-r"""Training a denoiser on data: the loss of EDM (Karras et al. 2022, section 5).
+r"""Training a denoiser on data with the EDM loss (Karras et al. 2022, section 5).
 
 $\lambda(\sigma) |D(x_0 + \sigma \epsilon, \sigma) - x_0|^2$ with $\ln \sigma \sim N(P_{mean},
 P_{std}^2)$ and $\lambda = (\sigma^2 + \sigma_{data}^2) / (\sigma \sigma_{data})^2$.
@@ -31,7 +31,7 @@ class DenoisingSettings(MethodSettings):
     p_std: float = pydantic.Field(default=1.2, gt=0)
     """Standard deviation of ln(sigma) in training."""
     label_dropout: float = pydantic.Field(default=0.1, ge=0, le=1)
-    """Probability of training a sample without its label, for the unconditional mode."""
+    """Probability of dropping a sample's label, which trains the unconditional mode."""
 
 
 class Denoising(Method):
@@ -56,9 +56,9 @@ class Denoising(Method):
         data: Dataset | None,
         network: nn.Module | None,
     ) -> "Denoising":
-        """Make a denoiser of the data around `network` (see `Method.build`)."""
+        """Wrap `network` as a denoiser of the data (see `Method.build`)."""
         if data is None or network is None:
-            raise PidistillError("denoising trains a network on images; name both")
+            raise PidistillError("denoising trains a network on images; set both")
         student = PreconditionedDenoiser(
             network,
             EDMPrecondition(),
@@ -69,9 +69,9 @@ class Denoising(Method):
         return cls(settings, student)
 
     def loss(self, batch: Batch) -> Losses:
-        """Noise the images of the batch and return the weighted squared errors."""
+        """Add noise to the images of the batch and return the weighted squared errors."""
         if batch.x0 is None:
-            raise ValueError("the batch holds no images; denoising trains on data")
+            raise ValueError("the batch has no images; denoising trains on data")
         x0, draws = batch.x0, batch.draws
         log_sigma = self.settings.p_mean + self.settings.p_std * draws.normal("train sigma", ())
         sigma = log_sigma.exp().to(x0)
@@ -88,7 +88,7 @@ class Denoising(Method):
 
     @torch.no_grad()
     def preview(self, num: int) -> Tensor:
-        """Samples by 18 nodes of Heun without dropout, the labels going round the classes."""
+        """Samples from Heun with 18 nodes, without dropout; labels cycle through the classes."""
         z = initial_noise(self.student, num, seed=0)
         label = labels_for(self.student, num)
         label = None if label is None else label.to(z.device)

@@ -1,12 +1,12 @@
 r"""Knowledge distillation (Luhman & Luhman 2021, arXiv 2101.02388).
 
-The teacher solves its equation from many $z$ beforehand; the student, a denoiser that takes one
-Euler step, regresses on the samples:
+The teacher solves its ODE from many $z$ in advance; the student, a denoiser that takes one Euler
+step, regresses on the samples:
 
 $$\mathrm{distance}\left(x(z, \sigma_{min}),\; x_{teacher}(z)\right)$$
 
-Training needs the pairs only, and no data. All that the teacher costs is spent before the first
-step; the pairs may be shared by several runs.
+Training needs only the pairs, no data. All teacher evaluations happen before the first step, and
+several runs may share the pairs.
 """
 
 from collections.abc import Iterator
@@ -36,15 +36,15 @@ class KnowledgeSettings(MethodSettings):
 
     name: Literal["knowledge"] = "knowledge"
     num_pairs: int = pydantic.Field(default=20_000, ge=1, le=2**40)
-    """Pairs to train on; all are kept in memory."""
+    """Number of pairs to train on; all are kept in memory."""
     pairs: str | None = pydantic.Field(default=None, pattern=r"^[^\x00]+$")
-    """Folder of pairs, to share them among runs; None is `pairs` in the run folder."""
+    """Folder of pairs, for sharing them among runs; None means `pairs` in the run folder."""
     pairs_seed: int | None = pydantic.Field(default=None, ge=0, lt=2**63)
-    """Seed of the pairs; None is the run's, or 0 for pairs in a folder that runs share."""
+    """Seed of the pairs; None means the run's seed, or 0 for a shared folder."""
     pairs_batch_size: int = pydantic.Field(default=256, ge=1, le=2**20)
-    """Pairs that the teacher solves for at once."""
+    """Number of pairs that the teacher solves for at once."""
     steps: int = pydantic.Field(default=40, ge=2, le=10**6)
-    """Nodes of the teacher's solution (`pidistill.solve`)."""
+    """Number of nodes of the teacher's solver (`pidistill.solve`)."""
     solver: Literal["heun", "euler"] = "heun"
     """The teacher's solver."""
     distance: DistanceName = "l2"
@@ -54,20 +54,20 @@ class KnowledgeSettings(MethodSettings):
 def knowledge_loss(
     student: EulerStudent, z: Tensor, x: Tensor, label: Tensor | None, *, distance: Distance
 ) -> Tensor:
-    """The distance of the student's samples from the teacher's, shape (b,).
+    """The distance between the student's samples and the teacher's, shape (b,).
 
     Args:
-        student: The student, of one step.
+        student: A one-step student.
         z: Starting noise, shape (b, *sample_shape).
-        x: The teacher's samples from it, of the same shape.
-        label: Their labels (b,), or None.
+        x: The teacher's samples from `z`, shaped like `z`.
+        label: Class labels (b,), or None.
         distance: The distance.
     """
     return distance(student.sample(z, label=label).x, x)
 
 
 class Knowledge(Distillation):
-    """The method, with its pairs once they are made."""
+    """Knowledge distillation as a training method; it holds the pairs once they are made."""
 
     Settings = KnowledgeSettings
     needs = "pairs"
@@ -92,7 +92,7 @@ class Knowledge(Distillation):
         return EulerStudent.from_teacher(teacher, network=network)
 
     def _pair_folder(self, run: Run) -> PairFolder:
-        """Where the pairs are; those of a shared folder do not follow the seed of the run."""
+        """The folder of pairs; by default, the pairs in a shared one do not use the run's seed."""
         settings = self.settings
         own = settings.pairs is None
         return PairFolder(
@@ -108,14 +108,14 @@ class Knowledge(Distillation):
         )
 
     def prepare(self, run: Run) -> Iterator[Preparation]:
-        """Make the pairs that are missing, and load them all."""
+        """Make the missing pairs, then load all of them."""
         pairs = self._pair_folder(run)
         for done in pairs.make():
             yield Preparation("solving for pairs", done, pairs.share, "pairs")
         self.pairs = pairs.load()
 
     def rehearse(self, run: Run, num: int) -> int:
-        """Make a few pairs, as many as a batch of their making holds, and keep them in memory."""
+        """Make at most `num` pairs, in one batch, and keep them in memory."""
         settings = self.settings
         count = min(num, settings.num_pairs, settings.pairs_batch_size)
         pairs = self._pair_folder(run).solve(0, count)
@@ -123,7 +123,7 @@ class Knowledge(Distillation):
         return count * self.teacher_evaluations_before // settings.num_pairs
 
     def loss(self, batch: Batch) -> Losses:
-        """The losses of pairs drawn at random; their labels come with them."""
+        """The losses of randomly drawn pairs, with the pairs' own labels."""
         index = batch.draws.integers("train pair", len(self.pairs.x))
         device = next(self.student.parameters()).device
         label = self.pairs.label

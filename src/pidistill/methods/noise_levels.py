@@ -1,4 +1,4 @@
-"""How the noise levels that PID trains on are drawn."""
+"""Distributions of PID's training noise levels."""
 
 import math
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from pidistill.denoiser import Denoiser
 from pidistill.schedule import karras_sigmas, sigma_at
 
 Draw = Callable[[Tensor, Denoiser, int], Tensor]
-"""From uniform numbers in [0, 1), shape (b,), float64, to noise levels of the same shape, for a
-teacher and the number of nodes of its rho-7 grid."""
+"""Maps uniform numbers in [0, 1), shape (b,), float64, to noise levels of the same shape, given the
+teacher and the number of nodes of the rho-7 grid."""
 
 
 def draw_nodes(uniform: Tensor, teacher: Denoiser, num_nodes: int) -> Tensor:
-    """A node of the rho-7 grid, all equally likely: the published draw."""
+    """Uniform over the nodes of the rho-7 grid, as published."""
     nodes = karras_sigmas(num_nodes, teacher.sigma_min, teacher.sigma_max)
     return nodes[(uniform * num_nodes).long()]
 
@@ -31,16 +31,16 @@ def draw_log(uniform: Tensor, teacher: Denoiser, num_nodes: int) -> Tensor:
 
 
 LOG_NORMAL_MEDIAN = math.exp(-1.2) / 0.5
-"""Median of EDM's noise levels in training, in units of its `sigma_data`."""
+"""Median of EDM's training noise levels, in units of its `sigma_data`."""
 LOG_NORMAL_STD = 1.2
 """Standard deviation of their logarithm (Karras et al. 2022, table 1)."""
 
 
 def draw_log_normal(uniform: Tensor, teacher: Denoiser, num_nodes: int) -> Tensor:
-    """Log-normal as the noise levels that EDM trains its teachers on, cut to the teacher's range.
+    """EDM's log-normal training distribution, truncated to the teacher's range.
 
-    The median moves with the teacher's `sigma_data`. Only about 2 in 100,000 are above half of
-    EDM's `sigma_max`, so the part where the trajectory begins is learnt last.
+    The median scales with the teacher's `sigma_data`. Only about 2 in 100,000 levels exceed half of
+    EDM's `sigma_max`, so the start of the trajectory is learnt last.
     """
     median = LOG_NORMAL_MEDIAN * teacher.sigma_data
     ends = torch.tensor([teacher.sigma_max, teacher.sigma_min], dtype=uniform.dtype)

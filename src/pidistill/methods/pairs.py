@@ -1,9 +1,9 @@
-"""Pairs of noise and the teacher's solution from it, made once and kept in shards on the disk.
+"""Pairs of starting noise and the teacher's sample, made once and stored on disk in shards.
 
-A folder of pairs holds `manifest.json`, which says how they were made, and safetensors files
-`shard-00000.safetensors`, ... of `z`, `x` and, for a class-conditional teacher, `label`. Pair i
-depends on the seed and i only, and label i is `i % num_classes`. A shard is written at once or not
-at all, so that making pairs goes on where it was cut. Several processes make a shard each.
+A folder of pairs holds `manifest.json`, which records how they were made, and safetensors files
+`shard-00000.safetensors`, ... with `z`, `x` and, for a class-conditional teacher, `label`. Pair i
+depends only on the seed and i; label i is `i % num_classes`. Shards are written atomically, so an
+interrupted job resumes at the first missing shard. Several processes make different shards.
 """
 
 import dataclasses
@@ -36,9 +36,9 @@ class Pairs(NamedTuple):
     z: Tensor
     """Starting noise at `sigma_max`, shape (n, *sample_shape), float32."""
     x: Tensor
-    """The teacher's samples from it, of the same shape."""
+    """The teacher's samples from `z`, of the same shape."""
     label: Tensor | None
-    """Their labels (n,), int64, or None for an unconditional teacher."""
+    """Class labels (n,), int64, or None for an unconditional teacher."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +48,15 @@ class PairFolder:
     folder: Path
     teacher: Denoiser
     spec: str | None
-    """The teacher's spec, for people: the teacher is known by what it computes."""
+    """The teacher's spec, for display only; the fingerprint identifies the teacher."""
     num: int
     solver: str
     """A key of `ode.SOLVERS`."""
     steps: int
-    """Nodes of the rho-7 grid (see `ode.solve`)."""
+    """Number of nodes of the rho-7 grid (see `ode.solve`)."""
     seed: int
     batch_size: int
-    """Pairs that are solved for at once."""
+    """Number of pairs to solve for at once."""
     processes: Processes = ALONE
 
     @property
@@ -66,19 +66,19 @@ class PairFolder:
 
     @property
     def share(self) -> int:
-        """How many pairs this process makes, or finds there."""
+        """The number of pairs in this process's shards."""
         return sum(min(SHARD, self.num - first) for first in self._starts)
 
     def _shard(self, first: int) -> Path:
         return self.folder / f"shard-{first // SHARD:05d}.safetensors"
 
     def make(self) -> Iterator[int]:
-        """Make the pairs that are missing, yielding how many of the `share` are there.
+        """Make the missing pairs, yielding how many of this process's `share` are done.
 
-        All processes call it, and come back when all pairs are there.
+        All processes must call it; each returns once all pairs exist.
 
         Raises:
-            PidistillError: The folder holds a damaged file, or pairs that were made otherwise.
+            PidistillError: The folder holds a damaged file, or pairs made with other settings.
         """
         self._open()
         earlier = 0
@@ -96,7 +96,7 @@ class PairFolder:
                 done += count
                 if done == needed:
                     whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-                    # Another run may have made a longer shard meanwhile.
+                    # Another run may have written a longer shard in the meantime.
                     if not path.exists() or len(read_tensors(path)["x"]) < needed:
                         write_tensors(path, whole)
                 yield earlier + done
@@ -104,7 +104,7 @@ class PairFolder:
         self.processes.wait()
 
     def _open(self) -> None:
-        """Write the manifest, or check the one that is there; the other processes wait."""
+        """Write the manifest if there is none, then check it; the other processes wait."""
         manifest = {
             "teacher": self.spec,
             "teacher_fingerprint": teacher_fingerprint(self.teacher),
@@ -127,7 +127,7 @@ class PairFolder:
     def solve(self, first: int, count: int) -> dict[str, Tensor]:
         """The pairs `first .. first + count - 1`, by name, on the CPU.
 
-        Their noise has a stream of its own: no sample of any seed is a pair that was trained on.
+        Their noise has a separate stream, so no seed draws a sample from a training pair's noise.
         """
         eps = Draws(self.seed, first, count).normal("pair z", self.teacher.sample_shape)
         z = (self.teacher.sigma_max * eps).float()
@@ -140,30 +140,27 @@ class PairFolder:
         return {"z": z, "x": x} if label is None else {"z": z, "x": x, "label": label}
 
     def load(self) -> Pairs:
-        """Load the pairs, once they are made.
-
-        Raises `PidistillError` when a shard is missing, damaged or too short.
-        """
+        """Load the pairs; raises `PidistillError` if a shard is missing, damaged or too short."""
         shards = [read_tensors(self._shard(first)) for first in range(0, self.num, SHARD)]
         whole = {key: torch.cat([shard[key] for shard in shards])[: self.num] for key in shards[0]}
         if len(whole["x"]) < self.num:
             raise PidistillError(
                 f"{self.folder} holds {len(whole['x'])} pairs; expected {self.num}; remove the "
-                "shard that is too short"
+                "truncated shard"
             )
         return Pairs(whole["z"], whole["x"], whole.get("label"))
 
 
 def _require_same(folder: Path, found: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """Raise `PidistillError` unless the pairs found are those that the manifest describes."""
+    """Raise `PidistillError` unless the manifest found matches the expected one."""
     if found.get("teacher_fingerprint") != manifest["teacher_fingerprint"]:
         raise PidistillError(
-            f"the pairs in {folder} were made with a teacher of other weights or settings "
-            f"({found.get('teacher')}) than {manifest['teacher']}; choose another folder of pairs"
+            f"the pairs in {folder} were made by {found.get('teacher')}, whose weights or settings "
+            f"differ from those of {manifest['teacher']}; choose another folder of pairs"
         )
     for key in manifest.keys() - {"teacher"}:
         if found.get(key) != manifest[key]:
             raise PidistillError(
-                f"the pairs in {folder} were made with {key} {found.get(key)!r}, but this run asks "
-                f"for {manifest[key]!r}; choose another folder of pairs"
+                f"the pairs in {folder} were made with {key} {found.get(key)!r}, but this run "
+                f"needs {manifest[key]!r}; choose another folder of pairs"
             )

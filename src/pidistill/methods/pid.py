@@ -1,13 +1,13 @@
 r"""Physics Informed Distillation (Tee et al., TMLR 2024, arXiv 2411.08378).
 
-The student is the whole trajectory $x(z, \sigma)$; its loss is the residual of the
-probability-flow ODE, and it needs the teacher and noise, no data:
+The student represents the whole trajectory $x(z, \sigma)$ and minimises the residual of the
+probability-flow ODE. This needs the teacher and noise, but no data:
 
 $$\mathrm{distance}\left(x - \sigma \frac{dx}{d\sigma},\; \mathrm{sg}[D(x, \sigma)]\right)$$
 
-The gradient flows through every student evaluation of the derivative and none into the teacher.
-Published are `OneSided`, `data_form` and the distance `lpips`; docs/mathematics.md has the formulas
-of the alternatives.
+The gradient flows through every student evaluation in the derivative and never into the teacher.
+The published choices are `OneSided`, `data_form` and the distance `lpips`; docs/mathematics.md
+derives the alternatives.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def pid_loss(
     residual: Residual,
     distance: Distance,
 ) -> tuple[Tensor, Tensor]:
-    """The PID loss of each sample, before any weighting.
+    """The PID loss per sample, unweighted.
 
     Args:
         student: The student.
@@ -48,12 +48,12 @@ def pid_loss(
         z: Starting noise, shape (b, *sample_shape).
         sigma: Noise levels, shape (b,), float64 on the CPU.
         label: Class labels (b,), or None.
-        derivative: How the student's derivative is taken.
+        derivative: The scheme for the student's derivative.
         residual: The form of the residual.
         distance: The distance between its two sides.
 
     Returns:
-        The losses, and the noise levels where they were taken, both of shape (b,).
+        The losses and the noise levels at which they were evaluated, both of shape (b,).
     """
 
     def F(nodes: Tensor) -> Tensor:  # noqa: N802
@@ -62,7 +62,7 @@ def pid_loss(
         repeated = z.repeat(num, *[1] * (z.ndim - 1))
         return student.F(repeated, nodes.flatten(), labels).unflatten(0, (num, -1))
 
-    # A difference multiplies rounding errors by up to 50: it is never taken in half precision.
+    # The difference amplifies rounding errors up to 50 times, so it never uses half precision.
     with torch.autocast(z.device.type, enabled=False):
         point = derivative(F, student.share, sigma)
         x = student.blend(z, point.sigma, point.F)
@@ -81,33 +81,34 @@ class PIDSettings(MethodSettings):
     step: float = pydantic.Field(default=0.1, gt=0, le=2)
     """Width of a central difference in ln(sigma)."""
     num_nodes: int = pydantic.Field(default=250, ge=2, le=10**6)
-    """Nodes N of the rho-7 grid, for the one-sided difference and the draw `nodes`."""
+    """Number of nodes N of the rho-7 grid, for the one-sided difference and the draw `nodes`."""
     draw: Literal["nodes", "rho", "log", "log-normal"] = "log"
-    """Noise levels are drawn uniformly from the N nodes (published), or continuously: uniform in
+    """Distribution of noise levels: uniform over the N nodes (published), or continuous: uniform in
     sigma^(1/7), uniform in ln(sigma), or log-normal as in EDM's training."""
     residual: Literal["data", "velocity"] = "data"
     """Form of the residual (`pidistill.residual`); published: data."""
     distance: DistanceName = "l2"
     """Distance between the two sides of the residual (`pidistill.distance`); published: lpips."""
     normalise: float = pydantic.Field(default=1e-3, ge=0)
-    """Each loss is divided by sqrt(its detached value + normalise); 0 turns that off, as
+    """Each loss is divided by sqrt(its detached value + normalise); 0 disables this, as
     published."""
     anchored: bool | None = None
-    """Whether F is scaled as the teacher is at sigma_max (`TrajectoryStudent`); published: no. Left
-    out, it is where the teacher's network predicts data, not noise (`students.should_anchor`)."""
+    """Whether F has the teacher's scales at sigma_max (`TrajectoryStudent`); published: no. If
+    unset, it does when the teacher's network predicts data rather than noise
+    (`students.should_anchor`)."""
     initialisation: Literal["copied", "random"] = "copied"
-    """Whether the student's network starts with the teacher's weights (published), or with fresh
-    ones of the same architecture, drawn from the run's seed."""
+    """Whether the student's network starts from the teacher's weights (published) or from random
+    weights drawn with the run's seed, in the same architecture."""
     parametrisation: Literal["linear", "edm", "soft"] = "edm"
     """Form of the trajectory (`pidistill.students.TRAJECTORIES`); published: linear."""
     boundary_weight: float = pydantic.Field(default=1.0, ge=0)
-    """Weight of the penalty on x(z, sigma_max) - z in the parametrisation `soft`; the others
-    satisfy that condition by construction."""
+    """Weight of the penalty on x(z, sigma_max) - z in the parametrisation `soft`; the other
+    parametrisations satisfy this boundary condition by construction."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _of_version_0_1(cls, table: Any) -> Any:
-        """Drop removed settings, which 0.1 wrote at their defaults; refuse any other value."""
+        """Drop removed settings that have their 0.1 defaults; reject any other value."""
         if not isinstance(table, dict):
             return table
         table = dict(table)
@@ -123,15 +124,15 @@ class PIDSettings(MethodSettings):
 
 REMOVED = {
     "weight": ("uniform", "choose another draw of noise levels (draw)"),
-    "gradient": ("both", "the method boot is the one that holds its target still"),
+    "gradient": ("both", "use the method boot, which detaches its target"),
 }
-"""Settings of version 0.1 that were removed: their defaults, and what to use instead."""
+"""Settings removed since version 0.1: their defaults and what to use instead."""
 
 LOG_ODDS = {
-    "derivative": "choose central, which is the same difference in ln(sigma)",
+    "derivative": "choose central, the same difference in ln(sigma)",
     "parametrisation": "choose linear, which gave the same results, or edm",
 }
-"""Settings whose value `log-odds` was removed, and what to use instead."""
+"""Settings that lost the value `log-odds`, and what to use instead."""
 
 DERIVATIVES: dict[str, Callable[[PIDSettings, Denoiser], DerivativeScheme]] = {
     "one-sided": lambda settings, teacher: OneSided(
@@ -145,11 +146,11 @@ INITIALISATIONS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "copied": lambda network: network,
     "random": fresh_network,
 }
-"""What becomes of the network that a student was built with."""
+"""What to do with the network that a student was built with."""
 
 
 class PID(Distillation):
-    """The method, with its settings looked up once."""
+    """PID as a training method."""
 
     Settings = PIDSettings
     needs = "noise"
@@ -160,7 +161,7 @@ class PID(Distillation):
     ) -> None:
         """Train `student` against `teacher`.
 
-        Raises `PidistillError` when the distance does not suit the samples.
+        Raises `PidistillError` if the distance does not suit the samples.
         """
         super().__init__(settings, student, teacher)
         self.teacher_evaluations = teacher.evaluations_per_call
@@ -188,12 +189,12 @@ class PID(Distillation):
         data: Dataset | None,
         network: nn.Module | None,
     ) -> Distillation:
-        """See `Method.build`; a parametrisation may have a variant of the method."""
+        """See `Method.build`; some parametrisations use a variant of the method."""
         kind = BY_PARAMETRISATION[settings.parametrisation] if cls is PID else cls
         return super(PID, kind).build(settings, teacher=teacher, data=data, network=network)
 
     def noise(self, batch: Batch) -> Tensor:
-        """The starting noise of a batch, shape (b, *sample_shape), the same at every call."""
+        """The starting noise of a batch, shape (b, *sample_shape); repeated calls agree."""
         z = self.teacher.sigma_max * batch.draws.normal("train z", self.teacher.sample_shape)
         return z.to(next(self.student.parameters()))
 
@@ -217,7 +218,7 @@ class PID(Distillation):
 
 
 def boundary_penalty(student: TrajectoryStudent, z: Tensor, label: Tensor | None) -> Tensor:
-    """The mean square of `x(z, sigma_max) - z` in units of `sigma_max`, shape (b,).
+    """The mean square of `(x(z, sigma_max) - z) / sigma_max`, shape (b,).
 
     Args:
         student: The student.
@@ -230,17 +231,17 @@ def boundary_penalty(student: TrajectoryStudent, z: Tensor, label: Tensor | None
 
 
 class SoftBoundaryPID(PID):
-    """An ablation: the boundary condition is a penalty, for the student that does not pin it."""
+    """An ablation: a penalty replaces the boundary condition, for students that do not pin it."""
 
     def __init__(
         self, settings: PIDSettings, student: TrajectoryStudent, teacher: Denoiser
     ) -> None:
-        """Train `student` against `teacher`; the penalty is one more evaluation of it."""
+        """Train `student` against `teacher`; the penalty costs one more student evaluation."""
         super().__init__(settings, student, teacher)
         self.student_evaluations += 1
 
     def loss(self, batch: Batch) -> Losses:
-        """The losses of PID, with the penalty added."""
+        """The PID losses plus the weighted penalty."""
         losses = super().loss(batch)
         penalty = boundary_penalty(self.student, self.noise(batch), batch.label)
         loss = losses.loss + self.settings.boundary_weight * penalty

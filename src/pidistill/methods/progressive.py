@@ -1,14 +1,13 @@
 r"""Progressive distillation (Salimans & Ho, ICLR 2022, arXiv 2202.00512) on the rho-7 grid.
 
-In the form of Song et al. 2023. A student of N Euler steps learns from a teacher of 2 N: from an
-image with noise, $x = x_0 + \sigma \epsilon$, the teacher takes two Euler steps of half the length,
-from $\sigma$ by $\sigma'$ to $\sigma''$ (half a node each in the index of the grid). The student,
-a denoiser, regresses on the $\tilde{x}$ with which a single Euler step ends at the same point:
+In the form of Song et al. 2023. A student with N Euler steps learns from a teacher with 2 N: from a
+noisy image, $x = x_0 + \sigma \epsilon$, the teacher takes two Euler steps of half the length, from
+$\sigma$ via $\sigma'$ to $\sigma''$ (each half a node in the index of the grid). The student, a
+denoiser, regresses on the $\tilde{x}$ for which a single Euler step ends at the same point:
 
 $$\mathrm{distance}\left(D(x, \sigma),\; \mathrm{sg}[\tilde{x}]\right)$$
 
-After each round the student becomes the teacher, and N is halved, down to one, or to the number of
-steps that the last student shall take.
+After each round the student becomes the teacher and N is halved, until N reaches `end_steps`.
 """
 
 import copy
@@ -48,8 +47,8 @@ class ProgressiveSettings(MethodSettings):
     end_steps: int = pydantic.Field(default=1, ge=1)
     """Euler steps of the last student, a smaller power of two; published: 1."""
     weight: Literal["uniform", "truncated-snr"] = "uniform"
-    """Weight of the noise levels: all alike (Song et al. 2023), or max(1, 1 / sigma^2) (Salimans &
-    Ho 2022)."""
+    """Weight of the loss by noise level: uniform (Song et al. 2023), or max(1, 1 / sigma^2)
+    (Salimans & Ho 2022)."""
     distance: DistanceName = "l2"
     """Distance between student and target (`pidistill.distance`)."""
 
@@ -76,25 +75,25 @@ def two_step_target(
     sigma_next: Tensor,
     label: Tensor | None,
 ) -> Tensor:
-    r"""Where one Euler step has to aim to end where two steps of the teacher end.
+    r"""The denoiser output whose single Euler step ends where two steps of the teacher end.
 
     With the teacher's $D_1$ at $\sigma$ and $D_2$ at $\sigma'$, `x` cancels:
 
     $$\tilde{x} = \frac{\sigma'' (\sigma - \sigma')}{\sigma' (\sigma - \sigma'')} D_1
     + \frac{\sigma (\sigma' - \sigma'')}{\sigma' (\sigma - \sigma'')} D_2$$
 
-    whose weights add up to 1.
+    The weights sum to 1.
 
     Args:
         teacher: The teacher.
         x: Noisy images, shape (b, *sample_shape).
         sigma: Their noise levels, shape (b,), float64 on the CPU.
-        sigma_middle: Where the first step ends, of the same shape.
-        sigma_next: Where the second step ends, of the same shape.
+        sigma_middle: Where the first step ends, shaped like `sigma`.
+        sigma_next: Where the second step ends, shaped like `sigma`.
         label: Class labels (b,), or None.
 
     Returns:
-        Clean samples, of the shape of `x`.
+        Clean samples, shaped like `x`.
     """
     first = teacher(x, sigma.to(x), label)
     x_middle = euler_step(x, first, sigma, sigma_middle)
@@ -113,14 +112,14 @@ def progressive_loss(
     *,
     distance: Distance,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each sample, before any weighting.
+    """The loss per sample, unweighted.
 
     Args:
-        student: The student, of `student.num_steps` steps.
+        student: A student with `student.num_steps` steps.
         teacher: The teacher, which takes two steps for each of the student's.
         x0: Images, shape (b, *sample_shape).
-        eps: Standard normal noise, of the shape of `x0`.
-        index: Which of the student's steps, in 0 .. num_steps - 1, shape (b,), int64 on the CPU.
+        eps: Standard normal noise, shaped like `x0`.
+        index: The student's step, in 0 .. num_steps - 1, shape (b,), int64 on the CPU.
         label: Class labels (b,), or None.
         distance: The distance between the student and its target.
 
@@ -138,7 +137,7 @@ def progressive_loss(
 
 
 class Progressive(Distillation):
-    """The method, with the round it is in."""
+    """Progressive distillation as a training method; it tracks the current round."""
 
     Settings = ProgressiveSettings
     needs = "images"
@@ -147,12 +146,12 @@ class Progressive(Distillation):
     def __init__(
         self, settings: ProgressiveSettings, student: EulerStudent, teacher: Denoiser
     ) -> None:
-        """Train `student` against `teacher`, and then against itself."""
+        """Train `student` against `teacher` in the first round, then against its earlier self."""
         super().__init__(settings, student, teacher)
         self.distance = distance_for(settings.distance, teacher.sample_shape)
         self.weight = WEIGHTS[settings.weight]
         self.first_step = 0
-        self.promoted = copy.deepcopy(student)  # what becomes the teacher after a round
+        self.promoted = copy.deepcopy(student)  # becomes the teacher after a round
         self.teacher_evaluations = 2 * teacher.evaluations_per_call
 
     @classmethod
@@ -165,9 +164,9 @@ class Progressive(Distillation):
         )
 
     def loss(self, batch: Batch) -> Losses:
-        """Noise the images of the batch to drawn nodes of the round's grid."""
+        """Add noise to the images at randomly drawn nodes of the round's grid."""
         if batch.x0 is None:
-            raise ValueError("the batch holds no images; progressive distillation trains on data")
+            raise ValueError("the batch has no images; progressive distillation trains on data")
         loss, sigma = progressive_loss(
             self.student,
             self.teacher,
@@ -181,15 +180,15 @@ class Progressive(Distillation):
         return Losses(loss * self.weight(sigma).to(loss), sigma, scalars)
 
     def phase(self, max_train_steps: int) -> tuple[int, int]:
-        """The round: what is left of the run is divided evenly among the rounds that are left."""
+        """The current round; the remaining rounds divide the remaining steps evenly."""
         rounds_left = (self.student.num_steps // self.settings.end_steps).bit_length()
         length = (max_train_steps - self.first_step) // rounds_left
         return self.first_step, self.first_step + length
 
     def start_phase(self, step: int, max_train_steps: int) -> bool:
-        """At the end of a round, the student becomes the teacher and its steps are halved.
+        """At the end of a round, make the student the teacher and halve its steps.
 
-        A round that has no training step, in a run of fewer steps than rounds, is left out.
+        If the run has fewer steps than rounds, rounds without a training step are skipped.
         """
         end = self.settings.end_steps
         if self.student.num_steps == end or step < self.phase(max_train_steps)[1]:
@@ -202,21 +201,21 @@ class Progressive(Distillation):
         return True
 
     def _promote(self) -> None:
-        """Make a copy of the student the teacher; a student that FSDP divided is gathered."""
+        """Make a copy of the student the teacher, gathering its weights if FSDP sharded them."""
         load_whole(self.promoted, whole_tensors(self.student.state_dict(), keep=True))
         self.teacher = self.promoted.as_denoiser().eval().requires_grad_(False)
         self.teacher_evaluations = 2
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """The weights of a teacher that was a student."""
+        """The weights of the promoted teacher, after the first round."""
         return dict(self.promoted.state_dict()) if self.first_step else {}
 
     def state_values(self) -> dict[str, Any]:
-        """Where the rounds are."""
+        """The current round: the student's steps and the first training step."""
         return {"num_steps": self.student.num_steps, "first_step": self.first_step}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Go on in the round that the checkpoint was written in."""
+        """Resume in the checkpoint's round."""
         self.student.num_steps, self.first_step = values["num_steps"], values["first_step"]
         if tensors:
             self._promote()

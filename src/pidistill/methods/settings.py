@@ -1,4 +1,4 @@
-"""Settings of methods and optimizers. Imports no torch: the command line reads them."""
+"""Settings of methods and optimizers. Imports no torch, since the command line reads them."""
 
 from typing import Literal
 
@@ -8,16 +8,16 @@ from pidistill.settings import STRICT
 
 
 class MethodSettings(pydantic.BaseModel):
-    """Settings of a method, checked strictly: the table `[method]` of a run config."""
+    """Settings of a method, validated strictly: the table `[method]` of a run config."""
 
     model_config = {**STRICT, "use_attribute_docstrings": True}
 
     name: str
-    """The name that the method is registered under."""
+    """The name under which the method is registered."""
 
 
 class OptimizerSettings(pydantic.BaseModel):
-    """How one part of a method is optimised; the names are those of diffusers' scripts."""
+    """Optimizer settings of one part of a method, named as in diffusers' scripts."""
 
     model_config = {**STRICT, "use_attribute_docstrings": True}
 
@@ -26,16 +26,16 @@ class OptimizerSettings(pydantic.BaseModel):
     learning_rate: float = pydantic.Field(default=1e-3, gt=0)
     """Learning rate after the warm-up."""
     adam_beta1: float = pydantic.Field(default=0.9, ge=0, lt=1)
-    """Averaging rate of the gradient."""
+    """Decay rate of the gradient's running average."""
     adam_beta2: float = pydantic.Field(default=0.99, ge=0, lt=1)
-    """Averaging rate of the squared gradient."""
+    """Decay rate of the squared gradient's running average."""
     adam_weight_decay: float = pydantic.Field(default=0.0, ge=0)
-    """Weight decay, decoupled for adamw, part of the gradient for radam."""
+    """Weight decay: decoupled for adamw, added to the gradient for radam."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "linear"
-    """Decay of the learning rate over the run."""
+    """Decay schedule of the learning rate over the run."""
     lr_warmup_steps: int = pydantic.Field(default=100, ge=0)
     """Steps over which the learning rate rises from zero."""
     lr_end: float = pydantic.Field(default=0.02, ge=0, le=1)
-    """Fraction of the learning rate that is left after the last step."""
+    """Lower bound on the decayed learning rate, as a fraction of learning_rate."""
     max_grad_norm: float | None = pydantic.Field(default=None, gt=0)
-    """Norm that gradients are clipped to; they are not clipped unless it is set."""
+    """Maximum gradient norm; if unset, gradients are not clipped."""

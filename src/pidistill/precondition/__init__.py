@@ -1,4 +1,4 @@
-"""Preconditionings `D = c_skip x + c_out F(c_in x, c_noise)`: one table, one source a file."""
+"""Preconditionings `D = c_skip x + c_out F(c_in x, c_noise)`, one source per file."""
 
 from typing import Any
 
@@ -39,13 +39,13 @@ PRECONDITIONS: dict[str, type[Precondition]] = {
     "flow": FlowPrecondition,
     "edm_timestep": TimestepEDMPrecondition,
 }
-"""By the name that `network.json` has for each."""
+"""Preconditionings by their names in `network.json`."""
 
 
 def build_precondition(name: str, config: dict[str, Any]) -> Precondition:
     """Build the preconditioning registered as `name` from its arguments.
 
-    Raises `PidistillError` when the name is not known.
+    Raises `PidistillError` if the name is unknown.
     """
     if name not in PRECONDITIONS:
         raise PidistillError(

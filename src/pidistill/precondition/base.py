@@ -25,11 +25,11 @@ class Precondition(Protocol):
 
     @property
     def sigma_min(self) -> float:
-        """Lowest noise level to sample at."""
+        """Lowest noise level for sampling."""
 
     @property
     def sigma_max(self) -> float:
-        """Highest noise level to sample at."""
+        """Highest noise level for sampling."""
 
     @property
     def sigma_data(self) -> float:
@@ -40,5 +40,5 @@ class Precondition(Protocol):
         ...
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
-        """`c_noise` as a differentiable function of `sigma`, for a student that lives between."""
+        """`c_noise` as a differentiable function of `sigma`, for students between the levels."""
         ...

@@ -1,4 +1,4 @@
-r"""Preconditionings of networks that were trained on numbered timesteps, in EDM coordinates.
+r"""Preconditionings of networks trained on discrete timesteps, in EDM coordinates.
 
 With $x = x_0 + \sigma \epsilon$ as everywhere else, a variance-preserving network sees
 $x_t = \sqrt{\bar\alpha_t} x_0 + \sqrt{1 - \bar\alpha_t} \epsilon = x / \sqrt{1 + \sigma^2}$ with
@@ -19,7 +19,7 @@ from pidistill.precondition.karras import EDMPrecondition
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 SNAP = 1e-3
-"""A timestep this near to a whole one counts as whole: in float32 it is off by up to about 1e-4."""
+"""Timesteps this close to an integer are rounded to it; float32 errors reach about 1e-4."""
 
 
 def discrete_sigmas(alphas_cumprod: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class DiscreteVPPrecondition:
 
     The network predicts the noise (`epsilon`), the velocity
     $v = \sqrt{\bar\alpha} \epsilon - \sqrt{1 - \bar\alpha} x_0$ (`v_prediction`) or $x_0$
-    (`sample`). Between two timesteps, `c_noise` is a fractional timestep.
+    (`sample`). Between two levels, `c_noise` is a fractional timestep.
     """
 
     alphas_cumprod: Sequence[float] = dataclasses.field(repr=False)
@@ -44,7 +44,7 @@ class DiscreteVPPrecondition:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check the table and keep its logarithms."""
+        """Check the table and store the logarithms of its noise levels."""
         if self.prediction_type not in PREDICTION_TYPES:
             raise PidistillError(
                 f"prediction_type is {self.prediction_type!r}; expected one of "
@@ -55,7 +55,7 @@ class DiscreteVPPrecondition:
         if len(table) < 2 or table[0] >= 1 or table[-1] <= 0 or (table.diff() >= 0).any():
             raise PidistillError(
                 f"alphas_cumprod has {len(table)} values; expected at least 2, strictly "
-                "decreasing, between 0 and 1"
+                "decreasing and between 0 and 1"
             )
         object.__setattr__(self, "_ln_sigmas", discrete_sigmas(table).log())
 
@@ -72,9 +72,9 @@ class DiscreteVPPrecondition:
         return Scales(c_skip, c_out, total.rsqrt(), timestep)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The timestep of `sigma` (b,): whole at every discrete level, linear in ln(sigma) between.
+        """The timestep of `sigma` (b,): an integer at discrete levels, linear in ln(sigma) between.
 
-        Outside of the table it is the first or the last timestep.
+        Outside the table it is the first or the last timestep.
         """
         index, share, _ = self._locate(sigma)
         t = index + share
@@ -83,11 +83,11 @@ class DiscreteVPPrecondition:
         return snapped.to(sigma.dtype)
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
-        r"""The timestep as a monotone C1 function of `sigma`, whole at every discrete level.
+        r"""The timestep as a monotone C1 function of `sigma`, an integer at every discrete level.
 
-        Cubic Hermite interpolation in $\ln \sigma$ whose slopes at the nodes are
-        $dt / d\ln\sigma = 2 / (\ln\sigma_{t+1} - \ln\sigma_{t-1})$: the harmonic mean of the slopes
-        on both sides, which keeps it monotone (Fritsch and Butland 1984).
+        Cubic Hermite interpolation in $\ln \sigma$ with slopes
+        $dt / d\ln\sigma = 2 / (\ln\sigma_{t+1} - \ln\sigma_{t-1})$ at the nodes: the harmonic mean
+        of the slopes on both sides, which preserves monotonicity (Fritsch and Butland 1984).
         """
         index, u, step = self._locate(sigma)
         slope = 1 / torch.gradient(self._ln_sigmas_on(sigma))[0]
@@ -97,7 +97,10 @@ class DiscreteVPPrecondition:
         return (index + cubic).to(sigma.dtype)
 
     def _locate(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The timestep below `sigma` (b,), the share of the way to the next, their distance."""
+        """The timestep below `sigma` (b,), the fraction of the way to the next, and the interval.
+
+        Fraction and interval are in ln(sigma).
+        """
         nodes = self._ln_sigmas_on(sigma)
         ln_sigma = sigma.to(nodes.dtype).log().clamp(nodes[0], nodes[-1])
         index = torch.searchsorted(nodes, ln_sigma.detach(), right=True) - 1
@@ -106,7 +109,7 @@ class DiscreteVPPrecondition:
         return index, (ln_sigma - nodes[index]) / step, step
 
     def _ln_sigmas_on(self, sigma: Tensor) -> Tensor:
-        """The table of ln(sigma) on the device of `sigma`, in float64 where the device has it."""
+        """The table of ln(sigma) on the device of `sigma`, in float64 if the device supports it."""
         dtype = torch.float32 if sigma.device.type == "mps" else torch.float64
         table: Tensor = self._ln_sigmas  # type: ignore[attr-defined]
         return table.to(sigma.device, dtype)
@@ -114,15 +117,16 @@ class DiscreteVPPrecondition:
 
 @dataclasses.dataclass(frozen=True)
 class FlowPrecondition:
-    r"""A flow-matching network: it sees $x_s = (1 - s) x_0 + s \epsilon$ and predicts
-    $v = \epsilon - x_0$, so that $D = x_s - s v$.
-    """  # noqa: D205
+    r"""A flow-matching network on $x_s = (1 - s) x_0 + s \epsilon$.
+
+    It predicts $v = \epsilon - x_0$, so that $D = x_s - s v$.
+    """
 
     sigma_min: float
     sigma_max: float
     sigma_data: float = 0.5
     num_timesteps: int = 1000
-    """The network is told `num_timesteps * s`."""
+    """The network's time input is `num_timesteps * s`."""
 
     def scales(self, sigma: Tensor) -> Scales:
         """The four factors at `sigma` (b,)."""
@@ -136,9 +140,9 @@ class FlowPrecondition:
 
 @dataclasses.dataclass(frozen=True)
 class TimestepEDMPrecondition(EDMPrecondition):
-    """EDM's preconditioning for a network that is told `250 ln(sigma)` instead of `ln(sigma) / 4`.
+    """EDM's preconditioning with the noise input `250 ln(sigma)` instead of `ln(sigma) / 4`.
 
-    So are the networks of the consistency-models program (Song et al. 2023).
+    The networks of the consistency models code use it (Song et al. 2023).
     """
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class VPPrecondition:
 class VEPrecondition:
     """Networks trained on the variance-exploding SDE (table 1, second column).
 
-    The network predicts minus the noise and sees its input unscaled.
+    The network predicts the negative noise from an unscaled input.
     """
 
     sigma_min: float = 0.02
@@ -84,12 +84,12 @@ class VEPrecondition:
 
 @dataclasses.dataclass(frozen=True)
 class IDDPMPrecondition:
-    """Networks trained as improved DDPM, on discrete noise levels (table 1, third column).
+    """Networks of improved DDPM, trained on discrete noise levels (table 1, third column).
 
     The network predicts noise, and a variance that is dropped; it sees the index of the level
-    `u_j` nearest to `sigma`. The lowest level is `u_{M-1}`. At the highest, `u_0`, above 20,000,
-    nothing is left of the image and `x - sigma F` has lost its digits: sampling starts at
-    `highest`, 80 as in EDM's sampler, or at `u_0` where that is lower.
+    `u_j` nearest to `sigma`. The lowest level is `u_{M-1}`. At the highest, `u_0` above 20,000,
+    nothing of the image remains and `x - sigma F` suffers cancellation, so sampling starts at
+    `highest`, 80 as in EDM's sampler, or at `u_0` if that is lower.
     """
 
     c_1: float = 0.001
@@ -105,7 +105,7 @@ class IDDPMPrecondition:
 
     @property
     def sigma_max(self) -> float:
-        """`highest`, or the highest noise level that the network was trained on."""
+        """`highest`, or the highest training noise level if that is lower."""
         return min(self.highest, iddpm_sigmas(self.num_steps, self.c_1, self.c_2)[0].item())
 
     def scales(self, sigma: Tensor) -> Scales:
@@ -115,5 +115,5 @@ class IDDPMPrecondition:
         return noise_prediction(sigma, (self.num_steps - 1 - nearest).to(sigma.dtype))
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
-        """`M - 1 - j(sigma)`, smooth between the noise levels that the network was trained on."""
+        """`M - 1 - j(sigma)`, smooth between the training noise levels."""
         return self.num_steps - 1 - iddpm_index(sigma, self.num_steps, self.c_2)

@@ -1,4 +1,4 @@
-"""Students: networks that sample in one evaluation, and what each kind pins by construction."""
+"""Students: networks that sample in one or a few evaluations, one kind per file."""
 
 from torch import nn
 
@@ -39,7 +39,7 @@ def trajectory_student(
         parametrisation: A key of `TRAJECTORIES`.
         teacher: The teacher.
         network: A network to use instead of a copy of the teacher's.
-        anchored: Whether it is anchored; None leaves that to the teacher (`should_anchor`).
+        anchored: Whether to anchor it; None decides by the teacher (`should_anchor`).
 
     Raises:
         PidistillError: The student cannot be built from the teacher (see `Student.from_teacher`).

@@ -1,4 +1,4 @@
-"""What every student has: its network, its noise levels, and sampling by seed and index."""
+"""The base class of students: a network, its noise levels, and sampling by seed and index."""
 
 import copy
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class Student(nn.Module):
     """Base class: a network that maps starting noise `z` to a sample, without its teacher."""
 
     num_steps: int = 1
-    """Network evaluations a sample that it was trained for."""
+    """Network evaluations per sample that it was trained for."""
 
     def __init__(
         self,
@@ -37,10 +37,10 @@ class Student(nn.Module):
 
         Args:
             network: Called as `network(u, c_noise, label)` (see `pidistill.networks`).
-            precondition: The teacher's: its noise levels become the student's.
+            precondition: The teacher's; the student inherits its noise levels.
             sample_shape: Shape of one sample, without the batch axis.
             num_classes: Number of labels; 0 means unconditional.
-            source: Where the student comes from, for people to read.
+            source: Where the student comes from, for display.
 
         Raises:
             PidistillError: The noise levels are out of order.
@@ -72,13 +72,13 @@ class Student(nn.Module):
 
         Args:
             z: Starting noise at `sigma_max`.
-            steps: Evaluations a sample.
+            steps: Evaluations per sample.
             label: Class labels (b,), int64, or None.
-            draws: The random numbers of these samples, for a student that adds noise between its
-                evaluations; None takes those of seed 0 from sample 0 on.
+            draws: The random numbers of these samples, for a student that adds noise between
+                evaluations; None means those of seed 0, starting at sample 0.
 
         Raises:
-            PidistillError: This student cannot take so many steps.
+            PidistillError: This student cannot sample in `steps` evaluations.
         """
         raise NotImplementedError
 
@@ -94,24 +94,24 @@ class Student(nn.Module):
         batch_size: int = 256,
         on_batch: Callable[[int], None] = lambda done: None,
     ) -> Solution:
-        """Draw `num` samples; sample i depends on `seed` and i only.
+        """Draw `num` samples; sample i depends only on `seed` and i.
 
         Args:
             num: Number of samples.
             seed: The seed.
-            steps: Evaluations a sample.
-            label: One label for all, labels (num,), or None: sample i then has label
+            steps: Evaluations per sample.
+            label: One label for all, labels (num,), or None; sample i then has label
                 `i % num_classes`.
-            first: Index i of the first sample, to draw a part of a longer list.
-            batch_size: Samples evaluated at once: it changes memory and speed, not the samples.
-            on_batch: Called after every batch with the number of samples that it held.
+            first: Index i of the first sample, for drawing part of a longer list.
+            batch_size: Samples evaluated at once; affects memory and speed, not the samples.
+            on_batch: Called after every batch with its number of samples.
 
         Returns:
             Samples of shape (num, *sample_shape), float32, on the student's device.
 
         Raises:
             PidistillError: `num` or `batch_size` is not positive, the labels do not fit, or the
-                student cannot take so many steps.
+                student cannot sample in `steps` evaluations.
         """
         return sample_in_batches(
             self,
@@ -125,7 +125,7 @@ class Student(nn.Module):
         )
 
     def takes(self, steps: int) -> bool:
-        """Whether it samples in `steps` evaluations."""
+        """Whether it can sample in `steps` evaluations."""
         return steps == self.num_steps
 
     def options(self) -> dict[str, Any]:
@@ -140,16 +140,16 @@ class Student(nn.Module):
         network: nn.Module | None = None,
         **options: Any,
     ) -> _Student:
-        """Build a student from its teacher, as a copy of the teacher's network.
+        """Build a student with a copy of the teacher's network.
 
         Args:
-            teacher: The teacher; its noise levels, shape and labels become the student's.
-            network: A network to use instead of the copy, with EDM's preconditioning. A teacher
-                without a network, such as a closed-form mixture, needs one.
+            teacher: The teacher; the student inherits its noise levels, shape and labels.
+            network: A network to use instead of the copy, with EDM's preconditioning. Required for
+                a teacher without a network, such as a closed-form mixture.
             options: Constructor arguments beyond those of every student.
 
         Raises:
-            PidistillError: There is no network to copy and none was given.
+            PidistillError: The teacher has no network to copy and `network` is None.
         """
         precondition: Precondition = EDMPrecondition(
             sigma_min=teacher.sigma_min,
@@ -160,7 +160,7 @@ class Student(nn.Module):
             parts = teacher.network_to_copy()
             if parts is None:
                 raise PidistillError(
-                    f"teacher {teacher.source} has no network that a student could copy; give one"
+                    f"teacher {teacher.source} has no network for a student to copy; pass one"
                 )
             network, precondition = copy.deepcopy(parts[0]), parts[1]
         return cls(
@@ -185,10 +185,10 @@ def sample_in_batches(
     batch_size: int,
     on_batch: Callable[[int], None],
 ) -> Solution:
-    """Draw `num` samples of `model`, the one loop of students and of solved teachers.
+    """Draw `num` samples of `model`, a student or a solved teacher.
 
-    `sample` makes the samples of one batch from its noise, labels and random numbers; the other
-    arguments and errors are those of `Student.generate`.
+    `sample` draws one batch from its noise, labels and random numbers; the other arguments and the
+    errors are those of `Student.generate`.
     """
     if num < 1:
         raise PidistillError(f"num is {num}; expected at least 1 sample")
@@ -209,9 +209,9 @@ def sample_in_batches(
 def labels_for(
     model: Denoiser | Student, num: int, label: int | Tensor | None = None, first: int = 0
 ) -> Tensor | None:
-    """Labels (num,) of the samples from `first` on; by default they cycle through the classes.
+    """Labels (num,) of the samples `first ..`; by default they cycle through the classes.
 
-    Returns None for an unconditional model. Raises `PidistillError` when a label is out of range.
+    Returns None for an unconditional model. Raises `PidistillError` if a label is out of range.
     """
     if label is not None and model.num_classes == 0:
         raise PidistillError(f"label is {label}, but {model.source} is not class-conditional")
@@ -222,7 +222,7 @@ def labels_for(
     labels = torch.as_tensor(label, dtype=torch.int64).cpu()
     if labels.shape not in ((), (num,)):
         raise PidistillError(
-            f"label has shape {tuple(labels.shape)}; expected one label, or {num} of them"
+            f"label has shape {tuple(labels.shape)}; expected one label, or {num} labels"
         )
     labels = labels.expand(num)
     if (labels < -1).any() or (labels >= model.num_classes).any():

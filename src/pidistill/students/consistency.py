@@ -1,4 +1,4 @@
-r"""Consistency students (Song et al. 2023): any point of a trajectory to the trajectory's end.
+r"""Consistency students (Song et al. 2023), which map any point of a trajectory to its end.
 
 $f(x, \sigma) = c_{skip} x + c_{out} F(c_{in} x, c_{noise})$ with
 
@@ -6,7 +6,7 @@ $$c_{skip} = \frac{\sigma_{data}^2}{(\sigma - \sigma_{min})^2 + \sigma_{data}^2}
 c_{out} = \frac{\sigma_{data} (\sigma - \sigma_{min})}{\sqrt{\sigma^2 + \sigma_{data}^2}}, \quad
 c_{in} = \frac{1}{\sqrt{\sigma^2 + \sigma_{data}^2}}$$
 
-so that $f(x, \sigma_{min}) = x$ whatever F is: the boundary condition holds by construction.
+so that $f(x, \sigma_{min}) = x$ for any F: the boundary condition holds by construction.
 """
 
 import torch
@@ -22,11 +22,11 @@ from pidistill.students.base import Student
 
 
 class ConsistencyStudent(Student):
-    """A consistency function f(x, sigma); samples are f(z, sigma_max), or a few more evaluations.
+    """A consistency function f(x, sigma); it samples with f(z, sigma_max) or in several steps.
 
-    The published form is written for networks with EDM's preconditioning. In terms of a denoiser D
-    it is `f = c_skip x + (1 - sigma_min / sigma) (D - c_skip_edm x)`, `c_skip_edm` being EDM's; so
-    a copy of any other network, say one that predicts noise, starts as near the answer.
+    The published form assumes EDM's preconditioning. In terms of a denoiser D it is
+    `f = c_skip x + (1 - sigma_min / sigma) (D - c_skip_edm x)`, where `c_skip_edm` is EDM's. This
+    form gives a copy of any other network, such as one that predicts noise, an equally good start.
     """
 
     def scales(self, sigma: Tensor) -> Scales:
@@ -47,19 +47,19 @@ class ConsistencyStudent(Student):
         """f(x, sigma): the end, at `sigma_min`, of the trajectory through `x`.
 
         Args:
-            x: Points of trajectories, shape (b, *sample_shape); at `sigma_max`, starting noise.
+            x: Points on trajectories, shape (b, *sample_shape); at `sigma_max`, starting noise.
             sigma: Their noise levels in [sigma_min, sigma_max], shape (b,).
             label: Class labels (b,), int64, or None.
 
         Returns:
-            Samples of the shape and dtype of `x`.
+            Samples with the shape and dtype of `x`.
         """
         c_skip, c_out, c_in, c_noise = self.scales(sigma)
         raw = call_network(self.network, over_sample(c_in, x) * x, c_noise.to(x), label)
         return over_sample(c_skip, x) * x + over_sample(c_out, x) * raw
 
     def takes(self, steps: int) -> bool:
-        """Whether it samples in `steps` evaluations: in any number."""
+        """Whether it can sample in `steps` evaluations: any positive number."""
         return steps >= 1
 
     def sample(
@@ -70,11 +70,11 @@ class ConsistencyStudent(Student):
         label: Tensor | None = None,
         draws: Draws | None = None,
     ) -> Solution:
-        """One evaluation at `sigma_max`, then `steps - 1` times noise anew and evaluate again.
+        """Evaluate at `sigma_max`, then add noise and evaluate again `steps - 1` times.
 
         Algorithm 1 of Song et al. 2023. The noise levels are the first `steps` of `steps + 1`
-        nodes of the rho-7 grid; the paper searches for better ones by hand. The noise depends on
-        `draws` and the step only. Arguments as in `Student.sample`.
+        nodes of the rho-7 grid; the paper tunes them by greedy search. The noise depends only on
+        `draws` and the step. Arguments as in `Student.sample`.
         """
         if not self.takes(steps):
             raise PidistillError(f"steps is {steps}; a consistency student needs at least 1")

@@ -1,4 +1,4 @@
-"""An ablation of the trajectory: a skip connection of EDM's kind (docs/mathematics.md)."""
+"""A variant of the trajectory with an EDM-style skip connection (docs/mathematics.md)."""
 
 import torch
 from torch import Tensor
@@ -8,19 +8,20 @@ from pidistill.students.trajectory import TrajectoryStudent
 
 
 class EDMTrajectoryStudent(TrajectoryStudent):
-    r"""The exact trajectory of Gaussian data, and what the network adds to it.
+    r"""The exact trajectory of Gaussian data plus a learnt correction.
 
     $x = \sqrt{\frac{\sigma^2 + \sigma_{data}^2}{\sigma_{max}^2 + \sigma_{data}^2}} z
     + (1 - \frac{\sigma}{\sigma_{max}}) \sigma_{data} \cdot \text{network}$
 
-    As EDM's `c_skip x` is the denoiser of Gaussian data of standard deviation `sigma_data`, the
-    first term is their trajectory, and the network is left with what is not Gaussian, at unit
-    scale. Anchored, the second term is what the teacher adds to that denoiser at `sigma_max`; for
-    a teacher with EDM's preconditioning it is the same up to $\sigma_{data}^2 / \sigma_{max}^2$.
+    EDM's `c_skip x` is the denoiser of Gaussian data with standard deviation `sigma_data`, and the
+    first term is the corresponding trajectory; the network learns the non-Gaussian remainder at
+    unit scale. Anchored, the second term is what the teacher adds to that denoiser at `sigma_max`;
+    for a teacher with EDM's preconditioning it is the same up to
+    $\sigma_{data}^2 / \sigma_{max}^2$.
     """
 
     def scales(self, sigma: Tensor) -> Scales:
-        """See `TrajectoryStudent.scales`; the skip is the first term's, solved for F."""
+        """See `TrajectoryStudent.scales`; `c_skip` follows from solving the first term for F."""
         start = torch.full_like(sigma, self.sigma_max)
         c_skip = self._gaussian_skip(sigma)
         linear = super().scales(sigma)
@@ -29,7 +30,7 @@ class EDMTrajectoryStudent(TrajectoryStudent):
         return linear._replace(c_skip=linear.c_skip + (c_skip - self._gaussian_skip(start)))
 
     def _gaussian_skip(self, sigma: Tensor) -> Tensor:
-        r"""$(g - s) / (1 - s)$ for the growth g of Gaussian trajectories, without a difference.
+        r"""$(g - s) / (1 - s)$ for the scale g of Gaussian trajectories, without cancellation.
 
         At `sigma_max` it is EDM's `c_skip`.
         """

@@ -1,7 +1,7 @@
-r"""Students that are denoisers: they sample in a fixed number of Euler steps, in the end in one.
+r"""Students that are denoisers and sample in a fixed number of Euler steps.
 
-Progressive and knowledge distillation train such students. One step from $\sigma_{max}$ to
-$\sigma_{min}$ is $x = \frac{\sigma_{min}}{\sigma_{max}} z
+Progressive and knowledge distillation train them, ultimately for a single step from $\sigma_{max}$
+to $\sigma_{min}$: $x = \frac{\sigma_{min}}{\sigma_{max}} z
 + (1 - \frac{\sigma_{min}}{\sigma_{max}}) D(z, \sigma_{max})$.
 """
 
@@ -22,20 +22,20 @@ from pidistill.students.base import Student
 def euler_step(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
     r"""One Euler step, $\frac{\sigma'}{\sigma} x + (1 - \frac{\sigma'}{\sigma}) D$.
 
-    This is `ode.euler` in a form that subtracts nothing of size `sigma_max` from its like.
+    This is `ode.euler` without the cancellation between terms of size `sigma_max`.
 
     Args:
         x: Noisy samples, shape (b, ...).
-        denoised: D(x, sigma), of the shape of `x`.
+        denoised: D(x, sigma), shaped like `x`.
         sigma: Noise levels of `x`, shape (b,) or a scalar.
-        sigma_next: Noise levels to step to, of the shape of `sigma`.
+        sigma_next: Noise levels to step to, shaped like `sigma`.
     """
     share = over_sample(sigma_next / sigma, x)
     return share * x + (1 - share) * denoised
 
 
 class EulerStudent(Student):
-    """A denoiser D(x, sigma) that is trained to sample in `num_steps` Euler steps."""
+    """A denoiser D(x, sigma) trained to sample in `num_steps` Euler steps."""
 
     def __init__(
         self,
@@ -47,10 +47,9 @@ class EulerStudent(Student):
         source: str,
         num_steps: int = 1,
     ) -> None:
-        """Arguments as in `Student`, and `num_steps`.
+        """Arguments as in `Student`, and the number of Euler steps per sample.
 
-        `num_steps` is the number of Euler steps that a sample takes, on `num_steps + 1` nodes of
-        the rho-7 grid.
+        The steps use `num_steps + 1` nodes of the rho-7 grid.
         """
         super().__init__(
             network,
@@ -62,7 +61,7 @@ class EulerStudent(Student):
         self.num_steps = num_steps
 
     def as_denoiser(self) -> PreconditionedDenoiser:
-        """The student as a teacher; they share their weights."""
+        """The student as a teacher, sharing its weights."""
         return PreconditionedDenoiser(
             self.network,
             self.precondition,
@@ -76,11 +75,11 @@ class EulerStudent(Student):
 
         Args:
             x: Noisy samples, shape (b, *sample_shape).
-            sigma: Noise levels, shape (b,); it is trained at the nodes from which a step starts.
+            sigma: Noise levels, shape (b,); the student is trained at the starting nodes of steps.
             label: Class labels (b,), int64, or None.
 
         Returns:
-            Where a step from `x` aims: samples of the shape and dtype of `x`.
+            The target of a step from `x`: clean samples with the shape and dtype of `x`.
         """
         denoised: Tensor = self.as_denoiser()(x, sigma.to(x), label)
         return denoised
@@ -96,8 +95,8 @@ class EulerStudent(Student):
         """`num_steps` Euler steps from `z` at `sigma_max` to `sigma_min`."""
         if not self.takes(steps):
             raise PidistillError(
-                f"steps is {steps}, but this student was trained for {self.num_steps}; sample it "
-                f"with steps={self.num_steps}"
+                f"steps is {steps}, but this student was trained for {self.num_steps}; use "
+                f"steps={self.num_steps}"
             )
         x = z
         sigmas = karras_sigmas(steps + 1, self.sigma_min, self.sigma_max)

@@ -1,4 +1,4 @@
-"""An ablation of the trajectory: nothing is pinned at `sigma_max` (docs/mathematics.md)."""
+"""An ablation of the trajectory that pins nothing at `sigma_max` (docs/mathematics.md)."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from pidistill.students.trajectory import TrajectoryStudent
 
 
 class SoftBoundaryStudent(TrajectoryStudent):
-    r"""$x = F = \sqrt{\sigma^2 + \sigma_{data}^2} \cdot \text{network}$, without a share of `z`.
+    r"""$x = F = \sqrt{\sigma^2 + \sigma_{data}^2} \cdot \text{network}$, with no term in `z`.
 
-    That x(z, sigma_max) = z is left to a penalty (`pidistill.methods.pid_soft_boundary`), the soft
-    boundary condition of physics informed networks. `z` does not cancel from the residual.
+    A penalty enforces x(z, sigma_max) = z (`pidistill.methods.pid.SoftBoundaryPID`), the soft
+    boundary condition of physics-informed networks. `z` does not cancel from the residual.
     `anchored` has no effect.
     """
 

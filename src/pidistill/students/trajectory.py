@@ -19,7 +19,7 @@ class TrajectoryStudent(Student):
     $x(z, \sigma) = s z + (1 - s) F(z, \sigma)$ with $s = \frac{\sigma}{\sigma_{max}}$
 
     The boundary condition `x(z, sigma_max) = z` holds by construction. F is the raw network's
-    output, or, anchored, its affine function.
+    output or, if anchored, an affine function of it.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class TrajectoryStudent(Student):
     ) -> None:
         """Arguments as in `Student`, and `anchored`.
 
-        Without it, F is the network's output: the published student. With it, F is scaled as the
-        teacher is at `sigma_max`, `F = c_skip z + c_out network`, so that a copied network starts
-        with the exact `F = D(z, sigma_max)` there (identity 3 of docs/mathematics.md); for EDM that
-        halves the output.
+        If False, F is the network's output: the published student. If True, F has the teacher's
+        scales at `sigma_max`, `F = c_skip z + c_out network`, so a copied network starts with the
+        exact `F = D(z, sigma_max)` there (identity 3 of docs/mathematics.md); for EDM this halves
+        the output.
         """
         super().__init__(
             network,
@@ -63,17 +63,17 @@ class TrajectoryStudent(Student):
         )
 
     def F(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: N802
-        """The raw student at `z` and `sigma`, of the shape and dtype of `z` (b, ...)."""
+        """F at `z` (b, ...) and `sigma` (b,), with the shape and dtype of `z`."""
         c_skip, c_out, c_in, c_noise = self.scales(sigma)
         raw = call_network(self.network, over_sample(c_in, z) * z, c_noise.to(z), label)
         return over_sample(c_skip, z) * z + over_sample(c_out, z) * raw
 
     def share(self, sigma: Tensor) -> Tensor:
-        """s, the share of `z` in x, at `sigma` of any shape: sigma / sigma_max."""
+        """The share of `z` in x, s = sigma / sigma_max, for `sigma` of any shape."""
         return sigma / self.sigma_max
 
     def blend(self, z: Tensor, sigma: Tensor, F: Tensor) -> Tensor:
-        """X = s z + (1 - s) F, for F (b, ...) at `z` (b, ...) and `sigma` (b,)."""
+        """Return x = s z + (1 - s) F, for F (b, ...) at `z` (b, ...) and `sigma` (b,)."""
         s = self.share(sigma)
         return over_sample(s, z) * z + over_sample(1 - s, z) * F
 
@@ -86,7 +86,7 @@ class TrajectoryStudent(Student):
             label: Class labels (b,), int64, or None.
 
         Returns:
-            Noisy samples of the shape and dtype of `z`; at `sigma_min`, the samples.
+            Noisy samples with the shape and dtype of `z`; at `sigma_min`, the final samples.
         """
         return self.blend(z, sigma, self.F(z, sigma, label))
 
@@ -98,7 +98,7 @@ class TrajectoryStudent(Student):
         label: Tensor | None = None,
         draws: Draws | None = None,
     ) -> Solution:
-        """`x(z, sigma_min)`, in one evaluation; `steps` other than 1 raises `PidistillError`."""
+        """`x(z, sigma_min)` in one evaluation; raises `PidistillError` unless `steps` is 1."""
         if not self.takes(steps):
             raise PidistillError(
                 f"steps is {steps}, but a trajectory student samples in exactly 1 evaluation"
@@ -112,15 +112,15 @@ class TrajectoryStudent(Student):
 
 
 def should_anchor(wanted: bool | None, teacher: Denoiser, network: nn.Module | None = None) -> bool:
-    """Whether a trajectory student of `teacher` is to be anchored.
+    """Whether to anchor a trajectory student of `teacher`.
 
     Args:
-        wanted: The answer, where a setting gives it. None leaves it to the teacher: yes where its
-            network predicts something of the size of its data, at most twice `sigma_data` at
-            `sigma_max`. Anchored to a prediction of noise, or of a velocity that is mostly noise,
-            every change of the network's output would be multiplied by a number near `sigma_max`.
+        wanted: The setting; returned unless it is None. None means yes if the teacher's network
+            predicts something on the scale of the data, at most twice `sigma_data` at `sigma_max`.
+            Anchoring to predicted noise, or to a velocity that is mostly noise, would multiply
+            every change in the network's output by a factor near `sigma_max`.
         teacher: The teacher.
-        network: A network that the student gets instead of a copy, with EDM's preconditioning.
+        network: A network for the student instead of a copy, with EDM's preconditioning.
     """
     if wanted is not None:
         return wanted

@@ -1,1 +1,1 @@
-"""Training: run configs, the loop, averaged weights, checkpoints. It knows no method by name."""
+"""Training: run configs, the loop, averaged weights, checkpoints; independent of the method."""

@@ -1,4 +1,4 @@
-"""From a run config to a trainer: loads the teacher or the data and builds the student."""
+"""Build a trainer from a run config: load the teacher or the data, build the student."""
 
 import os
 from pathlib import Path
@@ -18,10 +18,10 @@ from pidistill.training.trainer import Trainer
 
 
 def _new_network(config: RunConfig, shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """The network of the table `[network]`, once it is known to fit in memory and the samples.
+    """The network of the table `[network]`, after checking that it fits memory and the samples.
 
-    The memory is that of the weights, and on the CPU of all that is kept for each of them: the
-    gradient, the optimizer's two moments and the averages.
+    The memory needed is that of the weights and, on the CPU, also of their gradients, the
+    optimizer's two moments and the averages.
     """
     assert config.network is not None
     arguments = (config.network.name, shape, num_classes, config.network.config)
@@ -32,7 +32,7 @@ def _new_network(config: RunConfig, shape: tuple[int, ...], num_classes: int) ->
     if weights * copies > memory:
         raise PidistillError(
             f"network {config.network.name!r} needs {weights * copies / 1e9:.3g} GB with these "
-            f"arguments, and this machine has {memory / 1e9:.3g}; make it smaller"
+            f"arguments, but this machine has {memory / 1e9:.3g} GB; make the network smaller"
         )
     network = new_network(*arguments)
     require_fit(network, shape, num_classes)
@@ -52,12 +52,12 @@ def build_trainer(
     Args:
         config: The config.
         folder: The run folder.
-        teacher: The teacher; None loads the one that the config names.
-        network: The network to train; None builds the one that the config names.
-        data: The images; None loads those that the config names.
+        teacher: The teacher; None loads the config's.
+        network: The network to train; None builds the config's.
+        data: The images; None loads the config's.
 
     Raises:
-        PidistillError: Something it names is missing or does not fit.
+        PidistillError: Something that the config names is missing or does not fit.
     """
     if teacher is None and config.teacher is not None:
         teacher = load_teacher(config.teacher)
@@ -75,28 +75,28 @@ def build_method(
     data: Dataset | None,
     network: nn.Module | None = None,
 ) -> Method:
-    """The method that `config` names, and the student that it trains.
+    """Build the method that `config` names, with its student.
 
     Args:
         config: The config.
         teacher: The teacher, or None.
         data: The images, or None.
-        network: The network to train; None builds the one that the config names.
+        network: The network to train; None builds the config's.
 
     Raises:
-        PidistillError: Something that the method needs is None, or does not fit.
+        PidistillError: An argument that the method needs is None or does not fit.
     """
     kind = method_class(config.method.name)
     if data is not None and kind.needs != "images":
         raise PidistillError(
-            f"data is {data.name!r}, but {config.method.name} trains without data; leave it out"
+            f"data is {data.name!r}, but {config.method.name} trains without data; omit it"
         )
     if teacher is not None:
         shape, num_classes = teacher.sample_shape, teacher.num_classes
     elif data is not None:
         shape, num_classes = tuple(data.images.shape[1:]), data.num_classes
     else:
-        raise PidistillError("the config names neither a teacher nor data; name one of them")
+        raise PidistillError("the config has neither teacher nor data; set one of them")
     if network is None and config.network is not None:
         network = _new_network(config, shape, num_classes)
     elif network is None and (teacher is None or teacher.network_to_copy() is None):

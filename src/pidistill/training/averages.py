@@ -1,4 +1,4 @@
-"""Exponential moving averages of weights, several rates at once."""
+"""Exponential moving averages of weights, at several rates at once."""
 
 import torch
 from torch import Tensor, nn
@@ -7,18 +7,18 @@ from pidistill.sharding import divided, local, whole_of
 
 
 class Averages:
-    """Averages of a module's parameters in their own dtype, one for each rate.
+    """Averages of a module's parameters, one set per rate, in the parameters' dtype.
 
-    Where the parameters are divided among processes, so are the averages.
+    If the parameters are sharded over processes, so are the averages.
     """
 
     def __init__(self, module: nn.Module, rates: list[float], *, warmup: bool) -> None:
         """Start every average at the module's current weights.
 
         Args:
-            module: What is averaged; its buffers are copied, not averaged.
-            rates: Weight of the old average in every update.
-            warmup: Whether the rate is at most (step + 1) / (step + 10).
+            module: The module to average; its buffers are copied, not averaged.
+            rates: Weights of the old average in every update.
+            warmup: Whether to cap the rate at (step + 1) / (step + 10).
         """
         self.module = module
         self.rates = rates
@@ -34,7 +34,7 @@ class Averages:
             torch._foreach_lerp_(average, parameters, 1 - keep)
 
     def weights(self, index: int) -> dict[str, Tensor]:
-        """The module's state dict with the averages of rate number `index` in it, gathered."""
+        """The module's state dict, gathered, with the averages at `rates[index]`."""
         averaged = {
             name: whole_of(average, p)
             for (name, p), average in zip(
@@ -45,7 +45,7 @@ class Averages:
 
     @torch.no_grad()
     def load(self, index: int, weights: dict[str, Tensor]) -> None:
-        """Take the averages of rate number `index` from a state dict of whole weights."""
+        """Restore the averages at `rates[index]` from a state dict of whole weights."""
         for (name, p), average in zip(
             self.module.named_parameters(), self.averages[index], strict=True
         ):

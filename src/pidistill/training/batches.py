@@ -1,4 +1,4 @@
-"""What a micro-batch holds, and what dropout draws: both by the seed and the sample's index."""
+"""Micro-batches and dropout seeds, determined by the run's seed and the sample indices."""
 
 import torch
 
@@ -8,7 +8,7 @@ from pidistill.noise import Draws
 
 
 def make_batch(method: Method, data: Dataset | None, draws: Draws, device: torch.device) -> Batch:
-    """The micro-batch of the samples of `draws`, as far as `method` needs it, on `device`."""
+    """The micro-batch for `draws` on `device`, with the images and labels that `method` needs."""
     num_classes = method.student.num_classes
     if method.needs == "images":
         assert data is not None
@@ -22,12 +22,12 @@ def make_batch(method: Method, data: Dataset | None, draws: Draws, device: torch
 
 
 def seed_dropout(draws: Draws, device: torch.device) -> None:
-    """Seed torch's generators, which dropout draws from, by the first sample of a batch.
+    """Seed torch's generators, which drive dropout, from the first sample of a batch.
 
-    So a resumed run drops what the straight one does.
+    A resumed run thus repeats the dropout of an uninterrupted one.
     """
     first = Draws(draws.seed, draws.first, 1)
     seed = int(first.uniform("dropout").item() * 2**53)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would do it for all devices
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all devices
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)

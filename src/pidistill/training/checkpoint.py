@@ -1,7 +1,7 @@
 """Checkpoints: folders `state/step-N` of safetensors and JSON, complete or absent.
 
-A checkpoint is written under a temporary name, flushed to the disk and renamed; its checksums are
-verified when it is read, and a damaged one is passed over for the one before.
+A checkpoint is written under a temporary name, flushed to disk and renamed. Reading verifies its
+checksums and falls back from a damaged checkpoint to the previous one.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from pidistill.storage import tensor_bytes
 MANIFEST = "manifest.json"
 
 KEYS = {"step", "best", "sha256", "values"}
-"""What a manifest holds, beside its own checksum."""
+"""The keys of a manifest, besides its own checksum."""
 
 
 def write_checkpoint(
@@ -34,19 +34,19 @@ def write_checkpoint(
     texts: dict[str, str] | None = None,
     best: int | None = None,
 ) -> Path:
-    """Write the checkpoint of `step` and drop those that are not kept.
+    """Write the checkpoint of `step` and delete all but the newest `keep` and the `best`.
 
-    Dropped are all but the newest `keep` and the `best`. Those of later steps are dropped too: they
-    were damaged, or else the run would not be where it is.
+    Checkpoints of later steps are deleted too: they must be damaged, or the run would have resumed
+    from them.
 
     Args:
         state: The folder of the checkpoints.
         step: Optimizer steps done.
-        tensors: Named tensors of each file, by file name.
-        values: JSON values, kept in the manifest.
-        keep: How many checkpoints stay.
-        texts: Text files, by file name.
-        best: The step of a checkpoint that stays.
+        tensors: Named tensors by file name.
+        values: JSON values for the manifest.
+        keep: Number of checkpoints to keep.
+        texts: Contents of text files by file name.
+        best: The step of a checkpoint to keep as well.
 
     Returns:
         The checkpoint's folder.
@@ -84,14 +84,14 @@ def write_checkpoint(
 
 
 def _write(path: Path, content: bytes) -> str:
-    """Write a file in a folder that nobody sees yet, flush it, and return its checksum."""
+    """Write and flush a file; return its checksum."""
     path.write_bytes(content)
     sync(path)
     return hashlib.sha256(content).hexdigest()
 
 
 def _drop(folder: Path) -> None:
-    """Remove a checkpoint, which is whole until it is out of sight; best effort."""
+    """Hide a checkpoint, then delete it, so it is never visible in part; best effort."""
     hidden = folder.with_name(f".{folder.name}.dropped")
     with contextlib.suppress(OSError):
         folder.replace(hidden)
@@ -99,7 +99,7 @@ def _drop(folder: Path) -> None:
 
 
 def clear_unfinished(state: Path) -> None:
-    """Remove what was being written or dropped when a process was killed."""
+    """Remove checkpoints that a killed process was writing or deleting."""
     for leftover in state.glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -107,10 +107,10 @@ def clear_unfinished(state: Path) -> None:
 def newest_checkpoint(
     state: Path, warn: Callable[[str], None]
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The newest undamaged checkpoint and its manifest, or None where there is none at all.
+    """The newest intact checkpoint and its manifest, or None if there are no checkpoints.
 
-    `warn` is called with a line for every damaged checkpoint that is passed over. Raises
-    `PidistillError` when there are checkpoints, but all are damaged.
+    Calls `warn` with one line per damaged checkpoint skipped. Raises `PidistillError` if all
+    checkpoints are damaged.
     """
     folders = _checkpoints(state)
     for folder in folders:
@@ -120,18 +120,18 @@ def newest_checkpoint(
                 if checksum(folder / Path(name).name) != digest:
                     raise PidistillError(f"{folder / name} does not match its checksum")
         except (PidistillError, OSError) as error:
-            warn(f"checkpoint {folder} is damaged and passed over: {error}")
+            warn(f"skipping damaged checkpoint {folder}: {error}")
         else:
             return folder, manifest
     if folders:
         raise PidistillError(
-            f"all checkpoints in {state} are damaged; move {state.parent} away to train anew"
+            f"all checkpoints in {state} are damaged; move {state.parent} away to start over"
         )
     return None
 
 
 def best_checkpoint(state: Path) -> Path | None:
-    """The checkpoint that the newest manifest calls the best, where it is still there."""
+    """The checkpoint that the newest readable manifest names as best, or None if it is gone."""
     for folder in _checkpoints(state):
         try:
             best = _read_manifest(folder)["best"]
@@ -152,7 +152,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.pop("manifest_sha256", None) != _own_checksum(manifest):
         raise PidistillError(f"{folder / MANIFEST} does not match its checksum")
     if manifest.keys() != KEYS or not isinstance(manifest["sha256"], dict):
-        raise PidistillError(f"{folder / MANIFEST} is of another version of pidistill")
+        raise PidistillError(f"{folder / MANIFEST} is from another version of pidistill")
     return manifest
 
 

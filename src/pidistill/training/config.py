@@ -1,7 +1,7 @@
 """Run configs: pydantic models, read from TOML presets, files and command-line flags.
 
-Later layers override earlier ones: preset, then file, then flags. Unknown keys are an error that
-names the nearest known one. Imports no torch: the flags are made from the fields of `RunConfig`.
+Later layers override earlier ones: preset, then file, then flags. An unknown key is an error that
+names the closest known one. Imports no torch, since flags are generated from `RunConfig`.
 """
 
 import json
@@ -33,12 +33,11 @@ CHANGEABLE = (
     "max_micro_batch",
     "torch_compile",
 )
-"""Keys that may differ when a run is resumed: they say how long, how watched and on what machine,
-not what."""
+"""Keys that may change when a run resumes: its length, its logging and how it uses the machine."""
 
 
 MAX_STEPS, MAX_BATCH = 2**40, 2**20
-"""Beyond all reason, and such that samples can still be counted in 63 bits."""
+"""Far above any real use, yet sample counts still fit in 63 bits."""
 
 
 class _Table(pydantic.BaseModel):
@@ -46,17 +45,17 @@ class _Table(pydantic.BaseModel):
 
 
 class NetworkTable(_Table):
-    """The table `[network]`: an architecture, where it is not copied from the teacher."""
+    """The table `[network]`: an architecture to use instead of the teacher's."""
 
     name: str
     """Name in `pidistill.networks.NETWORKS`."""
     config: dict[str, Any] = {}
-    """Its arguments; sample shape and number of classes are filled in."""
+    """Its arguments, without sample shape and number of classes, which are filled in."""
 
     @pydantic.field_validator("config")
     @classmethod
     def _plain_values(cls, config: dict[str, Any]) -> dict[str, Any]:
-        """What cannot be kept in `network.json` is no argument: dates, and what is not finite."""
+        """Reject what `network.json` cannot hold, such as dates and non-finite numbers."""
         try:
             json.dumps(config, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -65,30 +64,30 @@ class NetworkTable(_Table):
 
 
 class RunConfig(OptimizerSettings):
-    """Everything that decides a run. Names follow diffusers' and accelerate's training scripts."""
+    """Everything that determines a run, named as in diffusers' and accelerate's scripts."""
 
     teacher: str | None = None
     """The teacher to distil: digits, glyphs, mixture:NAME, or a path."""
     data: str | None = None
     """Images to train on: digits, glyphs, or folder:PATH."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
-    """Seed of all random numbers of the run."""
+    """Seed of all random numbers in the run."""
     max_train_steps: int = pydantic.Field(default=3000, ge=1, le=MAX_STEPS)
-    """Optimizer steps of the whole run."""
+    """Total optimizer steps."""
     batch_size: int = pydantic.Field(default=128, ge=1, le=MAX_BATCH)
-    """Samples an optimizer step, over all processes and accumulated micro-batches."""
+    """Samples per optimizer step, over all processes and accumulated micro-batches."""
     gradient_accumulation_steps: int = pydantic.Field(default=1, ge=1)
-    """Micro-batches that a process's share of a batch is cut into; the result stays the same."""
+    """Micro-batches per process and optimizer step; does not change the result."""
     max_micro_batch: int | None = pydantic.Field(default=None, ge=1)
-    """Most samples that a process evaluates at once: gradient_accumulation_steps is multiplied as
-    needed, so that the same settings suit any number of processes."""
+    """Maximum samples that a process evaluates at once: gradient_accumulation_steps is multiplied
+    as needed, so the same settings suit any number of processes."""
     torch_compile: bool = False
-    """Compile the networks: faster, after minutes of compiling."""
+    """Compile the networks: faster steps after minutes of compilation."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of evaluations where the method allows it; weights stay in float32."""
     ema_rates: list[float] = pydantic.Field(default=[0.999], min_length=1)
-    """Averaging rates of the weights, such as "[0.999, 0.9999]"; samples are drawn with the first
-    unless told otherwise."""
+    """Decay rates of the weight averages, such as "[0.999, 0.9999]"; by default, samples are drawn
+    with the first."""
     ema_warmup: bool = True
     """Average over fewer steps at first: the rate is at most (step + 1) / (step + 10)."""
     logging_steps: int = pydantic.Field(default=50, ge=1)
@@ -96,17 +95,17 @@ class RunConfig(OptimizerSettings):
     checkpointing_steps: int = pydantic.Field(default=1000, ge=1)
     """Steps between checkpoints."""
     checkpoints_total_limit: int = pydantic.Field(default=2, ge=1)
-    """How many of the newest checkpoints are kept."""
+    """Number of newest checkpoints to keep."""
     keep_best: bool = True
     """Also keep the checkpoint with the lowest loss, averaged over about 100 steps."""
     preview_steps: int = pydantic.Field(default=1000, ge=0)
-    """Steps between grids of samples in previews/; 0 for none."""
+    """Steps between grids of samples in previews/; 0 disables them."""
     report_to: list[str] = pydantic.Field(default=[])
-    """Trackers to log to: tensorboard, wandb, ..., several separated by commas, or all."""
+    """Trackers to log to: all, or names such as tensorboard and wandb, separated by commas."""
     network: NetworkTable | None = None
     """The network to train; by default a copy of the teacher's."""
     method: pydantic.SerializeAsAny[MethodSettings]
-    """The settings of the method, whose `name` chooses the method (`pidistill.methods.NAMES`)."""
+    """The settings of the method, which `name` selects (`pidistill.methods.NAMES`)."""
 
     @pydantic.field_validator("teacher")
     @classmethod
@@ -140,15 +139,15 @@ class RunConfig(OptimizerSettings):
             if not 0 < rate < 1:
                 raise ValueError(f"{rate} is not between 0 and 1")
         if len({f"{rate:g}" for rate in rates}) < len(rates):
-            raise ValueError(f"{rates} names a rate twice")
+            raise ValueError(f"{rates} contains a rate twice")
         return rates
 
 
 def parse_config(layers: list[dict[str, Any]], origin: str = "config") -> RunConfig:
-    """Merge layers, the later overriding the earlier, and check the result.
+    """Merge layers, later ones overriding earlier ones, and validate the result.
 
-    Tables are merged key by key, except that a `[method]` or `[network]` of another name starts
-    afresh. Raises `PidistillError` with one line on the first problem.
+    Tables are merged key by key, except that a `[method]` or `[network]` with a different name
+    replaces the old one. Raises `PidistillError` with one line on the first problem.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -168,12 +167,12 @@ def parse_config(layers: list[dict[str, Any]], origin: str = "config") -> RunCon
 
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """Write a config as TOML, at once or not at all; what is None is left out."""
+    """Write a config as TOML, atomically; omits values that are None."""
     write_text(path, config_text(config))
 
 
 def config_text(config: RunConfig) -> str:
-    """A config as TOML; what is None is left out."""
+    """A config as TOML; omits values that are None."""
     return tomli_w.dumps(config.model_dump(exclude_none=True))
 
 
@@ -185,5 +184,5 @@ def require_same_run(old: RunConfig, new: RunConfig, folder: Path) -> None:
         if after[key] != value:
             raise PidistillError(
                 f"{key} is {after[key]!r}, but the run in {folder} was started with {value!r}; "
-                "leave it out to resume, or choose another --out"
+                "omit it to resume, or choose another folder"
             )

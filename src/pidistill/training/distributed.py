@@ -1,8 +1,8 @@
-"""How a run is spread over processes: DDP, FSDP, micro-batches.
+"""Distributing a run over processes: DDP, FSDP, micro-batches.
 
-Which of them is decided by the launcher: `torchrun` and `accelerate launch` start processes whose
-gradients are averaged (DDP); `accelerate launch --use_fsdp`, or a config of accelerate that says
-so, divides weights, gradients, moments and averages among them (FSDP).
+The launcher selects the strategy: `torchrun` and `accelerate launch` start processes that average
+their gradients (DDP); `accelerate launch --use_fsdp`, or an accelerate config to that effect,
+shards weights, gradients, moments and averages (FSDP).
 """
 
 import contextlib
@@ -29,21 +29,21 @@ STRATEGIES = {
     DistributedType.MULTI_GPU: "DDP",
     DistributedType.FSDP: "FSDP",
 }
-"""How several processes share a run, for people to read."""
+"""How several processes share a run, for display."""
 
 
 def make_accelerator(
     mixed_precision: str, *, log_with: list[str] | None, project_config: ProjectConfiguration
 ) -> Accelerator:
-    """An accelerator of the processes that the launcher started; arguments as accelerate's.
+    """The accelerator of the launched processes; arguments as accelerate's.
 
-    FSDP is always its second version, whichever the launcher names: it keeps the parameters and
-    their names. It casts no weights, because differences of the student stay in single precision;
-    half precision comes from autocast, as without FSDP. Where there are CPUs only, accelerate
-    ignores the wish for FSDP; here it is granted, over gloo.
+    FSDP is always version 2, whatever the launcher names, because it preserves parameters and their
+    names. It casts no weights, since student differences need single precision; half precision
+    comes from autocast, as without FSDP. On CPUs, where accelerate ignores a request for FSDP, FSDP
+    runs over gloo.
     """
     meet_after_restart()
-    # One process has one precision at a time, but the runs of a comparison follow one another.
+    # Accelerate keeps one precision per process; consecutive runs of a comparison may differ.
     if AcceleratorState._shared_state.get("_mixed_precision", mixed_precision) != mixed_precision:
         AcceleratorState._reset_state()
     plugin = _fsdp_plugin()
@@ -55,21 +55,21 @@ def make_accelerator(
         project_config=project_config,
     )
     if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        PartialState().distributed_type = DistributedType.FSDP  # which later states start from
+        PartialState().distributed_type = DistributedType.FSDP  # later states copy it
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
 
 
 def _fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
-    """The launcher's settings of FSDP, or None where it asks for none.
+    """The launcher's FSDP settings, or None if it does not request FSDP.
 
-    Unless the launcher names other classes, what is gathered at once is a block of the network.
+    By default, FSDP gathers one block of the network at a time.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
     if os.environ.get("FSDP_VERSION", "1") != "2":
-        log.info("FSDP is used in its version 2")
+        log.info("using version 2 of FSDP")
     keep = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
@@ -81,12 +81,11 @@ def _fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
 
 
 def num_micro_batches(config: RunConfig, num_processes: int) -> int:
-    """How many micro-batches a process's share of a batch is cut into.
+    """The number of micro-batches per process and optimizer step.
 
-    It is `gradient_accumulation_steps`, or the smallest multiple of it that `max_micro_batch`
-    allows.
+    It is `gradient_accumulation_steps`, or its smallest multiple that `max_micro_batch` allows.
 
-    Raises `PidistillError` when the batch cannot be divided so.
+    Raises `PidistillError` if the batch cannot be divided evenly.
     """
     least = config.gradient_accumulation_steps * num_processes
     if config.batch_size % least:
@@ -103,10 +102,7 @@ def num_micro_batches(config: RunConfig, num_processes: int) -> int:
 
 
 def block_names(module: nn.Module) -> list[str]:
-    """Class names of the blocks of a network: what its lists and dictionaries of modules hold.
-
-    Single layers among them are left out.
-    """
+    """Class names of a network's blocks: the non-leaf items of its `ModuleList`s and dicts."""
     held = (
         block
         for container in module.modules()
@@ -117,10 +113,10 @@ def block_names(module: nn.Module) -> list[str]:
 
 
 def start_fsdp(module: nn.Module) -> None:
-    """Call a prepared module for nothing, where FSDP divided it; other modules are left alone.
+    """If FSDP sharded `module`, call it once without effect.
 
-    FSDP wants its outermost module to be called first, and the loss of another part may call an
-    inner one before that. `module` takes a loss and a batch.
+    FSDP requires the outermost module to be called first, but the loss of another part may call an
+    inner one earlier. `module` accepts a loss and a batch.
     """
     if isinstance(module, FSDPModule):
         nn.Module.__call__(module, lambda batch: None, None)
@@ -129,10 +125,10 @@ def start_fsdp(module: nn.Module) -> None:
 
 @contextlib.contextmanager
 def whole_weights(module: nn.Module) -> Iterator[None]:
-    """Let parts of a prepared module be called by themselves, by all processes together.
+    """Allow submodules of a prepared module to be called directly; all processes must enter it.
 
-    FSDP gathers the weights of a module when that module is called, and the outermost module holds
-    what no inner one does.
+    FSDP gathers a module's weights only when it is called, and the outermost module owns the
+    weights that belong to no inner one.
     """
     if isinstance(module, FSDPModule):
         module.unshard()
@@ -144,9 +140,9 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
 
 
 def compile_networks(method: Method, device: torch.device) -> None:
-    """Compile the networks of a method in place; names of weights stay as they are.
+    """Compile a method's networks in place; weight names do not change.
 
-    Raises `PidistillError` when there is no compiler for `device`.
+    Raises `PidistillError` if there is no compiler for `device`.
     """
     require_compiler(device)
     for network in method.networks():
@@ -154,12 +150,12 @@ def compile_networks(method: Method, device: torch.device) -> None:
 
 
 def require_compiler(device: torch.device) -> None:
-    """Raise `PidistillError` unless torch can compile for `device`; it takes a few seconds."""
+    """Raise `PidistillError` unless torch can compile for `device`; takes a few seconds."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
-    except Exception as error:  # every missing compiler has an exception of its own
+    except Exception as error:  # each missing compiler raises a different exception
         reason = str(error).strip().partition("\n")[0]
         raise PidistillError(
             f"torch_compile is set, but torch cannot compile for {device.type} here: {reason}; "
-            "install a C++ compiler (CPU) or triton (GPU), or leave it out"
+            "install a C++ compiler (CPU) or triton (GPU), or unset torch_compile"
         ) from None

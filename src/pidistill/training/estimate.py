@@ -1,4 +1,4 @@
-"""What a run would take, measured on a few of its steps; nothing is written."""
+"""Estimate the cost of a run from a few of its steps; nothing is written."""
 
 import statistics
 import time
@@ -16,28 +16,28 @@ from pidistill.training.distributed import STRATEGIES
 from pidistill.training.trainer import Trainer
 
 STEPS = 5
-"""Steps that are timed, after one that is not."""
+"""Number of timed steps, after one untimed step."""
 PATIENCE = 60.0
-"""Seconds after which no further step is timed."""
+"""Stop timing steps after this many seconds."""
 
 
 def estimate(config: RunConfig) -> dict[str, Any]:
     """Build everything that `config` names, time a few steps and estimate the run.
 
-    With several processes all of them call it, and get the same; times and memory are those of the
-    slowest and the largest.
+    All processes must call it and get the same result: the time of the slowest and the memory of
+    the largest.
 
     Args:
         config: The run's config.
 
     Returns:
-        JSON values: `parameters` of the student and of every other module, by name; `peak_memory`
-        of one process in bytes; evaluations of a step over all processes, and of the teacher in
-        all; `seconds_per_step`, `images_per_second`, `preparation_seconds`, and `seconds` of the
-        whole run without checkpoints; and how the batch is divided.
+        JSON values: `parameters` of the student and every other module, by name; `peak_memory` of
+        one process in bytes; evaluations per step over all processes, and the teacher's in total;
+        `seconds_per_step`, `images_per_second`, `preparation_seconds`, and `seconds` of the whole
+        run without checkpoints; and how the batch is divided.
 
     Raises:
-        PidistillError: As `build_trainer`, or the loss is not finite.
+        PidistillError: As in `build_trainer`, or the loss is not finite.
     """
     trainer = build_trainer(config.model_copy(update={"report_to": []}), Path("nowhere"))
     method = trainer.method
@@ -70,7 +70,7 @@ def estimate(config: RunConfig) -> dict[str, Any]:
 
 
 def _preparation_seconds(trainer: Trainer) -> float:
-    """Prepare a little, and conclude how long all of it would take."""
+    """The time to prepare the run, extrapolated from a small part of the work."""
     method, processes = trainer.method, trainer.processes
     run = Run(trainer.folder, trainer.config.teacher, trainer.config.seed, processes)
     began = time.perf_counter()
@@ -80,7 +80,7 @@ def _preparation_seconds(trainer: Trainer) -> float:
 
 
 def _step_seconds(trainer: Trainer) -> Iterator[float]:
-    """The seconds of each of the timed steps; all processes time as many."""
+    """The duration of each timed step; all processes time the same number of steps."""
     began = time.perf_counter()
     for _ in range(STEPS):
         before = trainer.seconds

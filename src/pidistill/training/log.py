@@ -1,7 +1,4 @@
-"""What a run says about itself: `metrics.jsonl`, the means that go into it, the best checkpoint.
-
-Reading a log needs no torch.
-"""
+"""The log of a run, `metrics.jsonl`; the means in it; the best checkpoint. Imports no torch."""
 
 import dataclasses
 import json
@@ -11,17 +8,17 @@ from typing import Any
 from pidistill.files import write_text
 
 LOG_FILE = "metrics.jsonl"
-"""In a run folder: one JSON object a line."""
+"""In a run folder: one JSON object per line."""
 
 PREVIEWS = "previews"
 """In a run folder: grids of samples."""
 
 PREVIEW_COLUMNS = 10
-"""Samples in a row of such a grid."""
+"""Samples per row of such a grid."""
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of the log of a run folder, up to the first that is cut off or no entry."""
+    """The entries of a run's log, up to the first line that is truncated or invalid."""
     path = Path(folder) / LOG_FILE
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     entries = []
@@ -37,27 +34,27 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def append_to_log(folder: Path, entry: dict[str, Any]) -> None:
-    """Append a line to the log of a run folder."""
+    """Append an entry to a run's log."""
     with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 
 
 def truncate_log(folder: Path, step: int) -> None:
-    """Drop the lines after `step`, and whatever follows a line that is damaged."""
+    """Drop the entries after `step` and everything from the first damaged line on."""
     kept = [entry for entry in read_log(folder) if entry["step"] <= step]
     if (folder / LOG_FILE).exists():
         write_text(folder / LOG_FILE, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 class Means:
-    """Means of named numbers over the steps since they were last taken."""
+    """Weighted means of named numbers since the last `take`."""
 
     def __init__(self, sums: dict[str, list[float]] | None = None) -> None:
-        """Go on from the `sums` of another instance, or begin."""
+        """Continue from the `sums` of another instance, or start empty."""
         self.sums = sums if sums is not None else {}
 
     def add(self, name: str, number: float, weight: float = 1.0) -> None:
-        """Take in a number that stands for `weight` measurements."""
+        """Add the mean of `weight` measurements."""
         total = self.sums.setdefault(name, [0.0, 0.0])
         total[0] += number * weight
         total[1] += weight
@@ -67,38 +64,38 @@ class Means:
         return {name: total / count for name, (total, count) in self.sums.items()}
 
     def take(self) -> dict[str, float]:
-        """The means, and begin anew."""
+        """The means so far; resets them."""
         means = self.peek()
         self.sums = {}
         return means
 
 
 BEST_OVER = 100
-"""Steps over which the loss is averaged to tell the best checkpoint."""
+"""Number of steps over which the loss is averaged to find the best checkpoint."""
 
 
 @dataclasses.dataclass
 class Best:
-    """The running average of the loss, and the checkpoint where it was lowest so far.
+    """The running average of the loss, and the checkpoint where it has been lowest.
 
-    The plain mean of the first `BEST_OVER` losses, and an exponential average after that. It
-    depends on the steps alone, so that it is the same however often a run is interrupted.
+    The average is the plain mean of the first `BEST_OVER` losses, then exponential. It depends only
+    on the steps, so interruptions do not change it.
     """
 
     average: float = 0.0
     count: int = 0
-    """Losses averaged."""
+    """Number of losses averaged."""
     step: int | None = None
     """Step of the best checkpoint; None before the first."""
     lowest: float = 0.0
-    """The average at it."""
+    """The average at that step."""
 
     def update(self, loss: float) -> None:
-        """Take in the loss of a step."""
+        """Add the loss of a step."""
         self.count += 1
         self.average += (loss - self.average) / min(self.count, BEST_OVER)
 
     def judge(self, step: int) -> None:
-        """Ask whether the checkpoint of `step`, about to be written, is the best so far."""
+        """Record `step`, whose checkpoint is about to be written, if it is the best so far."""
         if self.step is None or self.average <= self.lowest:
             self.step, self.lowest = step, self.average

@@ -1,4 +1,4 @@
-"""What is measured of a batch that several processes evaluate in several micro-batches."""
+"""Statistics of a batch that several processes evaluate in several micro-batches."""
 
 import math
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from pidistill.processes import Processes
 
 
 class LogSigmaBins:
-    """Bins of width 1 in ln(sigma): where along the path the loss is."""
+    """Bins of width 1 in ln(sigma), for the loss as a function of the noise level."""
 
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
-        """Bins from that of `sigma_min` to that of `sigma_max`, which take what is beyond."""
+        """Cover `sigma_min` to `sigma_max`; the end bins include everything beyond."""
         self.first = math.floor(math.log(sigma_min))
         self.num = math.floor(math.log(sigma_max)) - self.first + 1
 
     def sums(self, losses: Losses) -> Tensor:
-        """The sum of the losses in each bin, and then their numbers, shape (2 num,), float64."""
+        """The sums of the losses per bin, followed by their counts, shape (2 num,), float64."""
         ln_sigma = losses.sigma.detach().cpu().double().log()
         index = (ln_sigma.floor().long() - self.first).clamp(0, self.num - 1)
         loss = losses.loss.detach().cpu().double()
@@ -34,7 +34,7 @@ class BatchMeans(NamedTuple):
     means: dict[str, float]
     """The mean `loss` and the mean scalars."""
     by_sigma: dict[str, tuple[float, float]]
-    """Mean loss and number of samples, by the lower edge of their bin of ln(sigma)."""
+    """Mean loss and number of samples, by the lower edge of the bin in ln(sigma)."""
 
 
 def batch_means(
@@ -43,10 +43,10 @@ def batch_means(
     """The means of a batch over its micro-batches and processes.
 
     Args:
-        measured: The losses of each micro-batch of this process, all of the same size.
-        processes: Those that share the batch.
+        measured: The losses of this process's micro-batches, all of the same size.
+        processes: The processes that share the batch.
         bins: Bins of noise levels.
-        step: Optimizer steps done before, for the error.
+        step: Optimizer steps done so far, for the error message.
 
     Raises:
         PidistillError: The mean loss is not finite; every process raises it.
@@ -76,7 +76,7 @@ def _numbers(losses: Losses) -> Tensor:
 
 
 def _where_not_finite(measured: list[Losses], processes: Processes) -> str:
-    """The noise levels of the losses that are not finite, in words."""
+    """The noise levels of the non-finite losses, as text."""
     bad = [losses.sigma.cpu()[~losses.loss.cpu().isfinite()] for losses in measured]
     sigma = torch.cat(processes.share(processes.gather(torch.cat(bad))))
     return f"sigma {sigma.min():.4g} .. {sigma.max():.4g}" if len(sigma) else "every sigma"

@@ -1,4 +1,4 @@
-"""A part of a method while it is trained: its optimizer, its averages, its files."""
+"""A part of a method in training: its optimizer, its averages, its files."""
 
 import math
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class _Wrapped(nn.Module):
 
 
 class TrainedPart:
-    """A `Part` with its optimizer and its averages."""
+    """A `Part` with its optimizer and averages."""
 
     def __init__(
         self,
@@ -53,12 +53,12 @@ class TrainedPart:
         ema_rates: list[float],
         ema_warmup: bool,
     ) -> None:
-        """Make the optimizer, and let the accelerator wrap both.
+        """Build the optimizer and wrap it and the module with the accelerator.
 
         Args:
             part: The part.
-            defaults: Its optimizer settings, unless it has some.
-            accelerator: Accelerate's.
+            defaults: Optimizer settings for a part without its own.
+            accelerator: The accelerator.
             ema_rates: Rates of the averages, for a part that is averaged.
             ema_warmup: Whether the averages forget faster at first.
         """
@@ -78,13 +78,13 @@ class TrainedPart:
         self.restart()
 
     def restart(self) -> None:
-        """Begin the optimizer and the averages afresh from the weights."""
+        """Restart the optimizer and the averages from the current weights."""
         self.optimizer.state.clear()
         self.averages = Averages(self.module, self.ema_rates, warmup=self.ema_warmup)
         self.num_updates = 0
 
     def learning_rate(self, done: int, steps: int) -> float:
-        """The learning rate after `done` of the `steps` of a phase."""
+        """The learning rate after `done` of the `steps` steps of a phase."""
         settings = self.settings
         warmup = settings.lr_warmup_steps
         rise = min(1.0, (done + 1) / warmup) if warmup else 1.0
@@ -92,7 +92,7 @@ class TrainedPart:
         return settings.learning_rate * rise * max(decay, settings.lr_end)
 
     def step(self, learning_rate: float) -> float:
-        """Take an optimizer step with the gradients that there are; returns their norm."""
+        """Take an optimizer step with the current gradients; returns their norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.accelerator.unscale_gradients(self.optimizer)
@@ -119,12 +119,12 @@ class TrainedPart:
         )
 
     def weight_files(self) -> list[str]:
-        """Names of its files in a checkpoint: the weights, then an average for each rate."""
+        """Names of its checkpoint files: the weights, then the averages, one file per rate."""
         averages = [f"{self._prefix}{weights_name(rate)}" for rate in self.ema_rates]
         return [f"{self.name}.safetensors", *averages]
 
     def weights(self, keep: bool) -> dict[str, dict[str, Tensor]]:
-        """The weights and their averages by file name; all processes call it, one may `keep`."""
+        """The weights and averages by file name; all processes call it, one may `keep` them."""
         contents = [
             self.module.state_dict(),
             *map(self.averages.weights, range(len(self.ema_rates))),
@@ -144,7 +144,7 @@ class TrainedPart:
         return {self._optimizer_file: whole_tensors(named, keep)}
 
     def load(self, checkpoint: Path, num_updates: int) -> None:
-        """Take everything from the files of a checkpoint."""
+        """Restore everything from the files of a checkpoint."""
         self.num_updates = num_updates
         own, *averages = self.weight_files()
         load_whole(self.module, read_tensors(checkpoint / own))

@@ -1,4 +1,4 @@
-"""Reading a run folder: its config, its teacher."""
+"""Reading a run folder: its config and its teacher."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def read_config(folder: Path) -> RunConfig:
     """The config of the run in `folder`.
 
-    Raises `PidistillError` when it is missing or does not parse.
+    Raises `PidistillError` if it is missing or invalid.
     """
     path = folder / CONFIG_FILE
     return parse_config([read_toml(path)], origin=str(path))
 
 
 def what_is_measured(folder: Path, ema: float | None) -> dict[str, Any]:
-    """What metrics of a run are metrics of: the weights' file, and the training step."""
+    """What the metrics of a run refer to: the file of weights and the training step."""
     weights = read_description(folder).get("weights") if ema is None else weights_name(ema)
     log = read_log(folder)
     return {
@@ -36,9 +36,9 @@ def what_is_measured(folder: Path, ema: float | None) -> dict[str, Any]:
 
 
 def teacher_spec(folder: str | Path) -> str | None:
-    """The teacher's spec in the run's config, or None; the run's method need not be known.
+    """The teacher's spec in the run's config, or None; works even if the method is unknown.
 
-    Raises `PidistillError` when the config is damaged.
+    Raises `PidistillError` if the config is damaged.
     """
     path = Path(folder) / CONFIG_FILE
     spec = read_toml(path).get("teacher") if path.is_file() else None
@@ -46,27 +46,27 @@ def teacher_spec(folder: str | Path) -> str | None:
 
 
 def teacher_of_run(folder: Path, say: Callable[[str], None]) -> Denoiser | None:
-    """The teacher that the run's config names, or None, with a word to `say`, if it is not there.
+    """The teacher that the run's config names, or None, reported to `say`, if it cannot be loaded.
 
-    A run samples and is measured without its teacher; only comparisons with it are lost.
+    Sampling and evaluation work without the teacher, except for comparisons with it.
 
-    Raises `PidistillError` when the config is damaged.
+    Raises `PidistillError` if the config is damaged.
     """
     spec = teacher_spec(folder)
     if spec is None:
-        say("without the teacher: the run's config names none")
+        say("continuing without a teacher: the run's config names none")
         return None
     try:
         return load_teacher(spec)
     except PidistillError as error:
-        say(f"without the teacher: {error}")
+        say(f"continuing without the teacher: {error}")
         return None
 
 
 def decoder_of_run(folder: Path, say: Callable[[str], None]) -> "LatentDecoder | None":
-    """The decoder of the pipeline that was the run's teacher; None where it has none.
+    """The latent decoder of the run's teacher, or None if the teacher has none.
 
-    A run folder holds no decoder. Where its teacher cannot be opened, `say` is called with a line.
+    A run folder contains no decoder. If the teacher cannot be opened, calls `say` with one line.
     """
     try:
         kind, locator = split_spec(str(teacher_spec(folder)))
@@ -79,5 +79,5 @@ def decoder_of_run(folder: Path, say: Callable[[str], None]) -> "LatentDecoder |
     try:
         return load_decoder(locator)
     except PidistillError as error:
-        say(f"without the decoder of latents, if the teacher has one: {error}")
+        say(f"without the latent decoder, if the teacher has one: {error}")
         return None

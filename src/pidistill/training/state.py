@@ -1,6 +1,6 @@
-"""The state of a run: everything that decides how it goes on, in memory and in checkpoints.
+"""The state of a run: everything that determines how it continues, in memory and in checkpoints.
 
-A run that is killed anywhere and resumed ends, bit for bit, where an uninterrupted one ends.
+A run that is killed at any point and resumed ends bit for bit like an uninterrupted one.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ from pidistill.training.parts import TrainedPart
 log = logging.getLogger("pidistill")
 
 STUDENT = "student"
-"""The name of the part that every method has."""
+"""The name of the one part that every method has."""
 
 METHOD_FILE = "method.safetensors"
-"""In a checkpoint: what a method keeps beside its parts."""
+"""In a checkpoint: the method's tensors besides those of its parts."""
 
 
 class RunState:
-    """Where a run stands."""
+    """The state of a run."""
 
     def __init__(
         self, config: RunConfig, method: Method, accelerator: Accelerator, *, is_main: bool
@@ -58,7 +58,7 @@ class RunState:
         self.best = Best()
 
     def take_in(self, part: TrainedPart, measured: BatchMeans, grad_norm: float) -> None:
-        """Take in what an update measured, for the next line of the log."""
+        """Add the measurements of an update to the next line of the log."""
         prefix = "" if part.name == STUDENT else f"{part.name}_"
         for name, value in measured.means.items():
             self.means.add(f"{prefix}{name}", value)
@@ -70,7 +70,7 @@ class RunState:
                 self.means_by_sigma.add(edge, mean, count)
 
     def restart_parts(self) -> None:
-        """Begin a phase: optimizers, averages and the search for the best checkpoint anew."""
+        """Begin a phase: restart optimizers, averages and the search for the best checkpoint."""
         for part in self.parts.values():
             part.restart()
         self.best = Best()
@@ -78,15 +78,15 @@ class RunState:
     def save(self, folder: Path, *, is_due: bool) -> None:
         """Write a checkpoint, then the student's weights at the top of the run folder.
 
-        The main process does, with what it gathers from those that hold parts of it.
+        All processes must call it; the main process gathers the shards and writes.
 
         Args:
             folder: The run folder.
-            is_due: Whether the checkpoint would be written if nobody had interrupted the run. Only
-                such a one may be the best, which is then the same however often that happens.
+            is_due: Whether an uninterrupted run would write this checkpoint too. Only such
+                checkpoints may be the best, so interruptions do not change which one is.
 
         Raises:
-            PidistillError: A weight is not finite; the last checkpoint stays.
+            PidistillError: A weight is not finite; the last checkpoint is kept.
         """
         weights = {name: part.weights(self.is_main) for name, part in self.parts.items()}
         optimizers = [part.optimizer_state(self.is_main) for part in self.parts.values()]
@@ -102,7 +102,7 @@ class RunState:
         method_tensors = self.method.state_tensors()
         if method_tensors:
             files[METHOD_FILE] = method_tensors
-        if (folder / LOG_FILE).exists():  # a checkpoint never knows more than the log
+        if (folder / LOG_FILE).exists():  # the log must not lag behind a checkpoint
             sync(folder / LOG_FILE)
         config = self.config
         write_checkpoint(
@@ -111,7 +111,7 @@ class RunState:
             files,
             self._values(),
             keep=config.checkpoints_total_limit,
-            texts={  # with them, a checkpoint is a run folder that can be sampled from
+            texts={  # they make a checkpoint a run folder that can be sampled from
                 MODEL_FILE: description_text(self.method.student, config.ema_rates[0]),
                 CONFIG_FILE: config_text(config),
             },
@@ -120,7 +120,7 @@ class RunState:
         self.write_student(folder, weights[STUDENT])
 
     def write_student(self, folder: Path, weights: dict[str, dict[str, Tensor]]) -> None:
-        """Write the student at the top of the run folder, from where it is loaded."""
+        """Write the student at the top of the run folder, where `load_student` expects it."""
         write_description(folder, self.method.student, self.config.ema_rates[0])
         for name, tensors in weights.items():
             write_tensors(folder / name, tensors)
@@ -136,7 +136,7 @@ class RunState:
                     )
 
     def _values(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside tensors, as JSON values; `resume` is its inverse."""
+        """The state other than tensors, as JSON values; `resume` restores it."""
         scaler = self.accelerator.scaler
         return {
             "seconds": self.seconds,
@@ -150,12 +150,12 @@ class RunState:
         }
 
     def resume(self, folder: Path) -> None:
-        """Take everything from the newest checkpoint in the run folder, if there is one.
+        """Restore the newest checkpoint in the run folder, if there is one.
 
-        What was written after it, or only half, is cleared away.
+        Later and unfinished output is removed.
 
         Raises:
-            PidistillError: All checkpoints are damaged; or the newest is of version 0.1, or beyond
+            PidistillError: All checkpoints are damaged, or the newest is from version 0.1 or beyond
                 `max_train_steps`.
         """
         found = newest_checkpoint(folder / "state", log.warning)
@@ -170,14 +170,14 @@ class RunState:
         values = manifest["values"]
         if "num_updates" not in values:
             raise PidistillError(
-                f"{folder} was trained by pidistill 0.1, and its training cannot be resumed by "
-                "this version; sampling and evaluating it work"
+                f"{folder} was trained with pidistill 0.1; this version can sample and evaluate it "
+                "but not resume its training"
             )
         self.step = manifest["step"]
         if self.step > self.config.max_train_steps:
             raise PidistillError(
                 f"max_train_steps is {self.config.max_train_steps}, but the run in {folder} has "
-                f"done {self.step} steps; expected at least as many"
+                f"done {self.step} steps; expected at least {self.step}"
             )
         for name, part in self.parts.items():
             part.load(checkpoint, values["num_updates"][name])
@@ -188,7 +188,7 @@ class RunState:
         self.best = Best(**values["best"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(values["scaler"])
-        if self.is_main:  # a process that died may not have come to write them
+        if self.is_main:  # the previous process may have died before writing them
             names = self.parts[STUDENT].weight_files()
             self.write_student(folder, {name: read_tensors(checkpoint / name) for name in names})
         log.info("resumed at step %d", self.step)

@@ -1,6 +1,6 @@
-"""Trackers that people already look at, by way of accelerate: TensorBoard, Weights & Biases, ...
+"""Experiment trackers, through accelerate: TensorBoard, Weights & Biases, ...
 
-`metrics.jsonl` is written whatever happens here; a tracker sees the same numbers.
+Trackers receive the same numbers as `metrics.jsonl`, which is always written.
 """
 
 import contextlib
@@ -25,35 +25,35 @@ TRACKERS = {
     "swanlab": "pip install swanlab",
     "trackio": "pip install trackio",
 }
-"""The names that `report_to` takes beside `all`, and how each tracker is installed."""
+"""The names that `report_to` accepts besides `all`, and how to install each tracker."""
 
 PROJECT = "pidistill"
 """The project's name in every tracker."""
 
 LOGS = "logs"
-"""Folder in the run folder, for trackers that write files."""
+"""In a run folder: the files of trackers."""
 
 PICTURE_OPTIONS: dict[str, dict[str, Any]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}
-"""Trackers that are shown pictures, and what they have to be told about an array of them."""
+"""Trackers that receive pictures, and their options for an array of pictures."""
 
 
 def chosen_trackers(report_to: list[str]) -> list[str]:
-    """The trackers that `report_to` names; `all` stands for those that are installed.
+    """The trackers that `report_to` names; `all` stands for every installed one.
 
-    Raises `PidistillError` when one is not installed.
+    Raises `PidistillError` if one is not installed.
     """
     installed = [str(tracker) for tracker in get_available_trackers()]
     if "all" in report_to:
         if not installed:
             raise PidistillError(
                 "report_to is 'all', but no tracker is installed; "
-                f"{TRACKERS['tensorboard']}, or leave report_to out"
+                f"run {TRACKERS['tensorboard']}, or omit report_to"
             )
         return installed
     for name in report_to:
         if name not in installed:
             raise PidistillError(
-                f"the tracker {name!r} is not installed; {TRACKERS[name]}, or leave it out of "
+                f"the tracker {name!r} is not installed; run {TRACKERS[name]}, or remove it from "
                 "report_to"
             )
     return report_to
@@ -64,10 +64,9 @@ def tracked(accelerator: Accelerator, folder: Path, step: int) -> Iterator[None]
     """Open the accelerator's trackers for the run in `folder`, and close them after the block.
 
     Args:
-        accelerator: Made with the names of `chosen_trackers`, and `folder / LOGS`.
+        accelerator: Built with the names from `chosen_trackers` and `folder / LOGS`.
         folder: The run folder.
-        step: Step from which on anything that was logged before counts no more: the run died after
-            a checkpoint, and does these steps again.
+        step: Earlier entries from this step on are discarded, since the resumed run repeats them.
 
     Raises:
         PidistillError: A tracker does not start.
@@ -78,10 +77,10 @@ def tracked(accelerator: Accelerator, folder: Path, step: int) -> Iterator[None]
     }
     try:
         accelerator.init_trackers(PROJECT, init_kwargs=options)
-    except Exception as error:  # each has its own: no account, no network, a broken installation
+    except Exception as error:  # each tracker raises its own: no account, no network, ...
         raise PidistillError(
-            f"a tracker did not start, of {', '.join(map(str, accelerator.log_with))}: "
-            f"{str(error).rstrip('.')}; mend it, or leave it out of report_to"
+            f"one of the trackers {', '.join(map(str, accelerator.log_with))} did not start: "
+            f"{str(error).rstrip('.')}; fix it, or remove it from report_to"
         ) from error
     try:
         yield
@@ -92,7 +91,7 @@ def tracked(accelerator: Accelerator, folder: Path, step: int) -> Iterator[None]
 
 
 def track_picture(accelerator: Accelerator, picture: np.ndarray, step: int) -> None:
-    """Show a grid of samples, (height, width, 3) uint8, to the trackers that show pictures."""
+    """Log a grid of samples, (height, width, 3) uint8, to the trackers that accept pictures."""
     for tracker in accelerator.trackers:
         if tracker.name in PICTURE_OPTIONS:
             tracker.log_images({"samples": picture[None]}, step, **PICTURE_OPTIONS[tracker.name])

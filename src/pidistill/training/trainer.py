@@ -1,7 +1,7 @@
 """The training loop: an accelerate loop over the updates of any method.
 
-`Trainer.run` is a generator that yields after every optimizer step, so that a command line, a
-notebook or a test drives it and shows what it likes.
+`Trainer.run` is a generator that yields after every optimizer step, so a command line, a notebook
+or a test can drive it and display what it likes.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ log = logging.getLogger("pidistill")
 
 @dataclasses.dataclass(frozen=True)
 class StepReport:
-    """What is known after an optimizer step."""
+    """Progress after an optimizer step."""
 
     step: int
     """Optimizer steps done."""
@@ -53,11 +53,11 @@ class StepReport:
     loss: float
     """Mean loss of the student in the step, over all processes."""
     seconds: float
-    """Time spent training, interruptions left out."""
+    """Training time, without interruptions."""
 
 
 class Trainer:
-    """Trains the parts of a method and keeps its run folder."""
+    """Trains the parts of a method and maintains the run folder."""
 
     def __init__(
         self, config: RunConfig, method: Method, folder: str | Path, *, data: Dataset | None = None
@@ -66,16 +66,16 @@ class Trainer:
 
         Args:
             config: The run's config.
-            method: What is trained.
+            method: The method to train.
             folder: The run folder.
             data: Images, for a method that needs them.
 
         Raises:
-            PidistillError: The batch cannot be divided as the config says, or data are missing.
+            PidistillError: The batch cannot be divided as configured, or data are missing.
         """
         self.config, self.method, self.folder, self.data = config, method, Path(folder), data
         if method.needs == "images" and data is None:
-            raise PidistillError("this method trains on images; name a data set with 'data'")
+            raise PidistillError("this method trains on images; pass 'data'")
         self.accelerator = make_accelerator(
             config.mixed_precision,
             log_with=chosen_trackers(config.report_to) or None,
@@ -90,7 +90,7 @@ class Trainer:
         self.state = RunState(config, method, self.accelerator, is_main=self.processes.is_main)
         self.bins = LogSigmaBins(method.student.sigma_min, method.student.sigma_max)
         self.preview_steps = config.preview_steps
-        self.loss = math.nan  # of the student, when it was last updated
+        self.loss = math.nan  # the student's, at its last update
         self.prepared = False
 
     @property
@@ -100,19 +100,19 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Time spent training, interruptions left out."""
+        """Training time in seconds, without interruptions."""
         return self.state.seconds
 
     @property
     def teacher_evaluations(self) -> int:
-        """Evaluations of the teacher so far."""
+        """Teacher evaluations so far."""
         return self.state.teacher_evaluations
 
     def prepare(self) -> Iterator[Preparation]:
-        """Do what the method needs before its first step, yielding as it goes on.
+        """Do the method's work before its first step, yielding progress.
 
-        `run` does it too; this is for those who want to show how far it is. Several processes share
-        the work, and each yields how far its own part is.
+        `run` does this too; call it first to display the progress. Several processes share the
+        work, and each yields the progress of its own part.
         """
         run = Run(self.folder, self.config.teacher, self.config.seed, self.processes)
         with self._held():
@@ -127,14 +127,14 @@ class Trainer:
     ) -> Generator[StepReport, None, None]:
         """Train up to `max_train_steps`, yielding after every step.
 
-        Resumes from the newest checkpoint where the folder has one. A checkpoint is written every
-        `checkpointing_steps`, at the end, and when `should_stop` turns true in any of the
-        processes: all of them stop after the same step. Preparation that is cut goes on in the next
-        run. Torch's random generators and flags are left as they are.
+        Resumes from the newest checkpoint in the folder, if any. Writes a checkpoint every
+        `checkpointing_steps`, at the end, and when `should_stop` returns true in any process; all
+        processes then stop after the same step. Interrupted preparation resumes in the next run.
+        Torch's random generators and flags are restored.
 
         Raises:
-            PidistillError: The loss is not finite, or another process trains in the folder. What
-                was saved before stays.
+            PidistillError: The loss is not finite, or another process trains in the folder.
+                Earlier checkpoints are kept.
         """
         if not self.prepared:
             for _ in self.prepare():
@@ -160,7 +160,7 @@ class Trainer:
                     return
 
     def _after_step(self, done: bool, stop: bool) -> None:
-        """Write what is due after a step: the log, a checkpoint, a preview."""
+        """Write the log, a checkpoint and a preview, each if it is due."""
         config = self.config
         if self.step == 1:
             self._log_start()
@@ -173,19 +173,19 @@ class Trainer:
             self._preview()
 
     def _held(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the run folder, which is the first process's business where there are several."""
+        """Hold the run folder, in the main process only."""
         return held(self.folder) if self.processes.is_main else contextlib.nullcontext()
 
     def batch(self, first: int) -> Batch:
-        """The micro-batch whose samples are numbered `first ..` over the whole run."""
+        """The micro-batch of the samples `first ..`, counted over the whole run."""
         draws = Draws(self.config.seed, first, self.micro_batch)
         return make_batch(self.method, self.data, draws, self.accelerator.device)
 
     @precise()
     def train_step(self) -> StepReport:
-        """Take the updates of one optimizer step; nothing is written.
+        """Take the updates of one optimizer step; writes nothing.
 
-        Torch's random generators, which dropout draws from, are restored.
+        Restores torch's random generators, which drive dropout.
         """
         config, method, state = self.config, self.method, self.state
         began = time.perf_counter()
@@ -205,7 +205,7 @@ class Trainer:
         return StepReport(state.step, images_seen, self.loss, state.seconds)
 
     def _take(self, update: Update) -> float:
-        """Take one update: accumulate its gradients, step its part, return the mean loss."""
+        """Take one update: accumulate gradients, step its part, return the mean loss."""
         part = self.state.parts[update.part]
         measured = []
         with self._only(part):
@@ -227,7 +227,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _only(self, part: TrainedPart) -> Iterator[None]:
-        """Freeze every other part; where FSDP divided them, gather their weights meanwhile."""
+        """Freeze every other part within the block, gathering its weights if FSDP sharded them."""
         others = [other for other in self.state.parts.values() if other is not part]
         with contextlib.ExitStack() as stack:
             for other in others:
@@ -238,16 +238,16 @@ class Trainer:
             other.module.requires_grad_(True)
 
     def _losses(self, part: TrainedPart, update: Update, index: int) -> Losses:
-        """The losses of micro-batch `index` of this process in the coming step."""
+        """The losses of this process's micro-batch `index` in the current step."""
         shard = index * self.processes.count + self.processes.index
         batch = self.batch(self.step * self.config.batch_size + shard * self.micro_batch)
         seed_dropout(batch.draws, self.accelerator.device)
-        with self.accelerator.autocast():  # FSDP's modules do not do it by themselves
+        with self.accelerator.autocast():  # FSDP modules do not enter it themselves
             losses: Losses = part.wrapped(update.loss, batch)
         return losses
 
     def _log_start(self) -> None:
-        """Log what the first step found: how far a copied network is from the answer."""
+        """Log the losses of the first step, which are those of the untrained student."""
         start = self.state.means.peek()
         log.info("before training: %s", ", ".join(f"{k} {v:.4g}" for k, v in start.items()))
         before = self.method.teacher_evaluations_before
@@ -264,7 +264,7 @@ class Trainer:
         )
 
     def _write_line(self, step: int, means: dict[str, float], **rest: Any) -> None:
-        """Write a line of the log, and tell the trackers the numbers in it."""
+        """Write a line of the log and send its numbers to the trackers."""
         line = {
             "step": step,
             "images": step * self.config.batch_size,
@@ -280,7 +280,7 @@ class Trainer:
     @precise()
     @torch.no_grad()
     def _preview(self) -> None:
-        """Draw a grid of samples, where samples are images."""
+        """Draw a grid of samples, if samples are images."""
         shape = self.method.student.sample_shape
         if not (self.preview_steps and images.is_image(shape)):
             return
