@@ -6,8 +6,6 @@ import graphlib
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "pidistill"
 
@@ -103,7 +101,6 @@ def test_no_module_is_imported_by_a_name_in_a_string():
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.skip(reason="until the last long functions are split")
 def test_no_long_file_and_no_long_function():
     wrong = []
     for module, tree in modules().items():

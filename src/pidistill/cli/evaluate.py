@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -122,9 +123,7 @@ def evaluate(
     that need it are omitted, with a note.
     """
     out = Out(as_json)
-    from pidistill.cli.metrics_table import print_metrics
     from pidistill.evaluation import evaluate as measure
-    from pidistill.files import write_json
     from pidistill.processes import join_processes
 
     file, folder = _outputs(file, target)
@@ -152,15 +151,22 @@ def evaluate(
         progress=out.progress,
         say=out.say,
     )
-    if not result:  # not the main process
-        return
+    if result:  # empty in all but the main process
+        _report(out, result, file, folder)
+        if store is not None and not keep_samples:
+            shutil.rmtree(store, ignore_errors=True)
+
+
+def _report(out: Out, result: dict[str, Any], file: Path | None, folder: Path | None) -> None:
+    """Write and print the metrics."""
+    from pidistill.cli.metrics_table import print_metrics
+    from pidistill.files import write_json
+
     if file is not None:
         write_json(file, result)
     print_metrics(out, result)
     if file is not None:
         out.say(f"wrote {file}, and pictures to {folder}")
-    if store is not None and not keep_samples:
-        shutil.rmtree(store, ignore_errors=True)
     out.result(result)
 
 
