@@ -53,44 +53,27 @@ def evaluate(
     store: str | Path | None = None,
     pictures: str | Path | None = None,
     processes: Processes | None = None,
-    progress: Show | None = None,
-    say: Say | None = None,
+    progress: Show = no_progress,
+    say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure a model or samples; docs/evaluating.md describes metrics and options.
+    """Measure a model or samples; docs/evaluating.md describes the metrics and options.
 
-    Args:
-        model_or_samples: A run folder, a teacher (spec or `Denoiser`), a `Student`, an `.npz` file
-            or a tensor (n, c, h, w) in [-1, 1].
-        reference: What to compare with: a data spec, `Dataset` or tensor, an `.npz` of samples or
-            of `mu` and `sigma`, or `teacher[:SPEC]` for samples of a teacher.
-        num: Number of samples; default 50,000, or all given samples.
-        seed: Seed or seeds of the samples.
-        teacher: What errors are measured against; default the run's teacher.
-        steps: Evaluations per sample of a student, or nodes of a teacher's solver.
-        solver: Solver of a teacher.
-        ema: Averaging rate or rates of a run's weights, or "all".
-        metrics: Names of metrics; default all that fit, except the costly ones.
-        features: Name of a feature network, the network, or "auto" for a bundled one that fits.
-        weights: File or folder with the weights of published features.
-        allow_download: Whether missing weights may be downloaded.
-        num_error: Maximum number of samples compared with solutions of the teacher.
-        batch_size: Samples per batch.
-        device: Where to compute; None leaves the models where they are.
-        store: Folder for blocks of samples, from which a killed call resumes; calls with the same
-            teacher share its solutions there.
-        pictures: Folder for pictures.
-        processes: Processes that share the work.
-        progress: `progress(title, total, unit)` is a context manager that yields a counter.
-        say: Receives one-line notes.
+    - `model_or_samples`: a run folder, a teacher (spec or `Denoiser`), a `Student`, an `.npz` file
+      or a tensor (n, c, h, w) in [-1, 1].
+    - `reference`: a data spec, `Dataset` or tensor, an `.npz` of samples or of `mu` and `sigma`, or
+      `teacher[:SPEC]` for samples of a teacher.
+    - `num`, `seed`: number of samples (default 50,000, or all given), and their seed or seeds.
+    - `teacher`, `num_error`: what errors are measured against (the run's teacher), on how many.
+    - `steps`, `solver`, `ema`: NFE of a student or nodes of a teacher; averages of a run, or "all".
+    - `metrics`: names (by default all that fit, except the costly ones); `features`, `weights`,
+      `allow_download`: the feature network and the file of its weights.
+    - `batch_size`, `device`, `processes`: how the work is divided, and where it is done.
+    - `pictures`, `store`: folders for pictures, and for samples, from which a killed call resumes.
+    - `progress`, `say`: `progress(title, total, unit)` yields a counter; `say` receives notes.
 
-    Returns:
-        JSON values, without those that cannot be computed. Several seeds add `over_seeds`, and
-        several seeds or averages `measurements`. Empty in all but the main process.
-
-    Raises:
-        PidistillError: An input is missing, damaged or does not fit the others.
+    Returns JSON values, without those that cannot be computed; empty in all but the main process.
+    Raises `PidistillError` if an input is missing, damaged or does not fit the others.
     """
-    say, progress = say or (lambda text: None), progress or no_progress
     opened = open_subjects(
         model_or_samples,
         num=num,
@@ -107,9 +90,8 @@ def evaluate(
     compared = open_reference(reference, opened, num_error, max(seeds) + 1, progress)
     network = choose_network(features, weights, allow_download, opened.first, compared, say)
     names = choose_metrics(metrics, opened.first, opened.teacher, compared, network)
-    if not any("features" in METRICS[name].needs for name in names):
-        network = None
-    terms = Terms(opened, compared, network, num_error, processes or ALONE, progress, say)
+    needed = network if any("features" in METRICS[name].needs for name in names) else None
+    terms = Terms(opened, compared, needed, num_error, processes or ALONE, progress, say)
     return terms.results(names, seeds, pictures)
 
 
