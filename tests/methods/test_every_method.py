@@ -195,7 +195,7 @@ def test_a_teacher_is_needed(tmp_path, method):
 
 @pytest.mark.parametrize("method", ["consistency", "progressive"])
 def test_images_that_do_not_suit_the_teacher_are_refused(tmp_path, method):
-    with pytest.raises(PidistillError, match=r"shape \(1, 8, 8\); the teacher's .* \(2,\)"):
+    with pytest.raises(PidistillError, match=r"shape \(1, 8, 8\); the teacher expects .* \(2,\)"):
         build_trainer(small(method, data="digits"), tmp_path)
     teacher = load_teacher("digits")
     data = images_of(teacher)._replace(labels=None, num_classes=0)

@@ -82,7 +82,7 @@ def test_a_label_out_of_range_is_refused(label):
 
 @pytest.mark.parametrize("shape", [(2,), (1,), (3, 1)])
 def test_labels_of_another_number_are_refused(shape):
-    with pytest.raises(PidistillError, match="expected one label, or 3 of them"):
+    with pytest.raises(PidistillError, match="expected one label, or 3 labels"):
         labels_for(CONDITIONAL, 3, torch.zeros(shape, dtype=torch.int64))
 
 

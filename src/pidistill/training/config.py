@@ -184,5 +184,5 @@ def require_same_run(old: RunConfig, new: RunConfig, folder: Path) -> None:
         if after[key] != value:
             raise PidistillError(
                 f"{key} is {after[key]!r}, but the run in {folder} was started with {value!r}; "
-                "omit it to resume, or choose another folder"
+                "omit it to resume, or choose another run folder"
             )
