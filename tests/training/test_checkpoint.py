@@ -152,9 +152,11 @@ def test_every_flipped_bit_is_found(tmp_path_factory, data):
         newest_checkpoint(state, lambda line: None)
 
 
-@pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("change", [{"more": 1}, {"sha256": ["a.safetensors"]}, {"values": {}}])
-def test_an_edited_manifest_is_refused_and_one_of_another_form_however_it_is_signed(
+@pytest.mark.parametrize(
+    ("change", "signed"),
+    [({"values": {}}, False), ({"more": 1}, True), ({"sha256": ["a.safetensors"]}, True)],
+)
+def test_an_edited_manifest_is_refused_and_one_of_another_form_though_signed(
     tmp_path, change, signed
 ):
     folder = write(tmp_path, 2)
@@ -164,9 +166,6 @@ def test_an_edited_manifest_is_refused_and_one_of_another_form_however_it_is_sig
     if signed:
         digest = sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps({**manifest, "manifest_sha256": digest}))
-    if signed and "values" in change:
-        assert newest_checkpoint(tmp_path, no_warnings)[1] == manifest
-        return
     assert best_checkpoint(tmp_path) is None
     with pytest.raises(PidistillError, match="are damaged"):
         newest_checkpoint(tmp_path, lambda line: None)
