@@ -66,5 +66,3 @@ def test_a_log_is_cut_after_a_step_and_at_a_line_that_is_not_whole(tmp_path, tex
     path.write_text(text)
     truncate_log(tmp_path, 2)
     assert path.read_text() == "".join(f'{{"step": {i + 1}}}\n' for i in range(kept))
-
-

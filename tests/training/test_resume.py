@@ -7,8 +7,8 @@ import logging
 import os
 
 import pytest
-import two_networks  # noqa: F401  # registers a method of two parts
 
+import two_networks  # noqa: F401  # registers a method of two parts
 from pidistill import load_student
 
 from method_runs import METHODS, NETWORK, everything, small, train

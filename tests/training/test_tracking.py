@@ -10,6 +10,7 @@ from pidistill.training.tracking import TRACKERS, chosen_trackers
 
 from method_runs import NETWORK, log_lines, small
 
+
 @pytest.fixture
 def events():
     """Reads a run's event files as TensorBoard does: name to (step, value) pairs."""
