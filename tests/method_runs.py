@@ -39,10 +39,9 @@ SMALL = {
 
 def small(name, teacher="mixture:ring", **changes):
     """The config of a short run of the method `name`, from a mixture unless told otherwise."""
+    named = {"teacher": teacher} if teacher else {}
     method = METHODS.get(name, {"name": name})
-    return parse_config(
-        [SMALL, {"teacher": teacher} if teacher else {}, {"method": method}, changes]
-    )
+    return parse_config([SMALL, named, {"method": method}, changes])
 
 
 def images_of(teacher, num=64):
