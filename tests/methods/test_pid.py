@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from pidistill import initial_noise, load_teacher, solve
+from pidistill import initial_noise, load_teacher
 from pidistill.derivative import OneSided, chord_intercept
 from pidistill.distance import l2
 from pidistill.methods.pid import DERIVATIVES, DRAWS, pid_loss
@@ -17,29 +17,23 @@ from pidistill.residual import data_form
 from pidistill.schedule import karras_sigmas
 from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.teachers.mixture import MixtureDenoiser, gaussian_trajectory
-from pidistill.training.assemble import build_trainer
-from pidistill.training.config import parse_config
 
 from affine_network import AffineOnLevels, ValuesOnNodes
 from method_runs import batch_of, build
 
 
+def published_loss(student, teacher, z, sigma, label=None, *, num_nodes):
+    """The published loss of every `z` (b, ...) at `sigma` (b,)."""
+    derivative = OneSided(teacher.sigma_min, teacher.sigma_max, num_nodes)
+    parts = {"derivative": derivative, "residual": data_form, "distance": l2}
+    return pid_loss(student, teacher, z, sigma, label, **parts)[0]
+
+
 def losses_on_nodes(student, teacher, nodes, z, label=None):
     """The published loss of every node for every `z` (b, ...), shape (N, b)."""
+    levels = (sigma.expand(len(z)) for sigma in nodes)
     return torch.stack(
-        [
-            pid_loss(
-                student,
-                teacher,
-                z,
-                sigma.expand(len(z)),
-                label,
-                derivative=OneSided(teacher.sigma_min, teacher.sigma_max, len(nodes)),
-                residual=data_form,
-                distance=l2,
-            )[0]
-            for sigma in nodes
-        ]
+        [published_loss(student, teacher, z, x, label, num_nodes=len(nodes)) for x in levels]
     )
 
 
@@ -80,16 +74,7 @@ def trained_to_the_end(gaussian, num_nodes):
 
     def gradient(flat):
         vector_to_parameters(flat, parameters)
-        loss, _ = pid_loss(
-            student,
-            gaussian,
-            zs,
-            each,
-            None,
-            derivative=OneSided(gaussian.sigma_min, gaussian.sigma_max, num_nodes),
-            residual=data_form,
-            distance=l2,
-        )
+        loss = published_loss(student, gaussian, zs, each, num_nodes=num_nodes)
         return parameters_to_vector(torch.autograd.grad(loss.mean(), parameters))
 
     start = parameters_to_vector(parameters).detach()
@@ -113,35 +98,6 @@ def test_a_trained_student_lands_on_the_exact_endpoints_the_better_the_finer_its
     assert errors[-1] < 0.05 * gaussian.sigma_data
 
 
-PUBLISHED = {"name": "pid", "derivative": "one-sided", "draw": "nodes"}
-
-
-@pytest.mark.slow
-def test_a_network_trained_on_the_ring_lands_on_the_exact_endpoints(tmp_path):
-    """Its error against a finely solved path falls with N, down to what training leaves."""
-    teacher = load_teacher("mixture:ring")
-    z = initial_noise(teacher, 2000, seed=1)
-    label = torch.arange(2000) % 8
-    exact = solve(teacher, z, steps=200, label=label).x
-    errors = []
-    for num_nodes in (4, 10, 40):
-        values = {
-            "teacher": "mixture:ring",
-            "max_train_steps": 2000,
-            "batch_size": 256,
-            "network": {"name": "mlp", "config": {"width": 64, "num_blocks": 2}},
-            "method": {**PUBLISHED, "num_nodes": num_nodes},
-        }
-        config = parse_config([values])
-        trainer = build_trainer(config, tmp_path / str(num_nodes))
-        for _ in trainer.run():
-            pass
-        x = trainer.method.student.sample(z, label=label).x
-        errors.append((x - exact).square().mean().sqrt().item())
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.1 * teacher.sigma_data
-
-
 @pytest.mark.parametrize("derivative", DERIVATIVES)
 @pytest.mark.parametrize("draw", DRAWS)
 def test_losses_depend_on_the_samples_alone_not_on_their_batch(mlp_teacher, derivative, draw):
@@ -158,16 +114,8 @@ def test_the_gradient_flows_through_both_ends_of_the_difference(gaussian):
     nodes = karras_sigmas(5, gaussian.sigma_min, gaussian.sigma_max)
     values = torch.ones(5, 2, 2, dtype=torch.float64)
     student = TrajectoryStudent.from_teacher(gaussian, network=ValuesOnNodes(nodes, values))
-    loss, _ = pid_loss(
-        student,
-        gaussian,
-        initial_noise(gaussian, 2, seed=0).double(),
-        nodes[[2, 2]],
-        None,
-        derivative=OneSided(gaussian.sigma_min, gaussian.sigma_max, 5),
-        residual=data_form,
-        distance=l2,
-    )
+    z = initial_noise(gaussian, 2, seed=0).double()
+    loss = published_loss(student, gaussian, z, nodes[[2, 2]], num_nodes=5)
     loss.sum().backward()
     gradient = student.network.values.grad
     here, partner = chord_intercept(nodes[2], nodes[3], student.share)

@@ -285,13 +285,6 @@ def test_the_learning_rate_warms_up_and_decays_to_its_share(tmp_path, scheduler,
         assert rates[50] == pytest.approx(0.5, abs=1e-9)
 
 
-def test_the_optimizer_takes_the_learning_rate_of_its_step(tmp_path):
-    trainer = make_trainer(config(), tmp_path)
-    for report in trainer.run():
-        (group,) = part_of(trainer).optimizer.param_groups
-        assert group["lr"] == part_of(trainer).learning_rate(report.step - 1, 10)
-
-
 def test_the_gradient_is_clipped_to_its_largest_norm(tmp_path):
     """RAdam's first steps are the gradient times the learning rate."""
     moved = []
