@@ -10,11 +10,12 @@ import torch
 from pidistill import load_teacher
 from pidistill.data import Dataset
 from pidistill.methods import method_class
+from pidistill.methods.base import Batch
 from pidistill.networks import new_network
 from pidistill.noise import Draws
 from pidistill.students.base import labels_for
+from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config
-from pidistill.training.trainer import Trainer
 
 METHODS = {
     "pid": {"name": "pid"},
@@ -38,7 +39,9 @@ SMALL = {
 
 def small(name, teacher="mixture:ring", **changes):
     """The config of a short run of the method `name`, from a mixture unless told otherwise."""
-    return parse_config([SMALL, {"teacher": teacher, "method": METHODS[name]}, changes])
+    named = {"teacher": teacher} if teacher else {}
+    method = METHODS.get(name, {"name": name})
+    return parse_config([SMALL, named, {"method": method}, changes])
 
 
 def images_of(teacher, num=64):
@@ -53,19 +56,32 @@ def images_of(teacher, num=64):
     return Dataset(images.clamp(-1, 1), label, teacher.num_classes, "made up")
 
 
+def build(name, teacher, *, network=None, data=None, **settings):
+    """The method `name` with the settings of `METHODS`, changed by `settings`."""
+    kind = method_class(name)
+    table = kind.Settings(**{**METHODS[name], **settings})
+    return kind.build(table, teacher=teacher, data=data, network=network)
+
+
+def batch_of(model, num=8, first=0, images=None):
+    """Samples `first .. first + num - 1` of seed 0."""
+    index = slice(first, first + num)
+    label = labels_for(model, num, first=first)
+    return Batch(Draws(0, first, num), label, None if images is None else images[index])
+
+
 def make_trainer(config, folder, network=None, data=None):
-    """`build_trainer` with made-up images for the methods that need some."""
-    teacher = load_teacher(config.teacher)
-    method_type = method_class(config.method.name)
-    if data is None and method_type.needs == "images":
-        data = images_of(teacher)
-    if network is None and teacher.network_to_copy() is None:
-        torch.manual_seed(config.seed)
-        network = new_network(
-            NETWORK["name"], teacher.sample_shape, teacher.num_classes, NETWORK["config"]
-        )
-    method = method_type.build(config.method, teacher=teacher, data=data, network=network)
-    return Trainer(config, method, folder, data=data)
+    """`build_trainer` with a small network, and made-up images for the methods that need some."""
+    teacher = load_teacher(config.teacher) if config.teacher else None
+    if teacher and data is None and config.data is None:
+        data = images_of(teacher) if method_class(config.method.name).needs == "images" else None
+    if teacher and network is None and config.network is None and not teacher.network_to_copy():
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            network = new_network(
+                NETWORK["name"], teacher.sample_shape, teacher.num_classes, NETWORK["config"]
+            )
+    return build_trainer(config, folder, teacher=teacher, network=network, data=data)
 
 
 def train(config, folder, *, stop_at=None, abandon_at=None, **options):
@@ -88,7 +104,7 @@ def log_lines(folder, without=()):
     return lines
 
 
-def everything(folder, step):
+def everything(folder, step=SMALL["max_train_steps"]):
     """All that a run leaves behind after `step` and that a resumed one must reproduce."""
     files = [*folder.glob("*.safetensors"), *folder.glob(f"state/step-{step:09d}/*.safetensors")]
     contents = {str(file.relative_to(folder)): file.read_bytes() for file in files}

@@ -61,28 +61,28 @@ def faults_of(text):
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_no_module_executes_what_it_reads(path):
-    assert faults_of(path.read_text(encoding="utf-8")) == []
+def test_no_module_executes_what_it_reads():
+    faults = {path: faults_of(path.read_text(encoding="utf-8")) for path in SOURCES}
+    assert {path: found for path, found in faults.items() if found} == {}
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "eval(text)",
-        "torch.load(path)",
-        "torch.load(path, weights_only=False)",
-        "np.load(path, allow_pickle=True)",
-        "np.load(path)",
-        "import pickle",
-        "from pickle import loads",
-        "archive.extractall(folder)",
-        "Pipeline.from_pretrained(name, trust_remote_code=True)",
-        "subprocess.run(text, shell=True)",
-    ],
-)
+BAD_LINES = """
+    eval(text)
+    torch.load(path)
+    torch.load(path, weights_only=False)
+    np.load(path, allow_pickle=True)
+    np.load(path)
+    import pickle
+    from pickle import loads
+    archive.extractall(folder)
+    Pipeline.from_pretrained(name, trust_remote_code=True)
+    subprocess.run(text, shell=True)
+"""
+
+
+@pytest.mark.parametrize("line", BAD_LINES.strip().splitlines())
 def test_the_scan_sees_what_it_must(line):
-    assert len(faults_of(line)) == 1
+    assert len(faults_of(line.strip())) == 1
 
 
 class Bomb:
@@ -205,16 +205,16 @@ def test_an_archive_with_names_that_climb_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["os.system", "../../evil", "pidistill.cli:main", "__import__"])
-@pytest.mark.parametrize("key", ["kind", "network", "precondition"])
-def test_a_description_cannot_name_other_code(run, key, name):
+def test_a_description_cannot_name_other_code(run, name):
     content = read_json(run / "network.json")
-    if key == "kind":
-        content["kind"] = name
-    else:
-        content[key]["name"] = name
-    write_json(run / "network.json", content)
-    with pytest.raises(PidistillError, match="unknown"):
-        load_student(run)
+    for change in (
+        {"kind": name},
+        {"network": {**content["network"], "name": name}},
+        {"precondition": {**content["precondition"], "name": name}},
+    ):
+        write_json(run / "network.json", {**content, **change})
+        with pytest.raises(PidistillError, match="unknown"):
+            load_student(run)
 
 
 @pytest.mark.parametrize("key", ["../../escaped", "/escaped", "..", "a\\..\\b"])

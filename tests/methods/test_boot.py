@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pidistill import initial_noise, load_teacher, solve
+from pidistill import initial_noise, solve
 from pidistill.derivative import OneSided
 from pidistill.distance import l1, l2
 from pidistill.methods.base import Batch
@@ -18,20 +18,7 @@ from pidistill.schedule import karras_sigmas
 from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.teachers.mixture import gaussian_trajectory
 
-from method_runs import make_trainer, small
-
-
-class ValuesOnNodes(torch.nn.Module):
-    """A raw network that is values[i] (b, ...) at node i for a given batch, whatever its input."""
-
-    def __init__(self, nodes, values):
-        super().__init__()
-        self.register_buffer("c_noise", nodes.log() / 4)
-        self.values = torch.nn.Parameter(values)
-
-    def forward(self, u, c_noise, label=None):
-        node = (c_noise[:, None] - self.c_noise).abs().argmin(1)
-        return self.values[node, torch.arange(len(u)) % self.values.shape[1]]
+from affine_network import ValuesOnNodes
 
 
 def on_nodes(gaussian, num_nodes):
@@ -142,18 +129,3 @@ def test_half_precision_stays_out_of_the_difference(mlp_teacher):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = signal(student, z, sigma, None)
     assert torch.equal(inside, signal(student, z, sigma, None))
-
-
-def test_a_short_run_comes_near_the_exact_answer(tmp_path):
-    gaussian = load_teacher("mixture:gaussian")
-    config = small(
-        "boot", "mixture:gaussian", max_train_steps=300, batch_size=64, method={"num_nodes": 20}
-    )
-    trainer = make_trainer(config, tmp_path)
-    z = initial_noise(gaussian, 256, seed=1)
-    exact = gaussian_trajectory(gaussian, z, torch.full((256,), gaussian.sigma_min))
-    for _ in trainer.run():
-        pass
-    with torch.no_grad():
-        gap = trainer.method.student.sample(z).x - exact
-    assert gap.square().mean().sqrt() < 0.35 * exact.std()

@@ -15,17 +15,18 @@ from affine_network import AffineOnLevels
 from method_runs import make_trainer, small
 
 NODES = 9
+STEPS = 700
 
 
 def trained(name, folder, **settings):
-    """The student of the method `name` on the Gaussian after 1,500 steps, and the teacher."""
+    """The student of the method `name` on the Gaussian after training, and the teacher."""
     gaussian = load_teacher("mixture:gaussian")
     sigmas = karras_sigmas(NODES, gaussian.sigma_min, gaussian.sigma_max)
     network = AffineOnLevels((sigmas.log() / 4).tolist(), size=2)
     config = small(
         name,
         "mixture:gaussian",
-        max_train_steps=1500,
+        max_train_steps=STEPS,
         batch_size=64,
         learning_rate=0.05,
         lr_end=0.0,
@@ -81,7 +82,7 @@ def test_knowledge_reaches_the_teachers_solution(tmp_path):
     gaussian = load_teacher("mixture:gaussian")
     network = AffineOnLevels([float(torch.tensor(gaussian.sigma_max).log() / 4)], size=2)
     config = small(
-        "knowledge", "mixture:gaussian", max_train_steps=1500, batch_size=64, learning_rate=0.05,
+        "knowledge", "mixture:gaussian", max_train_steps=STEPS, batch_size=64, learning_rate=0.05,
         lr_end=0.0, method={"name": "knowledge", "num_pairs": 400, "steps": NODES},
     )  # fmt: skip
     trainer = make_trainer(config, tmp_path, network=network)

@@ -115,9 +115,3 @@ def test_data_and_a_network_are_needed(digits):
         Denoising.build(DenoisingSettings(), teacher=None, data=digits, network=None)
     with pytest.raises(ValueError, match="has no images"):
         build(digits).loss(Batch(Draws(0, 0, 2), None, None))
-
-
-def test_a_preview_is_samples_in_the_shape_of_the_data(digits):
-    preview = build(digits).preview(6)
-    assert preview.shape == (6, 1, 8, 8)
-    assert not preview.requires_grad

@@ -1,23 +1,14 @@
 """Knowledge distillation: pairs made once, kept and shared, and the loss on them."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
-from pidistill import PidistillError, initial_noise, load_student, load_teacher, solve
-from pidistill.cli import main
-from pidistill.distance import l2
+from pidistill import PidistillError, initial_noise, load_teacher, solve
 from pidistill.guidance import GuidedDenoiser
 from pidistill.methods import pairs as pairs_module
-from pidistill.methods.knowledge import knowledge_loss
 from pidistill.methods.pairs import PairFolder
-from pidistill.students.euler import EulerStudent
 from pidistill.teachers.mixture import MixtureDenoiser
 
 from method_runs import log_lines, make_trainer, small, train
@@ -60,23 +51,19 @@ def test_a_pair_is_noise_and_the_teachers_solution_of_it(tmp_path, ring):
     assert 0.8 * 80 < pairs.z.std() < 1.2 * 80
 
 
-def test_pair_i_depends_on_the_seed_and_i_only(tmp_path, ring):
+def test_pair_i_depends_on_the_seed_and_i_only(tmp_path, ring, gaussian):
     whole, _ = made(tmp_path / "whole", ring, 40)
     part, _ = made(tmp_path / "part", ring, 21, batch_size=5)
     other, _ = made(tmp_path / "other", ring, 40, seed=1)
     assert torch.equal(part.z, whole.z[:21])
     torch.testing.assert_close(part.x, whole.x[:21], rtol=1e-5, atol=1e-5)
     assert not torch.isclose(other.z, whole.z).any()
+    assert made(tmp_path / "unlabelled", gaussian, 20)[0].label is None
 
 
 def test_no_sample_of_a_student_is_a_pair_that_it_was_trained_on(tmp_path, ring):
     pairs, _ = made(tmp_path, ring, 40)
     assert not torch.isclose(initial_noise(ring, 40, seed=0), pairs.z).any()
-
-
-def test_an_unconditional_teacher_has_pairs_without_labels(tmp_path, gaussian):
-    pairs, _ = made(tmp_path, gaussian, 20)
-    assert pairs.label is None
 
 
 def stamps(folder):
@@ -174,59 +161,6 @@ def test_a_damaged_shard_is_refused_in_one_line(tmp_path, ring):
         made(tmp_path, ring, 20)
 
 
-# The loss
-
-
-def test_the_exact_answer_has_no_loss(tmp_path, gaussian):
-    """For a Gaussian the solver is an affine map, so that an affine network can be the answer."""
-
-    class Affine(torch.nn.Module):
-        def __init__(self, slope, offset):
-            super().__init__()
-            self.slope, self.offset = torch.nn.Parameter(slope), torch.nn.Parameter(offset)
-
-        def forward(self, u, c_noise, label=None):
-            return u @ self.slope + self.offset
-
-    zero = torch.zeros(2, dtype=torch.float64)
-    student = EulerStudent.from_teacher(gaussian, network=Affine(torch.eye(2).double(), zero))
-    z = initial_noise(gaussian, 30, seed=5).double()
-    x = solve(gaussian, z, steps=6).x
-
-    def sample(slope, offset):
-        student.network.slope.data, student.network.offset.data = slope, offset
-        return student.sample(z).x.detach()
-
-    # The sample is affine in the network's parameters: solve for them.
-    flat_zero = sample(torch.zeros(2, 2).double(), zero)
-    columns = []
-    for i in range(6):
-        unit = torch.eye(6).double()[i]
-        columns.append((sample(unit[:4].reshape(2, 2), unit[4:]) - flat_zero).flatten())
-    best = torch.linalg.lstsq(torch.stack(columns, 1), (x - flat_zero).flatten()).solution
-    sample(best[:4].reshape(2, 2), best[4:])
-    assert knowledge_loss(student, z, x, None, distance=l2).max() < 1e-20
-    other = initial_noise(gaussian, 30, seed=6).double()
-    solved = solve(gaussian, other, steps=6).x
-    assert knowledge_loss(student, other, solved, None, distance=l2).max() < 1e-20
-
-
-def test_a_short_run_comes_near_the_teachers_solution(tmp_path):
-    config = small(
-        "knowledge",
-        "mixture:gaussian",
-        max_train_steps=300,
-        batch_size=64,
-        method={"num_pairs": 500, "pairs_batch_size": 250, "steps": 10},
-    )
-    train(config, tmp_path)
-    gaussian = load_teacher("mixture:gaussian")
-    z = initial_noise(gaussian, 256, seed=1)
-    solved = solve(gaussian, z, steps=10).x
-    gap = load_student(tmp_path).sample(z).x - solved
-    assert gap.square().mean().sqrt() < 0.3 * solved.std()
-
-
 # Runs
 
 
@@ -264,42 +198,3 @@ def test_a_run_stopped_while_making_pairs_resumes(tmp_path):
     assert (tmp_path / "config.toml").exists()
     assert not (tmp_path / "state").exists()
     assert train(small("knowledge"), tmp_path).step == 10
-
-
-def test_ctrl_c_while_pairs_are_made(tmp_path):
-    folder = tmp_path / "run"
-    command = [sys.executable, "-m", "pidistill", "distill", "--teacher", "mixture:grid"]
-    options = ["--method", "knowledge", "--set", "method.num_pairs=1000000", "--out", str(folder)]
-    process = subprocess.Popen(
-        [*command, *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    deadline = time.monotonic() + 60
-    while not list(folder.glob("pairs/shard-00001*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in printed
-    assert "num_pairs = 1000000" in (folder / "config.toml").read_text()
-    shards = stamps(folder / "pairs")
-    assert len(shards) >= 2
-    assert not list(folder.glob("pairs/.*"))
-
-
-def test_the_command_line_shares_pairs(tmp_path, capsys):
-    arguments = ["distill", "--teacher", "digits", "--method", "knowledge", "--batch-size", "8"]
-    few = ["--max-train-steps", "3", "--set", "method.num_pairs=24", "--set", "method.steps=3"]
-    where = ["--set", f"method.pairs={tmp_path / 'pairs'}"]
-    for name in ("first", "second"):
-        assert main([*arguments, *few, *where, "--out", str(tmp_path / name)]) == 0
-    assert "solving for pairs 24/24" in capsys.readouterr().err
-    third = ["--out", str(tmp_path / "third")]
-    assert main([*arguments, *few, *where, "--set", "method.steps=4", *third]) == 2
-    assert "error: the pairs in" in capsys.readouterr().err
-    assert main([*arguments, *few, *where, *third]) == 0
-    assert load_student(tmp_path / "second").generate(2, seed=0).x.shape == (2, 1, 8, 8)

@@ -6,56 +6,34 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from pidistill import PidistillError, initial_noise, load_teacher, solve
-from pidistill.denoiser import PreconditionedDenoiser
+from pidistill import initial_noise, load_teacher
 from pidistill.derivative import OneSided, chord_intercept
 from pidistill.distance import l2
-from pidistill.methods import method_class
-from pidistill.methods.base import Batch
-from pidistill.methods.pid import DERIVATIVES, DRAWS, PID, PIDSettings, pid_loss
+from pidistill.methods.pid import DERIVATIVES, DRAWS, pid_loss
 from pidistill.networks.mlp import MLP
-from pidistill.noise import Draws
 from pidistill.ode import path
 from pidistill.precondition import PRECONDITIONS
 from pidistill.residual import data_form
 from pidistill.schedule import karras_sigmas
 from pidistill.students.trajectory import TrajectoryStudent
 from pidistill.teachers.mixture import MixtureDenoiser, gaussian_trajectory
-from pidistill.training.assemble import build_trainer
-from pidistill.training.config import parse_config
 
-from affine_network import AffineOnLevels
+from affine_network import AffineOnLevels, ValuesOnNodes
+from method_runs import batch_of, build
 
 
-class ValuesOnNodes(torch.nn.Module):
-    """F = values[i] at node i of a grid for a given batch (b, ...), whatever the input."""
-
-    def __init__(self, nodes, values):
-        super().__init__()
-        self.register_buffer("c_noise", nodes.log() / 4)
-        self.values = torch.nn.Parameter(values)
-
-    def forward(self, u, c_noise, label=None):
-        node = (c_noise[:, None] - self.c_noise).abs().argmin(1)
-        return self.values[node, torch.arange(len(u)) % self.values.shape[1]]
+def published_loss(student, teacher, z, sigma, label=None, *, num_nodes):
+    """The published loss of every `z` (b, ...) at `sigma` (b,)."""
+    derivative = OneSided(teacher.sigma_min, teacher.sigma_max, num_nodes)
+    parts = {"derivative": derivative, "residual": data_form, "distance": l2}
+    return pid_loss(student, teacher, z, sigma, label, **parts)[0]
 
 
 def losses_on_nodes(student, teacher, nodes, z, label=None):
     """The published loss of every node for every `z` (b, ...), shape (N, b)."""
+    levels = (sigma.expand(len(z)) for sigma in nodes)
     return torch.stack(
-        [
-            pid_loss(
-                student,
-                teacher,
-                z,
-                sigma.expand(len(z)),
-                label,
-                derivative=OneSided(teacher.sigma_min, teacher.sigma_max, len(nodes)),
-                residual=data_form,
-                distance=l2,
-            )[0]
-            for sigma in nodes
-        ]
+        [published_loss(student, teacher, z, x, label, num_nodes=len(nodes)) for x in levels]
     )
 
 
@@ -96,16 +74,7 @@ def trained_to_the_end(gaussian, num_nodes):
 
     def gradient(flat):
         vector_to_parameters(flat, parameters)
-        loss, _ = pid_loss(
-            student,
-            gaussian,
-            zs,
-            each,
-            None,
-            derivative=OneSided(gaussian.sigma_min, gaussian.sigma_max, num_nodes),
-            residual=data_form,
-            distance=l2,
-        )
+        loss = published_loss(student, gaussian, zs, each, num_nodes=num_nodes)
         return parameters_to_vector(torch.autograd.grad(loss.mean(), parameters))
 
     start = parameters_to_vector(parameters).detach()
@@ -129,61 +98,15 @@ def test_a_trained_student_lands_on_the_exact_endpoints_the_better_the_finer_its
     assert errors[-1] < 0.05 * gaussian.sigma_data
 
 
-PUBLISHED = {"name": "pid", "derivative": "one-sided", "draw": "nodes"}
-
-
-@pytest.mark.slow
-def test_a_network_trained_on_the_ring_lands_on_the_exact_endpoints(tmp_path):
-    """Its error against a finely solved path falls with N, down to what training leaves."""
-    teacher = load_teacher("mixture:ring")
-    z = initial_noise(teacher, 2000, seed=1)
-    label = torch.arange(2000) % 8
-    exact = solve(teacher, z, steps=200, label=label).x
-    errors = []
-    for num_nodes in (4, 10, 40):
-        values = {
-            "teacher": "mixture:ring",
-            "max_train_steps": 2000,
-            "batch_size": 256,
-            "network": {"name": "mlp", "config": {"width": 64, "num_blocks": 2}},
-            "method": {**PUBLISHED, "num_nodes": num_nodes},
-        }
-        config = parse_config([values])
-        trainer = build_trainer(config, tmp_path / str(num_nodes))
-        for _ in trainer.run():
-            pass
-        x = trainer.method.student.sample(z, label=label).x
-        errors.append((x - exact).square().mean().sqrt().item())
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.1 * teacher.sigma_data
-
-
-def batch(first=0, num=8, num_classes=3):
-    draws = Draws(0, first, num)
-    return Batch(draws, draws.integers("train label", num_classes) if num_classes else None, None)
-
-
-def method(teacher, **settings):
-    return PID.build(PIDSettings(**settings), teacher=teacher, data=None, network=None)
-
-
 @pytest.mark.parametrize("derivative", DERIVATIVES)
 @pytest.mark.parametrize("draw", DRAWS)
 def test_losses_depend_on_the_samples_alone_not_on_their_batch(mlp_teacher, derivative, draw):
-    pid = method(mlp_teacher, derivative=derivative, draw=draw, num_nodes=30)
-    whole = pid.loss(batch(0, 8))
-    halves = [pid.loss(batch(0, 4)), pid.loss(batch(4, 4))]
+    pid = build("pid", mlp_teacher, derivative=derivative, draw=draw, num_nodes=30)
+    whole = pid.loss(batch_of(mlp_teacher))
+    halves = [pid.loss(batch_of(mlp_teacher, 4, first)) for first in (0, 4)]
     torch.testing.assert_close(torch.cat([h.loss for h in halves]), whole.loss, rtol=1e-3, atol=0)
     assert torch.equal(torch.cat([h.sigma for h in halves]), whole.sigma)
     assert whole.loss.shape == whole.sigma.shape == (8,)
-
-
-def test_the_gradient_reaches_every_weight_of_the_student_and_none_of_the_teacher(mlp_teacher):
-    mlp_teacher.requires_grad_(True)
-    pid = method(mlp_teacher)
-    pid.loss(batch()).loss.mean().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in pid.student.parameters())
-    assert all(p.grad is None for p in mlp_teacher.parameters())
 
 
 def test_the_gradient_flows_through_both_ends_of_the_difference(gaussian):
@@ -191,16 +114,8 @@ def test_the_gradient_flows_through_both_ends_of_the_difference(gaussian):
     nodes = karras_sigmas(5, gaussian.sigma_min, gaussian.sigma_max)
     values = torch.ones(5, 2, 2, dtype=torch.float64)
     student = TrajectoryStudent.from_teacher(gaussian, network=ValuesOnNodes(nodes, values))
-    loss, _ = pid_loss(
-        student,
-        gaussian,
-        initial_noise(gaussian, 2, seed=0).double(),
-        nodes[[2, 2]],
-        None,
-        derivative=OneSided(gaussian.sigma_min, gaussian.sigma_max, 5),
-        residual=data_form,
-        distance=l2,
-    )
+    z = initial_noise(gaussian, 2, seed=0).double()
+    loss = published_loss(student, gaussian, z, nodes[[2, 2]], num_nodes=5)
     loss.sum().backward()
     gradient = student.network.values.grad
     here, partner = chord_intercept(nodes[2], nodes[3], student.share)
@@ -212,7 +127,7 @@ def test_the_gradient_flows_through_both_ends_of_the_difference(gaussian):
 
 @pytest.mark.parametrize("derivative", ["one-sided", "central"])
 def test_a_sample_costs_the_evaluations_that_are_declared(mlp_teacher, derivative):
-    pid = method(mlp_teacher, derivative=derivative)
+    pid = build("pid", mlp_teacher, derivative=derivative)
     seen = {"teacher": 0, "student": 0}
     for name, model in (("teacher", mlp_teacher), ("student", pid.student)):
 
@@ -220,7 +135,7 @@ def test_a_sample_costs_the_evaluations_that_are_declared(mlp_teacher, derivativ
             seen[name] += len(arguments[0])
 
         model.network.register_forward_pre_hook(count)
-    pid.loss(batch(num=8))
+    pid.loss(batch_of(mlp_teacher))
     assert seen["teacher"] == 8 * pid.teacher_evaluations
     assert seen["student"] == 8 * pid.derivative.evaluations
 
@@ -230,11 +145,10 @@ def test_the_difference_is_never_taken_in_half_precision(gaussian, derivative):
     """Inside autocast the loss is what it is outside, for a teacher that autocast leaves alone."""
     network = MLP((2,), width=8, num_blocks=1)
     torch.nn.init.normal_(network.output.weight)
-    settings = PIDSettings(derivative=derivative)
-    pid = PID.build(settings, teacher=gaussian, data=None, network=network)
-    plain = pid.loss(batch(num_classes=0)).loss
+    pid = build("pid", gaussian, network=network, derivative=derivative)
+    plain = pid.loss(batch_of(gaussian)).loss
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = pid.loss(batch(num_classes=0)).loss
+        mixed = pid.loss(batch_of(gaussian)).loss
     assert mixed.dtype == torch.float32
     assert torch.equal(mixed, plain)
 
@@ -242,8 +156,8 @@ def test_the_difference_is_never_taken_in_half_precision(gaussian, derivative):
 def test_normalising_divides_loss_and_gradient_by_the_root_of_the_detached_loss(mlp_teacher):
     losses, gradients = [], []
     for normalise in (0.0, 0.01):
-        pid = method(mlp_teacher, normalise=normalise)
-        losses.append(pid.loss(batch(num=1)))
+        pid = build("pid", mlp_teacher, normalise=normalise)
+        losses.append(pid.loss(batch_of(mlp_teacher, 1)))
         losses[-1].loss.sum().backward()
         gradients.append(pid.student.network.output.weight.grad)
     plain, normalised = losses
@@ -279,48 +193,22 @@ def test_no_noise_level_is_hard_coded(gaussian, derivative, draw):
     )
     network = MLP((2,), width=8, num_blocks=1).double()
     torch.nn.init.normal_(network.output.weight)
-    settings = PIDSettings(
-        derivative=derivative,
-        draw=draw,
-        normalise=0.0,
-        num_nodes=20,
-        anchored=False,
-        parametrisation="linear",
-    )
+    settings = {"derivative": derivative, "draw": draw, "num_nodes": 20, "normalise": 0.0}
     losses = [
-        PID.build(settings, teacher=teacher, data=None, network=network_of_it).loss(
-            batch(num_classes=0)
-        )
-        for teacher, network_of_it in ((gaussian, network), (tripled, Scaled(network, 3)))
-    ]
+        build("pid", teacher, network=own, anchored=False, parametrisation="linear", **settings)
+        .loss(batch_of(gaussian))
+        for teacher, own in ((gaussian, network), (tripled, Scaled(network, 3)))
+    ]  # fmt: skip
     torch.testing.assert_close(losses[1].sigma, 3 * losses[0].sigma)
     torch.testing.assert_close(losses[1].loss, 9 * losses[0].loss, rtol=1e-6, atol=0)
 
 
-def test_pid_needs_a_teacher():
-    with pytest.raises(PidistillError, match="pid distils a teacher"):
-        PID.build(PIDSettings(), teacher=None, data=None, network=None)
-
-
-@pytest.mark.parametrize("anchored", [False, True])
-def test_the_student_is_anchored_as_the_settings_say(mlp_teacher, anchored):
-    assert method(mlp_teacher, anchored=anchored).student.anchored == anchored
-
-
 @pytest.mark.parametrize(
-    ("source", "anchored"),
-    [("edm", True), ("vp", False), ("ve", False), ("iddpm", False)],
+    ("source", "anchored"), [("edm", True), ("vp", False), ("ve", False), ("iddpm", False)]
 )
 @pytest.mark.parametrize("name", ["pid", "boot"])
-def test_unset_anchored_follows_what_the_teacher_predicts(mlp_teacher, name, source, anchored):
-    teacher = PreconditionedDenoiser(
-        mlp_teacher.network,
-        PRECONDITIONS[source](),
-        sample_shape=mlp_teacher.sample_shape,
-        num_classes=mlp_teacher.num_classes,
-        source=source,
-    )
-    built = method_class(name).build(
-        method_class(name).Settings(), teacher=teacher, data=None, network=None
-    )
-    assert built.student.anchored == anchored
+def test_left_out_anchored_follows_what_the_teacher_predicts(mlp_teacher, name, source, anchored):
+    mlp_teacher.precondition = PRECONDITIONS[source]()
+    assert build(name, mlp_teacher).student.anchored == anchored
+    for told in (False, True):
+        assert build(name, mlp_teacher, anchored=told).student.anchored == told

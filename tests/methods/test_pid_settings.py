@@ -1,6 +1,5 @@
 """PID's alternative settings: each trains and has its documented effect."""
 
-import math
 import re
 import typing
 from pathlib import Path
@@ -11,8 +10,7 @@ import torch
 
 from pidistill import PidistillError, load_student, load_teacher
 from pidistill.files import read_json
-from pidistill.methods.base import Batch
-from pidistill.methods.pid import PID, PIDSettings, boundary_penalty
+from pidistill.methods.pid import PIDSettings, boundary_penalty
 from pidistill.networks import fresh_network
 from pidistill.noise import Draws
 from pidistill.residual import RESIDUALS
@@ -23,7 +21,7 @@ from pidistill.training.config import parse_config
 
 from every_source import SPECS
 from every_source import native as save_native
-from method_runs import SMALL, log_lines, small, train
+from method_runs import batch_of, build, log_lines, small, train
 
 ABLATIONS = {
     "parametrisation": ["linear", "soft"],
@@ -35,15 +33,6 @@ ABLATIONS = {
 }
 PAGE = Path(__file__).parents[2] / "docs" / "mathematics.md"
 EVERY_SETTING = [(key, value) for key, values in ABLATIONS.items() for value in values]
-
-
-def batch(first=0, num=8, num_classes=3):
-    draws = Draws(0, first, num)
-    return Batch(draws, draws.integers("train label", num_classes), None)
-
-
-def method(teacher, **settings):
-    return PID.build(PIDSettings(**settings), teacher=teacher, data=None, network=None)
 
 
 def test_the_page_names_every_setting_with_its_values_and_its_default():
@@ -60,29 +49,27 @@ def test_the_page_names_every_setting_with_its_values_and_its_default():
         assert not values or re.findall(r"`([\w-]+)`", text) == list(values)
 
 
-@pytest.mark.parametrize(("key", "value"), EVERY_SETTING)
-def test_every_setting_trains_and_its_student_is_loaded(tmp_path, mlp_teacher, key, value):
+@pytest.fixture
+def native(tmp_path, mlp_teacher):
+    """The spec of `mlp_teacher`."""
     (tmp_path / "teacher").mkdir()
-    spec = save_native(tmp_path / "teacher", mlp_teacher)
-    table = {"name": "pid", key: value, "num_nodes": 20}
-    config = parse_config([SMALL, {"teacher": spec, "max_train_steps": 3, "method": table}])
-    trainer = build_trainer(config, tmp_path / "run")
-    before = {name: w.clone() for name, w in trainer.method.student.state_dict().items()}
-    losses = [report.loss for report in trainer.run()]
-    assert len(losses) == 3
-    assert all(map(math.isfinite, losses))
-    student = load_student(tmp_path / "run", ema=0)
-    assert type(student) is type(trainer.method.student)
-    moved = [not torch.equal(w, before[name]) for name, w in student.state_dict().items()]
-    assert sum(moved) > 5
-    z = 80 * Draws(1, 0, 3).normal("z", (1, 4, 4)).float()
-    assert torch.equal(student.sample(z).x, trainer.method.student.sample(z).x)
+    return save_native(tmp_path / "teacher", mlp_teacher)
 
-    pid = trainer.method
+
+@pytest.mark.parametrize(("key", "value"), EVERY_SETTING)
+def test_every_setting_trains_and_its_student_is_loaded(tmp_path, native, key, value):
+    table = {key: value, "num_nodes": 20}
+    pid = train(small("pid", native, max_train_steps=1, method=table), tmp_path / "run").method
+    student = load_student(tmp_path / "run", ema=0)
+    assert type(student) is type(pid.student)
+    z = 80 * Draws(1, 0, 3).normal("z", (1, 4, 4)).float()
+    assert torch.equal(student.sample(z).x, pid.student.sample(z).x)
+
+    batch = batch_of(pid.student)
     optimizer = torch.optim.Adam(pid.student.parameters(), lr=2e-3)
     losses = []
     for _ in range(25):  # of one batch, so that a lower loss is no matter of luck
-        losses.append(pid.loss(batch()).loss.mean())
+        losses.append(pid.loss(batch).loss.mean())
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
@@ -96,7 +83,8 @@ def test_parametrisations_go_with_every_derivative_and_residual(
     mlp_teacher, parametrisation, derivative, residual
 ):
     """Losses and gradients are finite, at sigma_max too, where one node in N is."""
-    pid = method(
+    pid = build(
+        "pid",
         mlp_teacher,
         parametrisation=parametrisation,
         derivative=derivative,
@@ -104,7 +92,7 @@ def test_parametrisations_go_with_every_derivative_and_residual(
         draw="nodes",
         num_nodes=4,
     )
-    losses = pid.loss(batch(num=16))
+    losses = pid.loss(batch_of(mlp_teacher, 16))
     assert losses.sigma.max() > 70
     assert losses.loss.isfinite().all()
     losses.loss.mean().backward()
@@ -139,14 +127,14 @@ def test_removed_settings_are_refused_by_name_at_any_other_value(key, value):
 @pytest.mark.parametrize("num_nodes", [4, 10, 18, 50, 250, 1000])
 def test_the_number_of_nodes_acts_as_published(mlp_teacher, num_nodes):
     """Node i of the rho-7 grid with i + 1, the last with N - 2, and their chord's weights."""
-    pid = method(mlp_teacher, derivative="one-sided", draw="nodes", num_nodes=num_nodes)
+    pid = build("pid", mlp_teacher, derivative="one-sided", draw="nodes", num_nodes=num_nodes)
     asked = []
     original = pid.student.F
     pid.student.F = lambda z, sigma, label: (
         asked.append(sigma.reshape(2, -1)) or original(z, sigma, label)
     )
     with torch.no_grad():
-        drawn = pid.loss(batch(num=256)).sigma
+        drawn = pid.loss(batch_of(mlp_teacher, 256)).sigma
     i = torch.arange(num_nodes, dtype=torch.float64) / (num_nodes - 1)
     first, last = 80 ** (1 / 7), 0.002 ** (1 / 7)
     nodes = (first + i * (last - first)) ** 7
@@ -163,21 +151,18 @@ def test_the_number_of_nodes_acts_as_published(mlp_teacher, num_nodes):
 # --- how the student begins
 
 
-def test_random_networks_are_fresh_and_the_seed_decides(tmp_path, mlp_teacher):
-    (tmp_path / "teacher").mkdir()
-    spec = save_native(tmp_path / "teacher", mlp_teacher)
-
+def test_random_networks_are_fresh_and_the_seed_decides(tmp_path, native, mlp_teacher):
     def begun(seed, initialisation="random"):
-        table = {"name": "pid", "initialisation": initialisation}
-        config = parse_config([SMALL, {"teacher": spec, "seed": seed, "method": table}])
+        config = small("pid", native, seed=seed, method={"initialisation": initialisation})
         return build_trainer(config, tmp_path / "run").method.student
 
     first, again, other, copied = begun(0), begun(0), begun(1), begun(0, "copied")
-    weights = first.state_dict()
-    assert all(torch.equal(w, weights[name]) for name, w in again.state_dict().items())
-    assert not torch.equal(other.network.input.weight, first.network.input.weight)
-    assert not torch.equal(copied.network.input.weight, first.network.input.weight)
-    assert torch.equal(copied.network.input.weight, mlp_teacher.network.input.weight)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight)
+    weights = [s.network.input.weight for s in (first, other, copied, mlp_teacher)]
+    assert not torch.equal(weights[1], weights[0])
+    assert not torch.equal(weights[2], weights[0])
+    assert torch.equal(weights[2], weights[3])
     assert first.network.config == mlp_teacher.network.config
     assert first.precondition == copied.precondition
     assert not first.network.training
@@ -209,22 +194,23 @@ def test_a_fresh_network_of_prompts_keeps_the_prompts(tmp_path, mlp_teacher):
 @pytest.mark.parametrize("weight", [0.0, 3.0])
 def test_the_penalty_is_added_with_its_weight_and_logged(mlp_teacher, weight):
     settings = {"parametrisation": "soft", "normalise": 0.0}
-    pid = method(mlp_teacher, boundary_weight=weight, **settings)
-    losses = pid.loss(batch())
-    plain = method(mlp_teacher, boundary_weight=0.0, **settings).loss(batch()).loss
-    z = (80 * batch().draws.normal("train z", (1, 4, 4))).float()
-    penalty = boundary_penalty(pid.student, z, batch().label)
+    pid = build("pid", mlp_teacher, boundary_weight=weight, **settings)
+    batch = batch_of(mlp_teacher)
+    losses = pid.loss(batch)
+    plain = build("pid", mlp_teacher, boundary_weight=0.0, **settings).loss(batch).loss
+    z = (80 * batch.draws.normal("train z", (1, 4, 4))).float()
+    penalty = boundary_penalty(pid.student, z, batch.label)
     torch.testing.assert_close(losses.loss, plain + weight * penalty)
     torch.testing.assert_close(losses.scalars["boundary"], penalty.mean().detach())
     assert penalty.min() > 0
 
 
 def test_a_pinned_student_pays_no_penalty_and_no_evaluation(mlp_teacher):
-    pid = method(mlp_teacher, boundary_weight=100.0)
-    losses = pid.loss(batch())
-    assert torch.equal(losses.loss, method(mlp_teacher).loss(batch()).loss)
+    pid = build("pid", mlp_teacher, boundary_weight=100.0)
+    losses = pid.loss(batch_of(mlp_teacher))
+    assert torch.equal(losses.loss, build("pid", mlp_teacher).loss(batch_of(mlp_teacher)).loss)
     assert "boundary" not in losses.scalars
-    soft = method(mlp_teacher, parametrisation="soft")
+    soft = build("pid", mlp_teacher, parametrisation="soft")
     assert (pid.student_evaluations, soft.student_evaluations) == (2, 3)
 
 

@@ -192,4 +192,4 @@ def attempt_many(number, seed, place):
 
 
 if __name__ == "__main__":
-    sys.exit(forked.soak(__doc__, attempt_many, short=25, long=500))
+    sys.exit(forked.soak(__doc__, attempt_many, short=15, long=500))

@@ -49,6 +49,13 @@ RUN = {
 """A small run that writes all that a run can write."""
 
 
+def load():
+    """Import what forks need, and leave no threads, which do not survive a fork."""
+    torch.set_num_threads(1)
+    for module in (*(f"pidistill.cli.{verb.replace('-', '_')}" for verb in VERBS), *MODULES):
+        importlib.import_module(module)
+
+
 def soak(doc, test, *, short, long):
     """Read the arguments of a soak script, and call `test(number, seed, place)`.
 
@@ -61,9 +68,7 @@ def soak(doc, test, *, short, long):
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    torch.set_num_threads(1)  # threads do not survive a fork
-    for module in (*(f"pidistill.cli.{verb.replace('-', '_')}" for verb in VERBS), *MODULES):
-        importlib.import_module(module)
+    load()
     with tempfile.TemporaryDirectory(dir=memory) as place:
         number = arguments.number or (short if arguments.short else long)
         return 0 if test(number, arguments.seed, Path(place)) else 1

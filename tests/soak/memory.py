@@ -61,4 +61,4 @@ def train(seconds, seed, place):
 
 
 if __name__ == "__main__":
-    sys.exit(forked.soak(__doc__, train, short=6, long=1800))
+    sys.exit(forked.soak(__doc__, train, short=4, long=1800))

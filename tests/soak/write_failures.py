@@ -136,4 +136,4 @@ def fail_writes(every, seed, place):
 
 
 if __name__ == "__main__":
-    sys.exit(forked.soak(__doc__, fail_writes, short=100, long=1))
+    sys.exit(forked.soak(__doc__, fail_writes, short=200, long=1))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pidistill.training.averages import Averages
 
 
-@given(st.lists(st.floats(0.01, 0.9999), min_size=1, max_size=3), st.booleans(), st.integers(1, 15))
+@given(st.lists(st.floats(0.01, 0.9999), min_size=1, max_size=3), st.booleans(), st.integers(0, 15))
 def test_every_average_is_the_recursion_at_its_rate(rates, warmup, num_steps):
     generator = torch.Generator().manual_seed(0)
     module = torch.nn.Linear(2, 3, dtype=torch.float64)
@@ -20,25 +20,9 @@ def test_every_average_is_the_recursion_at_its_rate(rates, warmup, num_steps):
         for average, rate in zip(expected, rates, strict=True):
             keep = min(rate, (step + 1) / (step + 10)) if warmup else rate
             average.mul_(keep).add_(module.weight.detach(), alpha=1 - keep)
+    module.weight.data.add_(1)  # an average does not follow by itself
     for index, average in enumerate(expected):
         torch.testing.assert_close(ema.weights(index)["weight"], average)
-
-
-def test_averages_start_at_the_weights_and_change_only_in_updates():
-    module = torch.nn.Linear(2, 3)
-    before = module.weight.detach().clone()
-    ema = Averages(module, [0.9], warmup=False)
-    module.weight.data.add_(1)
-    assert torch.equal(ema.weights(0)["weight"], before)
-
-
-def test_constant_weights_stay_as_they_are():
-    module = torch.nn.Linear(4, 4)
-    ema = Averages(module, [0.999, 0.5], warmup=True)
-    for step in range(10):
-        ema.update(step)
-    for index in range(2):
-        torch.testing.assert_close(ema.weights(index)["weight"], module.weight.detach())
 
 
 def test_buffers_are_copied_not_averaged():

@@ -1,4 +1,4 @@
-"""A method of several parts: each with its optimizer and updates, all resumed bit for bit."""
+"""A method of several parts, each with its optimizer and updates; `test_resume.py` resumes it."""
 
 import copy
 import json
@@ -10,81 +10,48 @@ from test_many_processes import STRATEGIES, assert_same_run
 from test_many_processes import train as train_together
 
 from pidistill import PidistillError, load_student, methods
-from pidistill.training.config import parse_config
 from two_networks import TwoNetworks
 
-from method_runs import SMALL, everything, make_trainer
-
-FINAL = 10
-
-
-def config(**changes):
-    table = {"teacher": "mixture:ring", "method": {"name": "two-networks"}}
-    return parse_config([SMALL, table, changes])
-
-
-def train(folder, *, stop_at=None, abandon_at=None, **changes):
-    trainer = make_trainer(config(**changes), folder)
-    steps = trainer.run(should_stop=lambda: trainer.step == stop_at)
-    for report in steps:
-        if report.step == abandon_at:
-            steps.close()
-    return trainer
+from method_runs import make_trainer, small, train
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
-    train(folder)
-    return folder
-
-
-@pytest.mark.parametrize("stop_at", [1, 4, 7])
-def test_a_run_of_two_parts_that_is_stopped_and_resumed_is_the_straight_run(
-    tmp_path, straight, stop_at
-):
-    train(tmp_path, stop_at=stop_at)
-    train(tmp_path)
-    assert everything(tmp_path, FINAL) == everything(straight, FINAL)
-
-
-@pytest.mark.parametrize("abandon_at", [3, 6])
-def test_a_run_of_two_parts_that_dies_is_the_straight_run(tmp_path, straight, abandon_at):
-    train(tmp_path, abandon_at=abandon_at)
-    train(tmp_path)
-    assert everything(tmp_path, FINAL) == everything(straight, FINAL)
+    return folder, train(small("two-networks"), folder)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_train_two_parts_as_one_does(tmp_path, straight, strategy):
-    train_together(config(), tmp_path, 2, stop_at=3, **STRATEGIES[strategy])
-    train_together(config(), tmp_path, 2, **STRATEGIES[strategy])
-    assert_same_run(tmp_path, straight)
+    for stop_at in (3, None):
+        config = small("two-networks")
+        train_together(config, tmp_path, 2, stop_at=stop_at, **STRATEGIES[strategy])
+    assert_same_run(tmp_path, straight[0])
 
 
 def test_accumulated_gradients_of_each_part_are_those_of_the_whole_batch(tmp_path, straight):
-    train(tmp_path, gradient_accumulation_steps=4)
-    assert_same_run(tmp_path, straight, rtol=1e-3)
+    train(small("two-networks", gradient_accumulation_steps=4), tmp_path)
+    assert_same_run(tmp_path, straight[0], rtol=1e-3)
 
 
-def test_every_part_has_its_updates_optimizer_and_averages(tmp_path):
-    trainer = train(tmp_path)
+def test_every_part_has_its_updates_optimizer_and_averages(straight):
+    folder, trainer = straight
     student, auxiliary = trainer.state.parts.values()
     assert (student.num_updates, auxiliary.num_updates) == (5, 20)
     assert type(auxiliary.optimizer.optimizer) is torch.optim.RAdam
     assert auxiliary.optimizer.param_groups[0]["betas"][0] == 0
-    newest = tmp_path / f"state/step-{FINAL:09d}"
+    newest = folder / "state/step-000000010"
     raw = load_file(newest / "auxiliary.safetensors")
     averaged = load_file(newest / "auxiliary-ema-0.9.safetensors")
     assert any(not torch.equal(raw[name], averaged[name]) for name in raw)
-    assert not list(tmp_path.glob("auxiliary*"))  # the run folder is the student's
-    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-2])
+    assert not list(folder.glob("auxiliary*"))  # the run folder is the student's
+    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-2])
     assert {"loss", "pull", "grad_norm", "auxiliary_loss", "auxiliary_grad_norm"} <= line.keys()
 
 
 def test_an_update_moves_its_part_alone(tmp_path):
     """Though the student's loss has a gradient with respect to the auxiliary, and back."""
-    trainer = make_trainer(config(), tmp_path)
+    trainer = make_trainer(small("two-networks"), tmp_path)
     method = trainer.method
     for name in ("student", "auxiliary"):
         method.updates = lambda step, name=name: [
@@ -98,11 +65,11 @@ def test_an_update_moves_its_part_alone(tmp_path):
             assert all(torch.equal(new, old) for new, old in pairs) == (key != name)
 
 
-def test_the_run_needs_no_plug_in_to_sample(tmp_path, straight, monkeypatch):
+def test_the_run_needs_no_plug_in_to_sample(straight, monkeypatch):
     monkeypatch.setattr(methods, "_registered", {})
-    assert load_student(straight).generate(3, seed=0).x.shape == (3, 2)
-    with pytest.raises(PidistillError, match="unknown method 'two-networks'"):
-        config()
+    assert load_student(straight[0]).generate(3, seed=0).x.shape == (3, 2)
+    with pytest.raises(PidistillError, match="'two-networks' is not known"):
+        small("two-networks")
 
 
 def test_a_registered_method_is_named_with_the_others():

@@ -1,26 +1,14 @@
 """Trackers see what metrics.jsonl holds, and each step once."""
 
-import json
-
 import pytest
 
 from pidistill import PidistillError
 from pidistill.cli import main
 from pidistill.training import tracking
 from pidistill.training.assemble import build_trainer
-from pidistill.training.config import parse_config
 from pidistill.training.tracking import TRACKERS, chosen_trackers
 
-TINY = {
-    "data": "digits",
-    "max_train_steps": 6,
-    "batch_size": 8,
-    "logging_steps": 1,
-    "checkpointing_steps": 2,
-    "preview_steps": 3,
-    "network": {"name": "mlp", "config": {"width": 16, "num_blocks": 1, "embedding_width": 16}},
-    "method": {"name": "denoising"},
-}
+from method_runs import NETWORK, log_lines, small
 
 
 @pytest.fixture
@@ -43,19 +31,19 @@ def events():
 
 
 def settings(**changes):
-    return parse_config([TINY, {"report_to": "tensorboard"}, changes])
+    small_steps = {"max_train_steps": 6, "logging_steps": 1, "checkpointing_steps": 2}
+    options = {"network": NETWORK, "preview_steps": 3, "report_to": "tensorboard", **changes}
+    return small("denoising", None, data="digits", **small_steps, **options)
 
 
 def logged(folder, name):
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines]
+    return [(x["step"], pytest.approx(x[name], rel=1e-6)) for x in log_lines(folder)]
 
 
 def test_tensorboard_shows_the_log_and_the_previews(tmp_path, events):
     list(build_trainer(settings(), tmp_path).run())
     scalars, images = events(tmp_path)
-    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    names = {name for name, value in line.items() if not isinstance(value, dict)}
+    names = {name for name in log_lines(tmp_path)[-1] if not name.startswith("ln_sigma")}
     assert scalars.keys() == names - {"step"}
     for name in scalars:
         assert scalars[name] == logged(tmp_path, name)
@@ -63,11 +51,10 @@ def test_tensorboard_shows_the_log_and_the_previews(tmp_path, events):
     assert (images["samples"][0].width, images["samples"][0].height) == (500, 200)
 
 
-@pytest.mark.parametrize("die_at", [1, 3, 5])
-def test_a_resumed_run_shows_each_step_once(tmp_path, events, die_at):
+def test_a_resumed_run_shows_each_step_once(tmp_path, events):
     steps = build_trainer(settings(), tmp_path).run()
     for report in steps:
-        if report.step == die_at:
+        if report.step == 3:  # a checkpoint is of step 2
             break
     steps.close()
     list(build_trainer(settings(), tmp_path).run())
@@ -102,11 +89,6 @@ def test_the_flag(tmp_path, capsys):
     assert not folder.exists()
     assert main([*arguments, str(folder), "--report-to", "none"]) == 0
     assert "report_to = []" in (folder / "config.toml").read_text()
-
-
-def test_an_unknown_tracker_is_refused():
-    with pytest.raises(PidistillError, match=r"report_to.*'tensorbord'.*tensorboard"):
-        settings(report_to="tensorbord")
 
 
 @pytest.mark.parametrize("name", TRACKERS)
