@@ -137,3 +137,32 @@ def test_the_default_preset_is_below_everything():
     config = resolve_config(None, [{"teacher": "digits", "seed": None}, {"lr_end": 0.5}])
     assert (config.seed, config.lr_end, config.method.normalise) == (0, 0.5, 1e-3)
     assert DEFAULT_PRESET == "fast"
+
+
+def test_torch_s_generator_is_left_alone(tmp_path):
+    before = torch.random.get_rng_state()
+    student = distill(out=tmp_path / "run")
+    load_student(tmp_path / "run")
+    load_teacher("digits")
+    pidistill.evaluate(student, num=8, metrics=["diversity"])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class Flat(Toy):
+    """A network whose output broadcasts, and is not of the shape of its input."""
+
+    def forward(self, u, c_noise, label=None):
+        """One number per sample."""
+        return super().forward(u, c_noise)[:, :1]
+
+
+def test_a_network_of_another_output_shape_is_refused(tmp_path):
+    with pytest.raises(PidistillError, match="Flat returned shape"):
+        distill(out=tmp_path / "run", network=Flat())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_is_no_network(tmp_path):
+    distill(out=tmp_path / "run", network=Toy())
+    with pytest.raises(PidistillError, match="expected an instance"):
+        load_student(tmp_path / "run", network=Toy)

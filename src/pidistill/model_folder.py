@@ -79,6 +79,8 @@ def build_model(description: dict[str, Any], name: str, network: nn.Module | Non
 
     Raises `PidistillError` if the description is incomplete or names something unknown.
     """
+    if network is not None and not isinstance(network, nn.Module):
+        raise PidistillError(f"network is {network!r}; expected an instance of nn.Module")
     if description.get("format") != FORMAT:
         raise PidistillError(
             f"{name} has format {description.get('format')!r}; this version of pidistill reads "
@@ -161,6 +163,7 @@ def load_model(
     return model
 
 
+@torch.random.fork_rng(devices=[])  # building a network draws weights that are then replaced
 def load_student(
     folder: str | Path,
     ema: float | None = None,

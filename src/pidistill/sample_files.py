@@ -95,6 +95,16 @@ def read_samples(file: str | Path) -> Tensor:
     return images.from_uint8(x) if x.dtype == torch.uint8 else x
 
 
+def samples_of(array: np.ndarray, name: str) -> Tensor:
+    """Given samples (n, ...) as float32 in [-1, 1]; images (n, c, h, w) may have 8 bits.
+
+    Raises `PidistillError`, which calls them `name`, if they are neither, or not finite.
+    """
+    if array.dtype == np.uint8 and array.ndim == 4:
+        return images.from_uint8(torch.from_numpy(array))
+    return _floats(array, name)
+
+
 def read_pixels(file: str | Path) -> Tensor:
     """Read the samples of an `.npz` file, unchanged.
 

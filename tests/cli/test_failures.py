@@ -40,11 +40,17 @@ def test_exhausted_memory_is_one_line(allocate):
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/state"), "run/state"),
         (OSError("something"), "something"),
         (PidistillError("a line"), "a line"),
-        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), "is gone"),
     ],
 )
 def test_what_the_world_does_is_one_line(error, words):
     assert words in one_line(error)
+
+
+def test_a_lost_process_is_one_line_where_there_are_several(monkeypatch):
+    error = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    assert one_line(error) is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "is gone" in one_line(error)
 
 
 @pytest.mark.parametrize("bug", [RuntimeError("mat1 and mat2"), ValueError("x"), KeyError("y")])

@@ -196,3 +196,12 @@ def test_files_without_a_reference_are_refused(tmp_path, write, words):
 def test_unknown_data_is_refused():
     with pytest.raises(PidistillError, match="unknown data 'digit'"):
         read_reference("digit")
+
+
+def test_a_tensor_is_checked_as_a_file_is():
+    x = torch.rand(4, 1, 8, 8) * 2 - 1
+    pixels = (x * 127.5 + 127.5).round().to(torch.uint8)
+    torch.testing.assert_close(read_reference(pixels).images, x, atol=0.005, rtol=0)
+    for wrong in (x * 200, x * float("nan")):
+        with pytest.raises(PidistillError, match="reference"):
+            read_reference(wrong)

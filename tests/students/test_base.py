@@ -79,7 +79,7 @@ def test_labels_may_be_one_for_all_or_one_each_and_minus_one_is_none():
             for label in (4, -2, torch.tensor([0, 1, 7]))
         ],
         *[
-            (CONDITIONAL, torch.zeros(shape, dtype=torch.int64), "expected one label, or 3 of them")
+            (CONDITIONAL, torch.zeros(shape, dtype=torch.int64), "expected one label, or 3 labels")
             for shape in ((2,), (1,), (3, 1))
         ],
         (UNCONDITIONAL, 0, "label is 0, but a model is not class-conditional"),

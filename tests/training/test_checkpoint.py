@@ -136,7 +136,8 @@ def test_every_damage_to_every_file_is_found(tmp_path, damage):
         found, manifest = newest_checkpoint(state, warnings.append)
         assert (found.name, manifest["step"]) == ("step-000000001", 1)
         (warning,) = warnings
-        assert "step-000000002 is damaged and passed over" in warning
+        assert "damaged" in warning
+        assert "step-000000002" in warning
 
 
 @settings(max_examples=40)

@@ -10,9 +10,9 @@ from test_many_processes import STRATEGIES, assert_same_run
 from test_many_processes import train as train_together
 
 from pidistill import PidistillError, load_student, methods
-from two_networks import TwoNetworks
 
 from method_runs import make_trainer, small, train
+from two_networks import TwoNetworks
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_an_update_moves_its_part_alone(tmp_path):
 def test_the_run_needs_no_plug_in_to_sample(straight, monkeypatch):
     monkeypatch.setattr(methods, "_registered", {})
     assert load_student(straight[0]).generate(3, seed=0).x.shape == (3, 2)
-    with pytest.raises(PidistillError, match="'two-networks' is not known"):
+    with pytest.raises(PidistillError, match="unknown method 'two-networks'"):
         small("two-networks")
 
 

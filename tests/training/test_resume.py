@@ -8,9 +8,9 @@ import os
 
 import pytest
 
-import two_networks  # noqa: F401  # registers a method of two parts
 from pidistill import load_student
 
+import two_networks  # noqa: F401  # registers a method of two parts
 from method_runs import METHODS, NETWORK, everything, small, train
 
 RUNS = {
@@ -85,7 +85,8 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, straight, 
     file.write_bytes(file.read_bytes()[:-10])
     with caplog.at_level(logging.WARNING, "pidistill"):
         train(RUNS["pid"], tmp_path)
-    assert "step-000000009 is damaged and passed over" in caplog.text
+    assert "damaged" in caplog.text
+    assert "step-000000009" in caplog.text
     assert everything(tmp_path) == straight("pid")
 
 

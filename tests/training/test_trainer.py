@@ -245,7 +245,7 @@ def test_a_network_that_cannot_be_is_refused_before_anything_is_written(
 
 
 def test_a_config_without_teacher_or_data_is_refused(tmp_path):
-    with pytest.raises(PidistillError, match="neither a teacher nor data"):
+    with pytest.raises(PidistillError, match="neither teacher nor data"):
         build_trainer(small("pid", None), tmp_path)
 
 

@@ -135,7 +135,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     state = {"debug": False, "arguments": arguments}
-    previous = signal.signal(signal.SIGINT, interrupt)
+    previous = signal.getsignal(signal.SIGINT)
+    if previous != signal.SIG_IGN:  # as a shell sets it for background jobs
+        signal.signal(signal.SIGINT, interrupt)
     try:
         code = pidistill.main(arguments, prog_name="pidistill", standalone_mode=False, obj=state)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -182,7 +184,8 @@ def one_line(error: Exception) -> str | None:
         return text
     if _is_out_of_memory(error):
         return f"out of memory: {text[:200]}; lower the batch size, or cut it into micro-batches"
-    if isinstance(error, RuntimeError) and any(word in text.lower() for word in LOST_PEER):
+    lost = num_processes() > 1 and any(word in text.lower() for word in LOST_PEER)
+    if isinstance(error, RuntimeError) and lost:
         return f"another process of this run is gone: {text[:200]}"
     return None
 
@@ -191,4 +194,5 @@ def _is_out_of_memory(error: Exception) -> bool:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(error, RuntimeError):
         return isinstance(error, MemoryError)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    on_the_cpu = "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return on_the_cpu or isinstance(error, torch.OutOfMemoryError)

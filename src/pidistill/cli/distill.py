@@ -42,5 +42,7 @@ def distill(method: str | None, **options: Any) -> None:
 
 
 def _require_teacher(config: RunConfig) -> None:
+    if config.method.name == "denoising":
+        raise PidistillError("method.name is 'denoising', which trains teachers; use train-teacher")
     if config.teacher is None:
         raise PidistillError("no teacher is named; add --teacher SPEC, such as --teacher digits")

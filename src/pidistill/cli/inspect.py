@@ -89,7 +89,8 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
     if best is not None:
         facts["best_checkpoint"] = str(best)
     if (folder / "metrics.json").is_file():
-        facts["metrics"] = read_json(folder / "metrics.json")
+        metrics = read_json(folder / "metrics.json")
+        facts["metrics"] = {k: v for k, v in metrics.items() if not isinstance(v, dict | list)}
     return facts
 
 
@@ -144,6 +145,9 @@ def standing(folder: Path) -> dict[str, Any]:
             facts.update(_progress(log[-1], total))
         except (ArithmeticError, KeyError, TypeError) as error:
             raise PidistillError(f"{folder / LOG_FILE} holds no log of a run: {error}") from error
+    saved = [int(path.name.removeprefix("step-")) for path in (folder / "state").glob("step-*")]
+    if saved:  # an interrupted run is ahead of its log
+        facts["step"] = max([int(facts.get("step") or 0), *saved])
     facts["state"] = "finished" if log and log[-1]["step"] == total else "stopped"
     if is_held(folder):
         facts["state"] = "running"

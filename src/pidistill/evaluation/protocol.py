@@ -33,6 +33,7 @@ FACTS = {"nfe", "num_samples", "error_num_samples", "seed", "teacher_nfe", "spee
 """Numbers in the results that are not metrics."""
 
 
+@torch.random.fork_rng(devices=[])
 def evaluate(
     model_or_samples: ModelOrSamples,
     reference: str | Path | Dataset | Tensor | Reference | None = None,

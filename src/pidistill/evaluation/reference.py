@@ -25,7 +25,7 @@ from pidistill.images import to_uint8
 from pidistill.noise import device_of
 from pidistill.paths import user_path
 from pidistill.progress import Show, no_progress
-from pidistill.sample_files import open_npz, read_samples
+from pidistill.sample_files import open_npz, read_samples, samples_of
 from pidistill.storage import read_tensors, tensors_sha256, write_tensors
 
 CACHE = "PIDISTILL_CACHE"
@@ -56,7 +56,7 @@ def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
     `PidistillError` if it is none of these or damaged.
     """
     if isinstance(reference, Tensor):
-        return Reference("samples", reference.float().cpu())
+        return Reference("samples", samples_of(reference.cpu().numpy(), "reference"))
     if isinstance(reference, Dataset):
         return Reference(reference.name, reference.images)
     spec = str(reference)

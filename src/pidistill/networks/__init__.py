@@ -148,7 +148,7 @@ def build_described(description: dict[str, Any]) -> nn.Module:
     """
     if description["name"] is None:
         raise PidistillError(
-            f"the network is of class {description['class']}, which pidistill cannot build; build "
-            "one and pass it as network="
+            f"the network is of class {description['class']}, which pidistill cannot build; "
+            "build one in Python and pass it: load_student(folder, network=...)"
         )
     return build_network(description["name"], description["config"])

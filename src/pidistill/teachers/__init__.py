@@ -52,8 +52,11 @@ def load_teacher(spec: str | Path, device: "str | torch.device | None" = None) -
     Raises:
         PidistillError: The spec or the file is invalid, or a weight is not finite.
     """
+    import torch
+
     kind, locator = split_spec(spec)
-    teacher: Denoiser = sources()[kind].load().load(locator)
+    with torch.random.fork_rng(devices=[]):  # building a network draws weights, to be replaced
+        teacher: Denoiser = sources()[kind].load().load(locator)
     for name, weight in teacher.state_dict().items():
         if not weight.isfinite().all():
             raise PidistillError(f"teacher {str(spec)!r}: weight {name!r} is not finite")

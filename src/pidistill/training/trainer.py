@@ -243,7 +243,12 @@ class Trainer:
         batch = self.batch(self.step * self.config.batch_size + shard * self.micro_batch)
         seed_dropout(batch.draws, self.accelerator.device)
         with self.accelerator.autocast():  # FSDP modules do not enter it themselves
-            losses: Losses = part.wrapped(update.loss, batch)
+            losses = part.wrapped(update.loss, batch)
+        if not isinstance(losses, Losses) or losses.loss.shape != losses.sigma.shape[:1]:
+            raise TypeError(
+                f"the loss of part {part.name!r} returned {type(losses).__name__}; expected Losses "
+                "with the loss and the sigma of each sample, both of shape (b,)"
+            )
         return losses
 
     def _log_start(self) -> None:
