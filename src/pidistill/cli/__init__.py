@@ -105,7 +105,7 @@ def pidistill(context: click.Context) -> None:
     verb = context.invoked_subcommand
     if num_processes() > 1 and verb not in SHARED:
         raise click.UsageError(
-            f"{verb} works in one process, and {num_processes()} were started; leave out the "
+            f"{verb} works in one process, and {num_processes()} were started; run it without the "
             f"launcher, which is for {', '.join(SHARED)}"
         )
 
@@ -113,7 +113,7 @@ def pidistill(context: click.Context) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted.
 
-    Bad input, and whatever a run cannot go on with, is one line on stderr that begins `error:`.
+    Bad input, and anything that stops a run, is one line on stderr that begins `error:`.
     Interrupted means by Ctrl-C or any other signal that asks to stop; a run has saved its state.
 
     Args:

@@ -85,7 +85,7 @@ def compare(
     else:
         for name, value in (("--reference", reference), ("--num", num), ("--seed", seed)):
             if value is not None:
-                raise click.UsageError(f"{name} is set in the recipe; leave it out")
+                raise click.UsageError(f"{name} is set in the recipe; remove it here")
         folder = folder or Path("comparisons") / recipe_file.stem
         plan = plan_recipe(read_recipe(recipe_file), folder)
     plan.teacher.to(best_device(device))

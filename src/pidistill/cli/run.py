@@ -48,7 +48,7 @@ AFTER = (
     click.option(
         "--dry-run",
         is_flag=True,
-        help="Measure a few steps, estimate the run, and write nothing; --out may be left out.",
+        help="Measure a few steps, estimate the run, and write nothing; --out is optional.",
     ),
 )
 

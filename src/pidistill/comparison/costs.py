@@ -50,8 +50,8 @@ def median_costs(
 ) -> dict[str, Cost]:
     """Measure all configurations in turn, `repeats` times, and return the medians by their keys.
 
-    A configuration that fails, for its loss is not finite or it lacks memory, is left out and named
-    in a line to `say`.
+    A configuration that fails, because its loss is not finite or memory runs out, is omitted; `say`
+    receives a line about it.
     """
     found: dict[str, list[Cost]] = {key: [] for key in configs}
     failed: set[str] = set()

@@ -189,7 +189,7 @@ def plan_folders(
     spec = runs[0].config.teacher
     for run in runs:
         if run.config.teacher is None:
-            raise PidistillError(f"{run.folder} was not distilled from a teacher; leave it out")
+            raise PidistillError(f"{run.folder} has no teacher spec in its config; remove it")
         if run.config.teacher != spec:
             raise PidistillError(
                 f"{run.folder} has the teacher {run.config.teacher}, {folders[0]} has {spec}; "

@@ -118,7 +118,7 @@ def train_missing(
                 held.append((name, run))
             except OSError:
                 raise
-            except Exception as error:  # the other runs go on
+            except Exception as error:  # the other runs continue
                 if not isinstance(error, PidistillError):
                     log.exception("%s failed", name)
                 failures[run.folder] = " ".join(str(error).split()) or type(error).__name__
