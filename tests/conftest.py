@@ -4,6 +4,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, too
 
+import signal
+import threading
+
 import hypothesis
 import pytest
 import torch
@@ -13,6 +16,10 @@ from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.networks.mlp import MLP
 from pidistill.precondition import EDMPrecondition
 from pidistill.students.trajectory import TrajectoryStudent
+
+if threading.current_thread() is threading.main_thread():
+    # A shell lets its background jobs ignore Ctrl-C; tests of interruptions need it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and the machine is shared
 

@@ -88,8 +88,7 @@ def call_network(network: nn.Module, u: Tensor, c_noise: Tensor, label: Tensor |
     """
     dtype = next((parameter.dtype for parameter in network.parameters()), u.dtype)
     raw: Tensor = network(u.to(dtype), c_noise.to(dtype), label)
-    fits = raw.ndim == u.ndim and raw.shape[2:] == u.shape[2:] and len(raw) == len(u)
-    if not fits or raw.shape[1] < u.shape[1]:
+    if raw.shape[2:] != u.shape[2:] or raw.ndim < 2 or raw.shape[1] < u.shape[1]:
         raise PidistillError(
             f"network {type(network).__name__} returned shape {tuple(raw.shape)} for an input of "
             f"shape {tuple(u.shape)}; expected the shape of its input"

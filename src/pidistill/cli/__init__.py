@@ -135,9 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     state = {"debug": False, "arguments": arguments}
-    previous = signal.getsignal(signal.SIGINT)
-    if previous != signal.SIG_IGN:  # as a shell sets it for background jobs
-        signal.signal(signal.SIGINT, interrupt)
+    previous = signal.signal(signal.SIGINT, interrupt)
     try:
         code = pidistill.main(arguments, prog_name="pidistill", standalone_mode=False, obj=state)
     except click.exceptions.NoArgsIsHelpError as error:
