@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from pidistill.denoiser import PreconditionedDenoiser
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
 from pidistill.paths import user_path
 from pidistill.precondition import Precondition, VEPrecondition, VPPrecondition
 from pidistill.teachers.formats import RefusedError, refusals_of
@@ -32,7 +32,6 @@ from pidistill.teachers.formats.score_sde_modules import network_config, renamed
 from pidistill.teachers.formats.weights import (
     json_beside,
     network_with_weights,
-    one_line,
     read_torch,
 )
 

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
 from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
-from pidistill.teachers.formats.weights import one_line
 
 REPOSITORY = "facebook/dinov2-large"
 FILES = ("config.json", "model.safetensors")

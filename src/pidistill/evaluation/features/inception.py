@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
 from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
 from pidistill.images import to_uint8
-from pidistill.teachers.formats.weights import one_line, read_weights
+from pidistill.teachers.formats.weights import read_weights
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d"

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
 from pidistill.files import read_json
 from pidistill.networks.diffusers_unet import require
 from pidistill.paths import user_path
 from pidistill.teachers.formats import RefusedError
 from pidistill.teachers.formats.schedulers import SCHEDULERS
-from pidistill.teachers.formats.weights import one_line
 
 INDEX = "model_index.json"
 ALLOW_PICKLE = "PIDISTILL_ALLOW_PICKLE"

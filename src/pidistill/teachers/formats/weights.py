@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
 from pidistill.files import read_json
 from pidistill.networks import build_network
 from pidistill.networks.layers import resampling_kernel
@@ -100,9 +100,3 @@ def json_beside(path: Path) -> tuple[Path | None, dict[str, Any]]:
         if (path.parent / name).is_file():
             return path.parent / name, read_json(path.parent / name)
     return None, {}
-
-
-def one_line(error: BaseException) -> str:
-    """The message of a foreign exception, shortened to one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
