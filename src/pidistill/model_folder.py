@@ -21,6 +21,7 @@ from pidistill.students.base import Student
 from pidistill.students.consistency import ConsistencyStudent
 from pidistill.students.edm_trajectory import EDMTrajectoryStudent
 from pidistill.students.euler import EulerStudent
+from pidistill.students.flow_map import FlowMapStudent
 from pidistill.students.soft_boundary import SoftBoundaryStudent
 from pidistill.students.trajectory import TrajectoryStudent
 
@@ -34,6 +35,7 @@ KINDS: dict[str, Any] = {
     "trajectory": TrajectoryStudent,
     "trajectory-edm": EDMTrajectoryStudent,
     "trajectory-soft": SoftBoundaryStudent,
+    "flow-map": FlowMapStudent,
     "consistency": ConsistencyStudent,
     "euler": EulerStudent,
 }

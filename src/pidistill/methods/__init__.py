@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "pid": ("pid", "PID"),
+    "pid-map": ("pid_map", "PIDMap"),
+    "correction": ("correction", "Correction"),
     "consistency": ("consistency", "Consistency"),
     "progressive": ("progressive", "Progressive"),
     "boot": ("boot", "BOOT"),

@@ -1,10 +1,31 @@
 """Settings of methods and optimizers. Imports no torch, since the command line reads them."""
 
+import math
 from typing import Literal
 
 import pydantic
 
 from pidistill.settings import STRICT
+
+SMALL, LARGE = 0.7e6, 56e6
+"""Numbers of parameters at which learning rates are known: the U-Net of the bundled glyphs, and
+that of EDM's CIFAR-10, which the publications train."""
+
+RATES = (4e-3, 2e-4)
+"""Learning rates of a network with `SMALL` and with `LARGE` parameters that regresses on a target;
+the latter is the published one."""
+
+
+def rate_by_size(num_parameters: int, rates: tuple[float, float] = RATES) -> float:
+    """The learning rate for a network: a power law between the known sizes, constant beyond.
+
+    Args:
+        num_parameters: The size of the network.
+        rates: The rates at `SMALL` and at `LARGE`.
+    """
+    size = min(max(num_parameters, SMALL), LARGE)
+    share = math.log(size / SMALL) / math.log(LARGE / SMALL)
+    return float(f"{rates[0] * (rates[1] / rates[0]) ** share:.3g}")
 
 
 class MethodSettings(pydantic.BaseModel):
@@ -23,8 +44,8 @@ class OptimizerSettings(pydantic.BaseModel):
 
     optimizer: Literal["adamw", "radam"] = "adamw"
     """The optimizer."""
-    learning_rate: float = pydantic.Field(default=1e-3, gt=0)
-    """Learning rate after the warm-up."""
+    learning_rate: float | None = pydantic.Field(default=None, gt=0)
+    """Learning rate after the warm-up; if unset, it follows from the number of parameters."""
     adam_beta1: float = pydantic.Field(default=0.9, ge=0, lt=1)
     """Decay rate of the gradient's running average."""
     adam_beta2: float = pydantic.Field(default=0.99, ge=0, lt=1)

@@ -7,6 +7,7 @@ from pidistill.students.base import Student
 from pidistill.students.consistency import ConsistencyStudent
 from pidistill.students.edm_trajectory import EDMTrajectoryStudent
 from pidistill.students.euler import EulerStudent
+from pidistill.students.flow_map import FlowMapStudent
 from pidistill.students.soft_boundary import SoftBoundaryStudent
 from pidistill.students.trajectory import TrajectoryStudent, should_anchor
 
@@ -15,6 +16,7 @@ __all__ = [
     "ConsistencyStudent",
     "EDMTrajectoryStudent",
     "EulerStudent",
+    "FlowMapStudent",
     "SoftBoundaryStudent",
     "Student",
     "TrajectoryStudent",

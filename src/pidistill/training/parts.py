@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from pidistill.methods.base import Batch, Losses, Part
-from pidistill.methods.settings import OptimizerSettings
+from pidistill.methods.settings import OptimizerSettings, rate_by_size
 from pidistill.model_folder import weights_name
 from pidistill.sharding import divided, load_whole, whole_tensors
 from pidistill.storage import read_tensors
@@ -63,19 +63,25 @@ class TrainedPart:
             ema_warmup: Whether the averages forget faster at first.
         """
         self.name, self.module = part.name, part.module
-        self.settings = part.optimizer or defaults
-        self.accelerator = accelerator
+        self.accelerator, self.defaults = accelerator, defaults
+        self.adopt(part.optimizer)
         self.ema_rates = ema_rates if part.averaged else []
         self.ema_warmup = ema_warmup
         optimizer = OPTIMIZERS[self.settings.optimizer](
             part.module.parameters(),
-            lr=self.settings.learning_rate,
+            lr=self.highest_rate,
             betas=(self.settings.adam_beta1, self.settings.adam_beta2),
             weight_decay=self.settings.adam_weight_decay,
         )
         self.wrapped, self.optimizer = accelerator.prepare(_Wrapped(part.module), optimizer)
         start_fsdp(self.wrapped)
         self.restart()
+
+    def adopt(self, settings: OptimizerSettings | None) -> None:
+        """Train by `settings` from now on; None means the run's own."""
+        self.settings = settings or self.defaults
+        size = sum(parameter.numel() for parameter in self.module.parameters())
+        self.highest_rate = self.settings.learning_rate or rate_by_size(size)
 
     def restart(self) -> None:
         """Restart the optimizer and the averages from the current weights."""
@@ -89,12 +95,14 @@ class TrainedPart:
         warmup = settings.lr_warmup_steps
         rise = min(1.0, (done + 1) / warmup) if warmup else 1.0
         decay = DECAYS[settings.lr_scheduler](min(1.0, done / max(1, steps)))
-        return settings.learning_rate * rise * max(decay, settings.lr_end)
+        return self.highest_rate * rise * max(decay, settings.lr_end)
 
     def step(self, learning_rate: float) -> float:
         """Take an optimizer step with the current gradients; returns their norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+            group["betas"] = (self.settings.adam_beta1, self.settings.adam_beta2)
+            group["weight_decay"] = self.settings.adam_weight_decay
         self.accelerator.unscale_gradients(self.optimizer)
         parameters = list(self.module.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

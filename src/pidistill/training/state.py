@@ -71,9 +71,15 @@ class RunState:
 
     def restart_parts(self) -> None:
         """Begin a phase: restart optimizers, averages and the search for the best checkpoint."""
+        self._adopt_settings()
         for part in self.parts.values():
             part.restart()
         self.best = Best()
+
+    def _adopt_settings(self) -> None:
+        """Let every part train by the method's optimizer settings for the current phase."""
+        for part in self.method.parts():
+            self.parts[part.name].adopt(part.optimizer)
 
     def save(self, folder: Path, *, is_due: bool) -> None:
         """Write a checkpoint, then the student's weights at the top of the run folder.
@@ -183,6 +189,7 @@ class RunState:
             part.load(checkpoint, values["num_updates"][name])
         kept = checkpoint / METHOD_FILE
         self.method.load_state(read_tensors(kept) if kept.exists() else {}, values["method"])
+        self._adopt_settings()
         self.seconds, self.teacher_evaluations = values["seconds"], values["teacher_evals"]
         self.means, self.means_by_sigma = Means(values["means"]), Means(values["means_by_sigma"])
         self.best = Best(**values["best"])

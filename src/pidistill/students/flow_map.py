@@ -1,0 +1,203 @@
+r"""The two-time student: the flow map of the ODE, from any noise level to any lower one.
+
+With $\theta = \arctan\frac{\sigma}{\sigma_{data}}$ and $y = \frac{x}{\sqrt{\sigma^2 +
+\sigma_{data}^2}}$, the probability-flow ODE has bounded terms only (Lu and Song 2024):
+
+$$\frac{dy}{d\theta} = -N(y, \theta), \quad N = \frac{D(x, \sigma) - c_{skip} x}{c_{out}}$$
+
+where $c_{skip}$ and $c_{out}$ are EDM's. The student is
+
+$$y(\theta) = y_s + (\theta_s - \theta) \bar N(y_s, \theta_s, \theta)$$
+
+so that it maps every point to itself for $\theta = \theta_s$, where $\bar N$, the mean of N along
+the path, tends to the N of the teacher. PID's student is the case $\theta_s = \theta_{max}$.
+"""
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pidistill.denoiser import over_sample
+from pidistill.errors import PidistillError
+from pidistill.noise import Draws
+from pidistill.ode import Solution
+from pidistill.precondition import EDMPrecondition, Precondition
+from pidistill.students.base import Student
+from pidistill.students.second_time import SecondTime, call_with_shift, noise_embedding
+
+REFINEMENT = (2.0, 0.4)
+"""First and last noise level of a refinement, in units of `sigma_data`; between them, the levels
+form a geometric sequence."""
+
+
+def angle(sigma: Tensor | float, sigma_data: float) -> Tensor:
+    r"""$\theta = \arctan(\sigma / \sigma_{data})$, float64."""
+    return torch.atan(torch.as_tensor(sigma, dtype=torch.float64) / sigma_data)
+
+
+class FlowMapStudent(Student):
+    """The flow map of the ODE; see the module docstring."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        precondition: Precondition,
+        *,
+        sample_shape: tuple[int, ...],
+        num_classes: int = 0,
+        source: str,
+        second_time: tuple[str, int] | list[Any] | None = None,
+    ) -> None:
+        """Arguments as in `Student`, and where the network learns of its second time.
+
+        `second_time` is the name of the layer that the embedding of the second time is added to,
+        and the width of its output; None finds it (`second_time.noise_embedding`).
+        """
+        super().__init__(
+            network,
+            precondition,
+            sample_shape=sample_shape,
+            num_classes=num_classes,
+            source=source,
+        )
+        found = second_time or noise_embedding(network, self.sample_shape, num_classes)
+        self.layer, width = str(found[0]), int(found[1])
+        self.second_time = SecondTime(width).to(next(network.parameters(), torch.empty(0)).device)
+        self.theta_min = angle(self.sigma_min, self.sigma_data).item()
+        self.theta_max = angle(self.sigma_max, self.sigma_data).item()
+
+    def to_y(self, x: Tensor, theta: Tensor) -> Tensor:
+        """The coordinate y of points x (b, ...) at `theta` (b,)."""
+        return over_sample(theta.cos() / self.sigma_data, x) * x
+
+    def to_x(self, y: Tensor, theta: Tensor) -> Tensor:
+        """The points x of coordinates y (b, ...) at `theta` (b,)."""
+        return over_sample(self.sigma_data / theta.cos(), y) * y
+
+    def mean_N(  # noqa: N802
+        self, y: Tensor, theta_s: Tensor, theta: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        r"""The student's $\bar N(y_s, \theta_s, \theta)$.
+
+        A copied network starts as the teacher's $N(y_s, \theta_s)$, whatever the teacher's
+        preconditioning. Where the teacher's network would have to be multiplied by more than 2 for
+        that, as one that predicts noise at high noise levels, the start is a fraction of it.
+
+        Args:
+            y: Starting points, shape (b, *sample_shape).
+            theta_s: Their angles, shape (b,), float64 on the CPU.
+            theta: Angles to go to, shape (b,), float64 on the CPU.
+            label: Class labels (b,), int64, or None.
+
+        Returns:
+            The shape and dtype of `y`.
+        """
+        sigma_s, sigma = (self.sigma_data * t.tan() for t in (theta_s, theta))
+        own = self.precondition.scales(sigma_s)
+        edm = EDMPrecondition(self.sigma_min, self.sigma_max, self.sigma_data).scales(sigma_s)
+        known = (2 * edm.c_out / own.c_out.abs()).clamp(max=1)
+        norm = edm.c_in.reciprocal()  # x = norm y
+        shift = self.second_time((sigma.log() / 4).to(y))
+        raw = call_with_shift(
+            self.network,
+            self.layer,
+            shift,
+            over_sample(own.c_in * norm, y) * y,
+            self.precondition.smooth_c_noise(sigma_s).to(y),
+            label,
+        )
+        of_y = known * (own.c_skip - edm.c_skip) * norm / edm.c_out
+        of_raw = known * own.c_out / edm.c_out
+        return over_sample(of_y, y) * y + over_sample(of_raw, y) * raw
+
+    def flow(
+        self, y: Tensor, theta_s: Tensor, theta: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        """The map in the coordinates y and theta; arguments as in `mean_N`."""
+        return y + over_sample(theta_s - theta, y) * self.mean_N(y, theta_s, theta, label)
+
+    def map(self, x: Tensor, sigma_s: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """Follow the ODE from `x` at noise levels `sigma_s` to noise levels `sigma`.
+
+        Args:
+            x: Points on trajectories, shape (b, *sample_shape).
+            sigma_s: Their noise levels, shape (b,).
+            sigma: Lower noise levels, shape (b,).
+            label: Class labels (b,), int64, or None.
+
+        Returns:
+            The points at `sigma`, with the shape and dtype of `x`.
+        """
+        theta_s, theta = (angle(s.cpu(), self.sigma_data) for s in (sigma_s, sigma))
+        return self.to_x(self.flow(self.to_y(x, theta_s), theta_s, theta, label), theta)
+
+    def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """The point x(z, sigma) of the trajectory that starts at `z`.
+
+        Args:
+            z: Starting noise at `sigma_max`, shape (b, *sample_shape).
+            sigma: Noise levels in [sigma_min, sigma_max], shape (b,).
+            label: Class labels (b,), int64, or None.
+
+        Returns:
+            Noisy samples with the shape and dtype of `z`; at `sigma_min`, the final samples.
+        """
+        return self.map(z, torch.full_like(sigma, self.sigma_max), sigma, label)
+
+    def takes(self, steps: int) -> bool:
+        """Whether it can sample in `steps` evaluations: any positive number."""
+        return steps >= 1
+
+    def sample(
+        self,
+        z: Tensor,
+        *,
+        steps: int = 1,
+        label: Tensor | None = None,
+        draws: Draws | None = None,
+    ) -> Solution:
+        """Follow the ODE from `z` in `steps` maps, at equal distances in theta.
+
+        Arguments as in `Student.sample`.
+        """
+        if not self.takes(steps):
+            raise PidistillError(f"steps is {steps}; a flow map needs at least 1")
+        nodes = torch.linspace(self.theta_max, self.theta_min, steps + 1, dtype=torch.float64)
+        y = self.to_y(z, nodes[:1].expand(len(z)))
+        for theta_s, theta in itertools.pairwise(nodes):
+            y = self.flow(y, theta_s.expand(len(z)), theta.expand(len(z)), label)
+        return Solution(self.to_x(y, nodes[-1:].expand(len(z))), steps)
+
+    def refine(
+        self, x: Tensor, times: int, *, label: Tensor | None = None, draws: Draws | None = None
+    ) -> Solution:
+        """Add noise to samples and map them back, `times` times at falling noise levels.
+
+        This leaves the path of the ODE, and usually comes nearer to the data. The levels go from
+        2 to 0.4 `sigma_data` (`REFINEMENT`), as far as the student's range has them.
+
+        Args:
+            x: Samples at `sigma_min`, shape (b, *sample_shape).
+            times: Evaluations to spend.
+            label: Class labels (b,), int64, or None.
+            draws: The random numbers of these samples; None means those of seed 0, starting at
+                sample 0.
+        """
+        draws = Draws(0, 0, len(x)) if draws is None else draws
+        first, last = (self.sigma_data * level for level in REFINEMENT)
+        for time in range(times):
+            share = time / (times - 1) if times > 1 else 0.0
+            level = first * (last / first) ** share
+            level = min(max(level, self.sigma_min), self.sigma_max)
+            eps = draws.normal(f"refinement {time}", self.sample_shape).to(x)
+            x = x + math.sqrt(level**2 - self.sigma_min**2) * eps
+            sigma_s = torch.full((len(x),), level, dtype=torch.float64)
+            x = self.map(x, sigma_s, torch.full_like(sigma_s, self.sigma_min), label)
+        return Solution(x, times)
+
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beyond those of every student, as JSON values."""
+        return {"second_time": [self.layer, self.second_time.linear1.out_features]}
