@@ -19,6 +19,8 @@ from pidistill.training.config import parse_config
 
 METHODS = {
     "pid": {"name": "pid"},
+    "pid-map": {"name": "pid-map"},
+    "correction": {"name": "correction", "first_share": 0.4, "auxiliary_warmup": 3},
     "consistency": {"name": "consistency", "mu": 0.7, "num_nodes": 8},
     "progressive": {"name": "progressive", "start_steps": 8},
     "boot": {"name": "boot", "num_nodes": 40},

@@ -22,6 +22,9 @@ from pidistill.progress import Show
 from pidistill.training.config import RunConfig
 from pidistill.training.estimate import estimate
 
+MANY_STEPS = 10_000
+"""Steps of a run whose phases have their shares almost exactly."""
+
 
 class Cost(NamedTuple):
     """What a run costs on this machine."""
@@ -109,7 +112,8 @@ def steps_within(
         before, per_step = 0.0, float(config.batch_size)
     elif budget.teacher_evaluations is not None:
         before = method.teacher_evaluations_before
-        per_step = config.batch_size * method.teacher_evaluations
+        backwards = method.teacher_backwards(MANY_STEPS, MANY_STEPS) / MANY_STEPS
+        per_step = config.batch_size * (method.teacher_evaluations + 2 * backwards)
     else:
         per_step, before, _ = cost()
     left = budget.amount - before

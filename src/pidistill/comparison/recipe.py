@@ -41,7 +41,8 @@ class Budget(_Table):
     """What every run may spend; exactly one of the three is given."""
 
     teacher_evaluations: int | None = pydantic.Field(default=None, ge=1)
-    """Teacher evaluations per run, those before its first step included."""
+    """Teacher evaluations per run, those before its first step included; a backward pass through
+    the teacher counts as two."""
     images: int | None = pydantic.Field(default=None, ge=1)
     """Samples that the student sees in training."""
     seconds: float | None = pydantic.Field(default=None, gt=0)

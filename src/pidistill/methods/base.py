@@ -180,6 +180,13 @@ class Method(abc.ABC):
         """
         return 0
 
+    def teacher_backwards(self, done: int, max_train_steps: int) -> float:
+        """Backward passes through the teacher per sample, summed over the first `done` steps.
+
+        `teacher_evaluations` counts forward evaluations only; a backward pass costs about two.
+        """
+        return 0.0
+
     def start_phase(self, step: int, max_train_steps: int) -> bool:
         """Called before every step: whether a new phase of training begins at `step`.
 

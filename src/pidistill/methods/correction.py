@@ -1,21 +1,9 @@
-r"""The score-identity correction: a student whose samples are distributed as its teacher's.
+"""The correction as a training method: a student whose samples are distributed as its teacher's.
 
-PID brings every sample near the end of its own path, and the average over what is uncertain makes
-it smooth. The correction looks at the distribution instead. An auxiliary denoiser $D_\psi$ follows
-the student: it learns to denoise what the student draws. Where it agrees with the teacher's
-$D_\phi$ at every noise level, both distributions are the same. With $x_t = x_0 + \sigma \epsilon$
-and $\Delta = D_\phi(x_t, \sigma) - D_\psi(x_t, \sigma)$ the student minimises
-
-$$\frac{\langle \Delta, (D_\phi - x_0) - \alpha \Delta \rangle}
-{\mathrm{sg}[\mathrm{mean} |x_0 - D_\phi|]} + \lambda \cdot \text{residual}$$
-
-The first term is that of SiD (score identity distillation; Zhou et al. 2024, arXiv 2404.04057); its
-gradient flows through both denoisers into the student, which costs a backward pass through the
-teacher. The second, the loss of the method that trained the student first, keeps it on the
-teacher's paths. No data are needed.
+`score_identity` has the mathematics. A student is trained by the residual of its path first; then
+the correction alternates with updates of an auxiliary denoiser, and the residual is its anchor.
 """
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -26,26 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.data import Dataset
-from pidistill.denoiser import Denoiser, PreconditionedDenoiser, over_sample
-from pidistill.distance import l2
+from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Batch, Distillation, Losses, Part, Update
 from pidistill.methods.noise_levels import draw_log_normal
 from pidistill.methods.pid import PID, PIDSettings
 from pidistill.methods.pid_map import PIDMap, PIDMapSettings
+from pidistill.methods.score_identity import auxiliary_denoiser, correction_loss, denoising_loss
 from pidistill.methods.settings import MethodSettings, OptimizerSettings, rate_by_size
 from pidistill.model_folder import load_student
 from pidistill.noise import SEEDS, Draws
 from pidistill.paths import user_path
-from pidistill.precondition import EDMPrecondition, Precondition
 from pidistill.students.base import Student
 from pidistill.students.flow_map import FlowMapStudent
 from pidistill.students.trajectory import TrajectoryStudent
 
 ANCHOR_EVERY = 4
 """Every so many samples of a batch, one is an anchor."""
-SMALLEST_WEIGHT = 1e-3
-"""Least mean of |x0 - D| that the loss is divided by."""
 STUDENT_RATES = (2e-3, 1e-5)
 """Learning rates of the student for a small and a large network (`rate_by_size`); the latter is
 that of the publication."""
@@ -86,51 +71,6 @@ class CorrectionSettings(MethodSettings):
         return None if start is None else str(user_path(start).resolve())
 
 
-def correction_loss(
-    teacher: Denoiser,
-    auxiliary: Denoiser,
-    x0: Tensor,
-    eps: Tensor,
-    sigma: Tensor,
-    label: Tensor | None,
-    *,
-    alpha: float,
-) -> tuple[Tensor, Tensor]:
-    """The score-identity loss per sample.
-
-    Its gradient reaches what `x0` was computed from, but not the weights of the denoisers.
-
-    Args:
-        teacher: The teacher, differentiable in its samples.
-        auxiliary: The denoiser of what the student draws.
-        x0: Samples of the student, shape (b, *sample_shape).
-        eps: Standard normal noise, shaped like `x0`.
-        sigma: Noise levels, shape (b,), float64 on the CPU.
-        label: Class labels (b,), or None.
-        alpha: The coefficient alpha.
-
-    Returns:
-        The losses, and the mean squares of Delta without gradient, both of shape (b,).
-
-    Raises:
-        PidistillError: The teacher lets no gradient through.
-    """
-    leaf = x0.detach().requires_grad_()
-    noisy = leaf + over_sample(sigma, x0) * eps
-    of_teacher = teacher(noisy, sigma.to(noisy), label).to(x0)
-    if not of_teacher.requires_grad:
-        raise PidistillError(
-            f"{teacher.source} lets no gradient through to its samples, which the method "
-            "correction needs; make it differentiable, or use the method pid or pid-map"
-        )
-    delta = of_teacher - auxiliary(noisy, sigma.to(noisy), label).to(x0)
-    weight = (x0 - of_teacher).detach().abs().flatten(1).mean(1).clamp(min=SMALLEST_WEIGHT)
-    loss = (delta * (of_teacher - leaf - alpha * delta)).flatten(1).mean(1) / weight
-    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-    linear = (gradient * x0).flatten(1).sum(1)  # has the gradient of the loss
-    return linear + (loss - linear).detach(), delta.detach().square().flatten(1).mean(1)
-
-
 class Correction(Distillation):
     """The correction as a training method, after a first phase that trains the student."""
 
@@ -149,6 +89,7 @@ class Correction(Distillation):
         super().__init__(settings, student, teacher)
         self.auxiliary = auxiliary
         self.first = first
+        self.is_anchored = first is not None and settings.weight > 0
         self.corrected_from: int | None = None
         self.teacher_evaluations = teacher.evaluations_per_call
         self.student_evaluations = 1
@@ -184,7 +125,7 @@ class Correction(Distillation):
         """See `Method.build`."""
         if teacher is None:
             raise PidistillError("correction distils a teacher; set 'teacher'")
-        auxiliary = _auxiliary(teacher, network)
+        auxiliary = auxiliary_denoiser(teacher, network)
         student = cls.make_student(settings, teacher, network)
         first = _first_method(settings, student, teacher)
         return cls(settings, student, teacher, auxiliary, first)
@@ -225,6 +166,12 @@ class Correction(Distillation):
         share = 0.0 if self.settings.start else self.settings.first_share
         return 0, round(share * max_train_steps)
 
+    def teacher_backwards(self, done: int, max_train_steps: int) -> float:
+        """One for every corrected sample; see `Method.teacher_backwards`."""
+        begin = self.phase(max_train_steps)[self.corrected_from is None]
+        corrected = 1 - 1 / ANCHOR_EVERY if self.is_anchored else 1
+        return self.teacher.evaluations_per_call * corrected * max(0, done - begin)
+
     def updates(self, step: int) -> Iterator[Update]:
         """An update of the student, then one of the auxiliary denoiser.
 
@@ -244,23 +191,24 @@ class Correction(Distillation):
 
     def loss(self, batch: Batch) -> Losses:
         """The correction of three samples in four; every fourth is an anchor instead."""
-        if self.first is None or self.settings.weight == 0:
+        if not self.is_anchored or self.first is None:
             return self._correct(batch)
-        anchors = len(range(-batch.draws.first % ANCHOR_EVERY, batch.draws.num, ANCHOR_EVERY))
+        anchors = list(range(-batch.draws.first % ANCHOR_EVERY, batch.draws.num, ANCHOR_EVERY))
+        others = [row for row in range(batch.draws.num) if row not in anchors]
         before = -(-batch.draws.first // ANCHOR_EVERY)  # anchors of earlier batches
         parts = []
-        if anchors < batch.draws.num:
-            rows = (batch.draws.first - before, batch.draws.num - anchors)
-            corrected = self._correct(self._fresh(batch, *rows))
+        if others:
+            corrected = self._correct(self._fresh(batch, batch.draws.first - before, len(others)))
             share = 1 - 1 / ANCHOR_EVERY  # each part counts by its own mean
             parts.append(dataclasses.replace(corrected, loss=corrected.loss / share))
         if anchors:
-            anchor = self.first.loss(self._fresh(batch, before, anchors))
+            anchor = self.first.loss(self._fresh(batch, before, len(anchors)))
             weight = self.settings.weight * ANCHOR_EVERY
             parts.append(dataclasses.replace(anchor, loss=weight * anchor.loss))
-        scalars = {name: value for part in parts for name, value in part.scalars.items()}
+        order = torch.tensor(others + anchors).argsort()
         loss, sigma = (torch.cat([getattr(p, key) for p in parts]) for key in ("loss", "sigma"))
-        return Losses(loss, sigma, scalars)
+        scalars = {name: value for part in parts for name, value in part.scalars.items()}
+        return Losses(loss[order.to(loss.device)], sigma[order], scalars)
 
     def _fresh(self, batch: Batch, first: int, num: int) -> Batch:
         """A batch of the samples `first ..`, with labels of their own."""
@@ -297,11 +245,7 @@ class Correction(Distillation):
             x0 = self._samples(dataclasses.replace(batch, draws=draws))
         sigma = self._sigma(draws, "auxiliary sigma")
         eps = draws.normal("auxiliary eps", self.student.sample_shape).to(x0)
-        noisy = x0 + over_sample(sigma, x0) * eps
-        denoised = self.auxiliary(noisy, sigma.to(noisy), batch.label).to(x0)
-        sigma_data = self.teacher.sigma_data
-        weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-        return Losses(weight.to(x0) * l2(denoised, x0), sigma, {})
+        return Losses(denoising_loss(self.auxiliary, x0, eps, sigma, batch.label), sigma, {})
 
     def _sigma(self, draws: Draws, stream: str) -> Tensor:
         """Noise levels (b,) of EDM's training distribution."""
@@ -329,24 +273,6 @@ class Correction(Distillation):
 
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _auxiliary(teacher: Denoiser, network: nn.Module | None) -> Denoiser:
-    """A denoiser with a copy of the teacher's network, or of `network` if it has none."""
-    parts: tuple[nn.Module, Precondition] | None = teacher.network_to_copy()
-    if parts is None and network is not None:
-        parts = network, EDMPrecondition(teacher.sigma_min, teacher.sigma_max, teacher.sigma_data)
-    if parts is None:
-        raise PidistillError(
-            f"teacher {teacher.source} has no network for the auxiliary denoiser to copy; pass one"
-        )
-    return PreconditionedDenoiser(
-        copy.deepcopy(parts[0]).requires_grad_(True).eval(),
-        parts[1],
-        sample_shape=teacher.sample_shape,
-        num_classes=teacher.num_classes,
-        source=f"denoiser of a student of {teacher.source}",
-    )
 
 
 def _first_method(

@@ -69,6 +69,14 @@ class RunState:
             for edge, (mean, count) in measured.by_sigma.items():
                 self.means_by_sigma.add(edge, mean, count)
 
+    def teacher_work(self) -> dict[str, int]:
+        """What the teacher has done so far, as the log shows it."""
+        backwards = self.method.teacher_backwards(self.step, self.config.max_train_steps)
+        return {
+            "teacher_evals": self.teacher_evaluations,
+            "teacher_backwards": round(self.config.batch_size * backwards),
+        }
+
     def restart_parts(self) -> None:
         """Begin a phase: restart optimizers, averages and the search for the best checkpoint."""
         self._adopt_settings()

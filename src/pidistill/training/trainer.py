@@ -105,7 +105,7 @@ class Trainer:
 
     @property
     def teacher_evaluations(self) -> int:
-        """Teacher evaluations so far."""
+        """Forward evaluations of the teacher so far."""
         return self.state.teacher_evaluations
 
     def prepare(self) -> Iterator[Preparation]:
@@ -256,14 +256,14 @@ class Trainer:
         start = self.state.means.peek()
         log.info("before training: %s", ", ".join(f"{k} {v:.4g}" for k, v in start.items()))
         before = self.method.teacher_evaluations_before
-        self._write_line(0, start, teacher_evals=before, seconds=0.0)
+        self._write_line(0, start, teacher_evals=before, teacher_backwards=0, seconds=0.0)
 
     def _log(self) -> None:
         by_sigma = self.state.means_by_sigma.take()
         self._write_line(
             self.step,
             self.state.means.take(),
-            teacher_evals=self.teacher_evaluations,
+            **self.state.teacher_work(),
             seconds=round(self.seconds, 3),
             loss_by_ln_sigma={edge: by_sigma[edge] for edge in sorted(by_sigma, key=int)},
         )
