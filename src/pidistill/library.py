@@ -29,15 +29,17 @@ if TYPE_CHECKING:
     from pidistill.training.config import RunConfig
     from pidistill.training.trainer import StepReport, Trainer
 
-DEFAULT_PRESET = "fast"
-"""What a distillation starts from."""
+DEFAULT_PRESET = "matched"
+"""What a distillation starts from, unless it names a method that this preset is not made for."""
+METHOD_PRESET = "fast"
+"""What a distillation by such a method starts from."""
 
 
 def distill(
     teacher: "str | Path | Denoiser",
     *,
     out: str | Path,
-    method: "str | dict[str, Any] | MethodSettings" = "pid",
+    method: "str | dict[str, Any] | MethodSettings | None" = None,
     network: "nn.Module | dict[str, Any] | None" = None,
     data: "str | Path | Dataset | None" = None,
     preset: str | None = None,
@@ -55,11 +57,13 @@ def distill(
         out: The run folder, which must be new or empty unless `resume` is set.
         method: Name of the method; or its settings, as a table such as
             `{"name": "pid", "num_nodes": 40}` or as an object such as `PIDSettings(num_nodes=40)`.
+            None means that of the preset.
         network: The network to train: a module of any class, called as
             `network(u, c_noise, label)`, or a table with `name` and `config` of one of
             `pidistill.networks.NETWORKS`. None copies the teacher's.
         data: A data set or the spec of one, for methods that train on images.
-        preset: The preset to start from; None means `fast`, or the config of the resumed run.
+        preset: The preset to start from. None means the config of the resumed run, or `matched`,
+            or `fast` if `method` names one other than `correction` and `pid-map`.
         resume: Whether to continue the run in `out`.
         progress: Whether to show progress on stderr.
         settings: Other fields of `pidistill.RunConfig`, such as `max_train_steps=1000`.
@@ -80,7 +84,7 @@ def distill(
         method = {"name": method}
     layer = {
         **settings,
-        "method": method if isinstance(method, dict) else method.model_dump(),
+        "method": method if isinstance(method, dict | None) else method.model_dump(),
         "teacher": _spec(teacher),
         "network": network if isinstance(network, dict) else None,
         "data": _spec(data),
@@ -123,15 +127,16 @@ def resolve_config(
     layers: list[dict[str, Any]],
     *,
     preset: str | None = None,
-    default_preset: str = DEFAULT_PRESET,
+    default_preset: str | None = None,
     file: Path | None = None,
     resume: bool = False,
 ) -> "RunConfig":
     """The config of a run: a preset, below a TOML file of settings, below `layers`.
 
-    The preset is the one that is named, or that the file names as `base`, or the default. In the
-    layers, the later above the earlier, None stands for a setting not given. `folder` is the run
-    folder, or None if nothing will be written.
+    The preset is the one that is named, or that the file names as `base`, or `default_preset`, or,
+    if that is None, the one for the method (`preset_for`). In the layers, the later above the
+    earlier, None stands for a setting not given. `folder` is the run folder, or None if nothing
+    will be written.
 
     To `resume` is to continue the run in `folder`, if there is one: its config takes the place of
     preset and file if neither is given, and the result must be the same run. Processes that
@@ -159,13 +164,22 @@ def resolve_config(
         below = [saved]
     else:
         table = {} if file is None else read_toml(file)
-        base = table.pop("base", default_preset)
+        base = table.pop("base", default_preset or preset_for([table, *layers]))
         below = [read_preset(preset or base), table]
     config = parse_config([*below, *layers], origin=str(file or saved_file or "settings"))
     if saved is not None and saved_file is not None:
         old = parse_config([saved], origin=str(saved_file))
         require_same_run(old, config, saved_file.parent)
     return config
+
+
+def preset_for(layers: list[dict[str, Any]]) -> str:
+    """The preset that a distillation starts from: `matched`, or `fast` for most other methods."""
+    name = "correction"
+    for layer in layers:
+        table = layer.get("method")
+        name = table.get("name", name) if isinstance(table, dict) else name
+    return DEFAULT_PRESET if name in ("correction", "pid-map") else METHOD_PRESET
 
 
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")

@@ -9,7 +9,7 @@ from pidistill import methods
 from pidistill.cli.console import json_option
 from pidistill.cli.run import list_of_presets, run_verb, training_options
 from pidistill.errors import PidistillError
-from pidistill.library import DEFAULT_PRESET
+from pidistill.library import DEFAULT_PRESET, METHOD_PRESET
 from pidistill.training.config import RunConfig
 
 
@@ -22,12 +22,16 @@ def _known_method(_: click.Context, __: click.Parameter, name: str | None) -> st
     return name
 
 
-@click.command(epilog=list_of_presets(DEFAULT_PRESET, lambda method: method != "denoising"))
+@click.command(
+    epilog=list_of_presets(
+        f"{DEFAULT_PRESET}; with most methods {METHOD_PRESET}", lambda method: method != "denoising"
+    )
+)
 @click.option(
     "--method",
     metavar="NAME",
     callback=_known_method,
-    help=f"How to distil: {', '.join(methods.NAMES)}; by default that of the preset, pid.",
+    help=f"How to distil: {', '.join(methods.NAMES)}; by default that of the preset.",
 )
 @training_options()
 @json_option
@@ -38,7 +42,7 @@ def distill(method: str | None, **options: Any) -> None:
     metrics.jsonl, previews, and state/ for resuming.
     """
     named = {} if method is None else {"method": {"name": method}}
-    run_verb("student", [named], DEFAULT_PRESET, _require_teacher, **options)
+    run_verb("student", [named], None, _require_teacher, **options)
 
 
 def _require_teacher(config: RunConfig) -> None:

@@ -109,7 +109,7 @@ def list_of_presets(default: str, method: Callable[[str], bool]) -> str:
 def run_verb(
     what: str,
     below: list[dict[str, Any]],
-    default_preset: str,
+    default_preset: str | None,
     require: Callable[[RunConfig], None],
     *,
     folder: Path | None,

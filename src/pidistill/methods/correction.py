@@ -20,7 +20,12 @@ from pidistill.methods.base import Batch, Distillation, Losses, Part, Update
 from pidistill.methods.noise_levels import draw_log_normal
 from pidistill.methods.pid import PID, PIDSettings
 from pidistill.methods.pid_map import PIDMap, PIDMapSettings
-from pidistill.methods.score_identity import auxiliary_denoiser, correction_loss, denoising_loss
+from pidistill.methods.score_identity import (
+    auxiliary_denoiser,
+    correction_loss,
+    denoising_loss,
+    require_differentiable,
+)
 from pidistill.methods.settings import MethodSettings, OptimizerSettings, rate_by_size
 from pidistill.model_folder import load_student
 from pidistill.noise import SEEDS, Draws
@@ -91,6 +96,7 @@ class Correction(Distillation):
         self.first = first
         self.is_anchored = first is not None and settings.weight > 0
         self.corrected_from: int | None = None
+        self._drawn: dict[int, tuple[Batch, Tensor]] = {}  # the samples of the latest update
         self.teacher_evaluations = teacher.evaluations_per_call
         self.student_evaluations = 1
         self.target_evaluations = 1
@@ -125,6 +131,7 @@ class Correction(Distillation):
         """See `Method.build`."""
         if teacher is None:
             raise PidistillError("correction distils a teacher; set 'teacher'")
+        require_differentiable(teacher)
         auxiliary = auxiliary_denoiser(teacher, network)
         student = cls.make_student(settings, teacher, network)
         first = _first_method(settings, student, teacher)
@@ -192,13 +199,14 @@ class Correction(Distillation):
     def loss(self, batch: Batch) -> Losses:
         """The correction of three samples in four; every fourth is an anchor instead."""
         if not self.is_anchored or self.first is None:
-            return self._correct(batch)
+            return self._correct(batch, batch.draws.first)
         anchors = list(range(-batch.draws.first % ANCHOR_EVERY, batch.draws.num, ANCHOR_EVERY))
         others = [row for row in range(batch.draws.num) if row not in anchors]
         before = -(-batch.draws.first // ANCHOR_EVERY)  # anchors of earlier batches
         parts = []
         if others:
-            corrected = self._correct(self._fresh(batch, batch.draws.first - before, len(others)))
+            fresh = self._fresh(batch, batch.draws.first - before, len(others))
+            corrected = self._correct(fresh, batch.draws.first)
             share = 1 - 1 / ANCHOR_EVERY  # each part counts by its own mean
             parts.append(dataclasses.replace(corrected, loss=corrected.loss / share))
         if anchors:
@@ -218,9 +226,10 @@ class Correction(Distillation):
         label = draws.integers("train label", self.student.num_classes)
         return Batch(draws, label.to(batch.label.device), None)
 
-    def _correct(self, batch: Batch) -> Losses:
-        """The correction of every sample of the batch."""
+    def _correct(self, batch: Batch, key: int) -> Losses:
+        """The correction of every sample of the batch, which is kept under `key`."""
         x0 = self._samples(batch)
+        self._drawn[key] = batch, x0.detach()
         sigma = self._sigma(batch.draws, "correction sigma")
         eps = batch.draws.normal("correction eps", self.student.sample_shape).to(x0)
         loss, disagreement = correction_loss(
@@ -235,14 +244,20 @@ class Correction(Distillation):
         return Losses(loss, sigma, {"disagreement": disagreement.mean()})
 
     def auxiliary_loss(self, batch: Batch, turn: int = 0) -> Losses:
-        """EDM's denoising loss of the auxiliary denoiser on fresh samples of the student.
+        """The denoising loss of the auxiliary denoiser on samples of the student.
 
-        `turn` counts the updates within a step; each has its own random numbers.
+        They are those of the student's update, or fresh ones if `turn`, which counts further
+        updates within a step, is not 0.
         """
-        seed = Draws(batch.draws.seed, turn, 1).integers("auxiliary seed", SEEDS - 1)
-        draws = dataclasses.replace(batch.draws, seed=int(seed))
-        with torch.no_grad():
-            x0 = self._samples(dataclasses.replace(batch, draws=draws))
+        if turn == 0 and batch.draws.first in self._drawn:
+            batch, x0 = self._drawn.pop(batch.draws.first)
+        else:
+            seed = Draws(batch.draws.seed, turn, 1).integers("auxiliary seed", SEEDS - 1)
+            draws = dataclasses.replace(batch.draws, seed=int(seed))
+            batch = dataclasses.replace(batch, draws=draws)
+            with torch.no_grad():
+                x0 = self._samples(batch)
+        draws = batch.draws
         sigma = self._sigma(draws, "auxiliary sigma")
         eps = draws.normal("auxiliary eps", self.student.sample_shape).to(x0)
         return Losses(denoising_loss(self.auxiliary, x0, eps, sigma, batch.label), sigma, {})

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser, over_sample
 from pidistill.distance import l2
 from pidistill.errors import PidistillError
+from pidistill.noise import device_of
 from pidistill.precondition import EDMPrecondition, Precondition
 
 SMALLEST_WEIGHT = 1e-3
@@ -44,7 +45,7 @@ def correction_loss(
     Its gradient reaches what `x0` was computed from, but not the weights of the denoisers.
 
     Args:
-        teacher: The teacher, differentiable in its samples.
+        teacher: The teacher, differentiable in its samples (`require_differentiable`).
         auxiliary: The denoiser of what the student draws.
         x0: Samples of the student, shape (b, *sample_shape).
         eps: Standard normal noise, shaped like `x0`.
@@ -54,19 +55,11 @@ def correction_loss(
 
     Returns:
         The losses, and the mean squares of Delta without gradient, both of shape (b,).
-
-    Raises:
-        PidistillError: The teacher lets no gradient through.
     """
     with torch.enable_grad():
         leaf = x0.detach().requires_grad_()
         noisy = leaf + over_sample(sigma, x0) * eps
         of_teacher = teacher(noisy, sigma.to(noisy), label).to(x0)
-        if not of_teacher.requires_grad:
-            raise PidistillError(
-                f"{teacher.source} lets no gradient through to its samples, which the method "
-                "correction needs; make it differentiable, or use the method pid or pid-map"
-            )
         delta = of_teacher - auxiliary(noisy, sigma.to(noisy), label).to(x0)
         weight = (x0 - of_teacher).detach().abs().flatten(1).mean(1).clamp(min=SMALLEST_WEIGHT)
         loss = (delta * (of_teacher - leaf - alpha * delta)).flatten(1).mean(1) / weight
@@ -74,6 +67,19 @@ def correction_loss(
     loss = loss.detach()
     linear = (gradient * x0).flatten(1).sum(1)  # has the gradient of the loss
     return linear + (loss - linear).detach(), delta.detach().square().flatten(1).mean(1)
+
+
+@torch.enable_grad()
+def require_differentiable(teacher: Denoiser) -> None:
+    """Raise `PidistillError` unless a gradient passes through the teacher to its samples."""
+    x = torch.zeros(1, *teacher.sample_shape, device=device_of(teacher), requires_grad=True)
+    sigma = torch.full((1,), teacher.sigma_data, device=x.device)
+    label = torch.zeros(1, dtype=torch.int64, device=x.device) if teacher.num_classes else None
+    if not teacher(x, sigma, label).requires_grad:
+        raise PidistillError(
+            f"{teacher.source} lets no gradient through to its samples, which the method "
+            "correction needs; make it differentiable, or choose the method pid or pid-map"
+        )
 
 
 def denoising_loss(

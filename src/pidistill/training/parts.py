@@ -1,5 +1,6 @@
 """A part of a method in training: its optimizer, its averages, its files."""
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from pidistill.training.averages import Averages
 from pidistill.training.distributed import block_names, start_fsdp
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
+    "adamw": functools.partial(torch.optim.AdamW, fused=True),
     "radam": torch.optim.RAdam,
 }
 
