@@ -212,9 +212,9 @@ def require_refine(model: Denoiser | Student, refine: int) -> None:
     if refine < 0:
         raise PidistillError(f"refine is {refine}; expected 0 or more evaluations")
     if refine > 0 and not (isinstance(model, Student) and model.refines):
-        kind = "a teacher" if isinstance(model, Denoiser) else f"a {type(model).__name__}"
+        kind = "teacher" if isinstance(model, Denoiser) else type(model).__name__
         raise PidistillError(
-            f"refine is {refine}, but {model.source} is {kind}; only a flow map refines its samples"
+            f"refine is {refine}, but a {kind} does not refine its samples; only a flow map does"
         )
 
 
