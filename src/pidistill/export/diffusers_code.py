@@ -32,6 +32,7 @@ class OneStepModel(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore
 
     network_class: type[nn.Module]
     most_steps = 1
+    """Most network evaluations per sample."""
 
     @register_to_config  # type: ignore[untyped-decorator, unused-ignore]
     def __init__(
