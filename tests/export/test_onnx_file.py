@@ -46,7 +46,7 @@ def test_any_batch_gives_the_student_s_samples(name, kind, tmp_path, student_nam
     write(tmp_path, student)
     session = onnxruntime.InferenceSession(tmp_path / "student.onnx")
     for num in (1, 3, 8):
-        assert difference(session, student, num) < 2e-6
+        assert difference(session, student, num) < (4e-6 if kind is FlowMapStudent else 2e-6)
 
 
 @pytest.mark.slow
