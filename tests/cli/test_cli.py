@@ -189,6 +189,7 @@ BAD = {
     "file type": (["sample", "DIGITS", "--out", "x.jpg"], [".jpg", ".png", ".npz"]),
     "label": (["sample", "DIGITS", "--label", "10", "--out", "x.png"], ["label is 10", "0 .. 9"]),
     "steps": (["sample", "RUN", "--steps", "4", "--out", "x.npz"], ["steps is 4", "1"]),
+    "refine": (["sample", "RUN", "--refine", "2", "--out", "x.npz"], ["refine is 2", "flow map"]),
     "solver": (["sample", "RUN", "--solver", "heun", "--out", "x.npz"], ["heun", "student"]),
     "no image": (["sample", "RUN", "--out", "x.png"], ["not images", ".npz"]),
     "weights": (["sample", "RUN", "--ema", "0.5", "--out", "x.npz"], ["ema-0.5", "ema-0.999"]),

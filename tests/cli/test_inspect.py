@@ -51,6 +51,7 @@ def test_where_a_run_stands(run, capsys, monkeypatch):
     assert facts["best_checkpoint"].endswith("step-000000004")
     model = load_model(run)
     assert facts["sigma_data"] == model.sigma_data
+    assert (facts["kind"], facts["evaluations"]) == ("trajectory-edm", 1)
     assert facts["parameters"] == sum(tensor.numel() for tensor in model.state_dict().values())
     monkeypatch.setattr("pidistill.cli.inspect.is_held", lambda folder: True)
     assert facts_of(run, capsys)["state"] == "running"

@@ -14,6 +14,7 @@ from pidistill.evaluation.metrics import choose_metrics, error_metrics
 from pidistill.evaluation.reference import Reference
 from pidistill.evaluation.sampling import GivenSamples, Sampler
 from pidistill.evaluation.speed import measure_speed
+from pidistill.students.flow_map import FlowMapStudent
 
 OF_FEATURES = ("fid", "kid", "is", "precision-recall")
 IMAGES = Reference("x", torch.zeros(4, 1, 8, 8))
@@ -30,7 +31,9 @@ def test_what_can_be_had_by_default(gaussian, gaussian_student, digits):
     drawn = IMAGES._replace(are_drawn=True)
     edm = Reference("x", None, Statistics(torch.zeros(2), torch.eye(2)))
     network, (_, student) = features_for((1, 8, 8)), digits
+    flow_map = FlowMapStudent.from_teacher(digits[0])
     for given, expected in [
+        ((flow_map, digits[0]), "error trajectory diversity speed"),
         ((gaussian_student, gaussian), "error trajectory diversity speed"),
         ((gaussian,), "diversity speed"),
         ((student, None, IMAGES, network), "fid diversity training-images speed"),

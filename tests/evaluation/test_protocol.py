@@ -16,6 +16,7 @@ from pidistill.evaluation.sampling import TEACHER_STEPS, teacher_samples
 from pidistill.evaluation.trajectory import per_sample_rms, rms
 from pidistill.processes import join_processes
 from pidistill.sample_files import write_samples
+from pidistill.students.flow_map import FlowMapStudent
 from pidistill.students.trajectory import TrajectoryStudent
 
 from method_runs import small, train
@@ -184,6 +185,18 @@ def test_the_progress_bar_knows_the_end(ring_run):
     assert bars == [(20, 20)]
 
 
+def test_a_flow_map_is_measured_in_several_evaluations_and_refined(digits):
+    teacher, _ = digits
+    student = FlowMapStudent.from_teacher(teacher)
+    options = {"teacher": teacher, "num": 8, "metrics": ["error", "speed"]}
+    plain = evaluate(student, steps=2, **options)
+    refined = evaluate(student, steps=2, refine=3, **options)
+    assert (plain["nfe"], refined["nfe"], refined["refine"]) == (2, 5, 3)
+    assert "refine" not in plain
+    assert refined["rms_error"] != plain["rms_error"]
+    assert refined["ms_per_sample"] > plain["ms_per_sample"]
+
+
 class Mean(FeatureNetwork):
     """The mean and the first pixel of an image."""
 
@@ -227,6 +240,8 @@ def test_a_run_whose_teacher_is_not_there(ring_run, tmp_path):
         ("digits", {"reference": "teacher"}, "'teacher'"),
         (torch.zeros(9, 2), {"num": 10}, "10.*9"),
         (torch.zeros(9, 2), {"steps": 3}, "steps is 3"),
+        (torch.zeros(9, 2), {"refine": 3}, "refine is 3"),
+        ("digits", {"refine": 2}, "refine is 2, but a teacher"),
     ],
 )
 def test_what_does_not_fit_is_refused(given, options, words):

@@ -21,6 +21,7 @@ from pidistill.evaluation.sampling import (
     teacher_samples,
 )
 from pidistill.processes import Processes
+from pidistill.students.flow_map import FlowMapStudent
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +101,19 @@ def test_samples_are_kept_under_all_that_they_depend_on(tmp_path, mlp_student, m
     mlp_student.network.output.weight.data += 1
     folders.append(replace(student).folder)
     assert len(set(folders)) == len(folders)
+
+
+def test_refined_samples_are_kept_by_themselves(tmp_path, mlp_teacher):
+    student = FlowMapStudent.from_teacher(mlp_teacher)
+    plain = Sampler(student, 2, seed=4, store=tmp_path)
+    refined = replace(plain, refine=3)
+    assert refined.folder != plain.folder
+    assert refined.folder != replace(refined, refine=1).folder
+    parts = [refined.draw(block) for block in blocks(12)]
+    assert {part.nfe for part in parts} == {5}
+    assert plain.draw(range(8)).nfe == 2
+    whole = student.generate(12, seed=4, steps=2, refine=3)
+    torch.testing.assert_close(torch.cat([p.x for p in parts]), whole.x, rtol=0, atol=1e-4)
 
 
 def test_latents_are_decoded_a_few_at_a_time():

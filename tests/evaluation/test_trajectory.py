@@ -13,6 +13,7 @@ from pidistill.evaluation.trajectory import (
     trajectory_metrics,
 )
 from pidistill.schedule import karras_sigmas
+from pidistill.students.flow_map import FlowMapStudent
 from pidistill.teachers.mixture import gaussian_trajectory
 
 SIGMAS = karras_sigmas(9, 0.002, 80.0)
@@ -64,6 +65,26 @@ def test_an_anchored_copy_has_no_residual_at_sigma_max(digits_copy):
     residuals = residual_along_path(student, teacher, paths_of(student, None, z, label))
     assert residuals[0].max() < 1e-5
     assert residuals[4].max() > 1e-2
+
+
+def test_an_untrained_flow_map_has_no_residual_at_sigma_max(digits_copy):
+    _, teacher, z, label = digits_copy
+    student = FlowMapStudent.from_teacher(teacher)
+    paths = paths_of(student, None, z, label)
+    torch.testing.assert_close(paths.student[0], z)
+    residuals = residual_along_path(student, teacher, paths)
+    assert residuals[0].max() < 1e-5
+    assert residuals[4].max() > 1e-2
+
+
+def test_a_flow_map_has_metrics_along_its_path(digits_copy):
+    _, teacher, _, _ = digits_copy
+    student = FlowMapStudent.from_teacher(teacher)
+    metrics = trajectory_metrics(student, teacher, 6, seed=0, steps=5, batch_size=4)
+    curves = metrics["trajectory"]
+    assert curves["error"][0] < 1e-5 < curves["error"][-1]
+    assert curves["residual"][0] < 1e-5 < curves["residual"][-1]
+    assert metrics["straightness"] > 0
 
 
 class TestStraightness:

@@ -8,6 +8,7 @@ from pidistill.model_folder import weights_name, write_description
 from pidistill.networks import build_network
 from pidistill.precondition import build_precondition
 from pidistill.storage import write_tensors
+from pidistill.students.flow_map import FlowMapStudent
 from pidistill.students.trajectory import TrajectoryStudent
 
 SONG_UNET = {
@@ -102,6 +103,8 @@ def build_student(name, student_class=TrajectoryStudent, **options):
         source="distilled from random weights",
         **options,
     )
+    if isinstance(student, FlowMapStudent):
+        torch.nn.init.normal_(student.second_time.linear1.weight, std=0.3)
     return student.eval().requires_grad_(False)
 
 

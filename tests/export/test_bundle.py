@@ -8,7 +8,8 @@ from pidistill.export import bundle as bundling
 from pidistill.export.bundle import bundle, with_checksum
 from pidistill.networks import NETWORKS
 
-PARTS = ["pidistill.export.diffusers_code:OneStepPipeline"]
+CODE = "pidistill.export.diffusers_code"
+PARTS = [f"{CODE}:OneStepPipeline", f"{CODE}:OneStepModel", f"{CODE}:FlowMapModel"]
 PARTS += [f"{network.__module__}:{network.__name__}" for network in NETWORKS.values()]
 
 

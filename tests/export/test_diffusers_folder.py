@@ -1,5 +1,6 @@
 """Exported pipelines, opened by the diffusers library."""
 
+import itertools
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from pidistill import PidistillError, initial_noise
 from pidistill.export.export import export_student
 from pidistill.images import to_uint8
 from pidistill.students.base import labels_for
+from pidistill.students.flow_map import FlowMapStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -42,8 +45,13 @@ pipelines = {n: DiffusionPipeline.from_pretrained(f"{folder}/{n}", **options) fo
 samples = {}
 for name, pipeline in pipelines.items():
     z = torch.from_numpy(numpy.load(f"{folder}/z-{name}.npy"))
-    samples[f"{name}-z"] = pipeline(z=z, output_type="raw").images.numpy()
-    samples[f"{name}-seed"] = pipeline(len(z), seed=7, output_type="raw").images.numpy()
+    for steps in (1, 2, 4, 8):
+        if steps <= pipeline.student.most_steps:
+            options = {"num_inference_steps": steps, "output_type": "raw"}
+            drawn = pipeline(z=z, **options), pipeline(len(z), seed=7, **options)
+            samples[f"{name}-{steps}-z"], samples[f"{name}-{steps}-seed"] = (
+                one.images.numpy() for one in drawn
+            )
 numpy.savez(f"{folder}/samples.npz", **samples)
 """
 
@@ -78,11 +86,14 @@ def _one_thread():
 
 
 @pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize(
+    ("kind", "steps"), [(TrajectoryStudent, (1,)), (FlowMapStudent, (1, 2, 4, 8))]
+)
 def test_all_architectures_draw_the_same_samples_where_pidistill_is_not_installed(
-    tmp_path, student_named, run_of
+    tmp_path, student_named, run_of, kind, steps
 ):
     for name in NAMES:
-        student = student_named(name)
+        student = student_named(name, kind)
         run = run_of(tmp_path / f"run-{name}", student)
         export_student(run, tmp_path / name, to="diffusers")
         z = student.sigma_max * torch.randn(3, *student.sample_shape)
@@ -97,12 +108,14 @@ def test_all_architectures_draw_the_same_samples_where_pidistill_is_not_installe
     )
     assert result.returncode == 0, result.stderr
     samples = np.load(tmp_path / "samples.npz")
-    for name in NAMES:
-        student = student_named(name)
+    assert len(samples) == 2 * len(NAMES) * len(steps)
+    for name, k in itertools.product(NAMES, steps):
+        student = student_named(name, kind)
         z = torch.from_numpy(np.load(tmp_path / f"z-{name}.npy"))
-        expected = student.sample(z, label=labels_for(student, 3)).x
-        assert torch.equal(torch.from_numpy(samples[f"{name}-z"]), expected)
-        assert torch.equal(torch.from_numpy(samples[f"{name}-seed"]), student.generate(3, seed=7).x)
+        expected = student.sample(z, label=labels_for(student, 3), steps=k).x
+        assert torch.equal(torch.from_numpy(samples[f"{name}-{k}-z"]), expected)
+        expected = student.generate(3, seed=7, steps=k).x
+        assert torch.equal(torch.from_numpy(samples[f"{name}-{k}-seed"]), expected)
 
 
 def test_the_folder_names_its_parts_and_holds_no_pickle(tmp_path, mlp_run):
@@ -165,7 +178,7 @@ def test_output_types(tmp_path, student_named, run_of):
     ("arguments", "named"),
     [
         ({"output_type": "jpg"}, "'jpg'"),
-        ({"num_inference_steps": 4}, "num_inference_steps is 4"),
+        ({"num_inference_steps": 4}, "num_inference_steps is 4; expected 1$"),
         ({"class_labels": 3}, "class_labels is 3"),
         ({"z": torch.zeros(1, 1, 4, 4), "seed": 1}, "z and seed"),
         ({"z": torch.zeros(2, 5)}, r"\(2, 5\)"),
@@ -174,6 +187,31 @@ def test_output_types(tmp_path, student_named, run_of):
 def test_bad_arguments_are_named(pipeline, arguments, named):
     with pytest.raises(ValueError, match=named):
         pipeline(**arguments)
+
+
+@pytest.fixture
+def flow_map_pipeline(tmp_path, student_named, run_of):
+    """The exported flow map `mlp`, opened, and its folder."""
+    run = run_of(tmp_path / "map", student_named("mlp", FlowMapStudent))
+    export_student(run, tmp_path / "flow-map", to="diffusers")
+    return opened(tmp_path / "flow-map"), tmp_path / "flow-map"
+
+
+@pytest.mark.parametrize("steps", [0, 9])
+def test_a_flow_map_takes_from_1_to_8_evaluations(flow_map_pipeline, steps):
+    with pytest.raises(ValueError, match=f"num_inference_steps is {steps}; expected 1 to 8$"):
+        flow_map_pipeline[0](seed=0, num_inference_steps=steps)
+
+
+def test_a_flow_map_in_half_precision(flow_map_pipeline):
+    pipeline, folder = flow_map_pipeline
+    options = {"seed": 0, "num_inference_steps": 2, "output_type": "raw"}
+    full = pipeline(8, **options).images
+    half = opened(folder, torch_dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in half.student.parameters()} == {torch.bfloat16}
+    samples = half(8, **options).images
+    assert samples.dtype == torch.float32
+    assert 0 < (samples - full).abs().max() < 0.2
 
 
 def test_the_card_s_code_runs(tmp_path, mlp_run, monkeypatch):

@@ -11,10 +11,11 @@ import torch
 from pidistill import PidistillError, initial_noise
 from pidistill.export import onnx_file
 from pidistill.export.export import export_student
-from pidistill.export.one_step import scales_of
 from pidistill.export.onnx_file import OneStepModule
 from pidistill.model_folder import load_student
 from pidistill.networks.mlp import MLP
+from pidistill.students.flow_map import FlowMapStudent
+from pidistill.students.trajectory import TrajectoryStudent
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -22,7 +23,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def write(folder, student):
-    return onnx_file.write_onnx(folder / "student.onnx", student, scales_of(student))
+    return onnx_file.write_onnx(folder / "student.onnx", student)
 
 
 def difference(session, student, num):
@@ -38,23 +39,52 @@ def difference(session, student, num):
     return np.abs(samples - expected).max() / max(1, np.abs(expected).max())
 
 
+@pytest.mark.parametrize("kind", [TrajectoryStudent, FlowMapStudent])
 @pytest.mark.parametrize("name", ["mlp", "points", "song_unet"])
-def test_any_batch_gives_the_student_s_samples(name, tmp_path, student_named):
-    student = student_named(name)
+def test_any_batch_gives_the_student_s_samples(name, kind, tmp_path, student_named):
+    student = student_named(name, kind)
     write(tmp_path, student)
     session = onnxruntime.InferenceSession(tmp_path / "student.onnx")
     for num in (1, 3, 8):
-        assert difference(session, student, num) < 2e-6
+        assert difference(session, student, num) < (4e-6 if kind is FlowMapStudent else 2e-6)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [TrajectoryStudent, FlowMapStudent])
 @pytest.mark.parametrize(
     "name", ["dhariwal_unet", "diffusers_unet", "labelled_diffusers_unet", "text_unet"]
 )
 def test_any_batch_gives_the_student_s_samples_of_the_other_architectures(
-    name, tmp_path, student_named
+    name, kind, tmp_path, student_named
 ):
-    test_any_batch_gives_the_student_s_samples(name, tmp_path, student_named)
+    test_any_batch_gives_the_student_s_samples(name, kind, tmp_path, student_named)
+
+
+def test_a_flow_map_is_exported_for_one_evaluation(tmp_path, student_named, run_of):
+    """Also where its network knows of the second time through its input."""
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 2)
+
+        def forward(self, u, c_noise, label=None):
+            return self.layer(torch.cat([u, c_noise[:, None]], dim=1))
+
+    points = student_named("points")
+    student = FlowMapStudent(
+        Plain(), points.precondition, sample_shape=(2,), source="random weights"
+    )
+    torch.nn.init.normal_(student.second_time.linear1.weight, std=0.3)
+    assert student.layer == ""
+    run = run_of(tmp_path / "run", student.requires_grad_(False))
+    exported = export_student(run, tmp_path / "a.onnx", to="onnx", network=Plain())
+    assert exported.max_difference < 1e-5
+    assert exported.not_included[0].startswith("Sampling in several evaluations")
+    assert "one network evaluation** or more" not in exported.card
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    assert json.loads(session.get_modelmeta().custom_metadata_map["nfe"]) == 1
+    assert difference(session, student, 4) < 2e-6
 
 
 def test_the_file_says_what_it_takes(tmp_path, student_named, mlp_run):

@@ -32,6 +32,13 @@ steps_option = click.option(
     metavar="K",
     help="Evaluations of a student (default: as trained, 1), or a teacher's nodes (default 40).",
 )
+refine_option = click.option(
+    "--refine",
+    type=NOT_NEGATIVE,
+    default=0,
+    metavar="R",
+    help="Further evaluations that refine the samples of a flow map.",
+)
 ema_option = click.option(
     "--ema", type=float, metavar="RATE", help="Averaging rate of the weights; 0: raw."
 )

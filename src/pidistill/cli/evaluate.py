@@ -12,6 +12,7 @@ from pidistill.cli.console import (
     best_device,
     device_option,
     json_option,
+    refine_option,
     steps_option,
 )
 
@@ -82,6 +83,7 @@ from pidistill.cli.console import (
     help="Averaging rate of the weights, 0 for raw, or all. May be repeated.",
 )
 @steps_option
+@refine_option
 @click.option(
     "--solver", type=click.Choice(["heun", "euler"]), default=None, help="For teachers only."
 )
@@ -109,6 +111,7 @@ def evaluate(
     seeds: tuple[int, ...],
     rates: tuple[str, ...],
     steps: int | None,
+    refine: int,
     solver: str | None,
     file: Path | None,
     keep_samples: bool,
@@ -142,6 +145,7 @@ def evaluate(
         seed=seeds,
         ema=rates or None,
         steps=steps,
+        refine=refine,
         solver=solver,
         batch_size=batch_size,
         device=best_device(device),

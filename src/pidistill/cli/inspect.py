@@ -98,6 +98,7 @@ def _model_facts(folder: Path) -> dict[str, Any]:
     """What `network.json` says, and how large the weights are; the network is not built."""
     from safetensors import SafetensorError, safe_open
 
+    from pidistill.model_folder import KINDS
     from pidistill.precondition import build_precondition
 
     description = read_json(folder / "network.json")
@@ -106,6 +107,7 @@ def _model_facts(folder: Path) -> dict[str, Any]:
         network, precondition = description["network"], description["precondition"]
         facts = {
             **{key: description[key] for key in ("kind", "source", "sample_shape", "num_classes")},
+            "evaluations": _evaluations(KINDS.get(description["kind"]), description["options"]),
             **_sigmas(build_precondition(precondition["name"], precondition["config"])),
             "network": network["name"] or network["class"],
             "network_config": network["config"],
@@ -119,6 +121,13 @@ def _model_facts(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, SafetensorError) as error:
         raise PidistillError(f"{folder} does not describe a model: {error!r}") from error
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def _evaluations(kind: Any, options: dict[str, Any]) -> int | str | None:
+    """Evaluations per sample of a student of class `kind`; None for a denoiser."""
+    if not hasattr(kind, "any_steps"):
+        return None
+    return "any" if kind.any_steps else int(options.get("num_steps", kind.num_steps))
 
 
 def _sigmas(model: Any) -> dict[str, float]:

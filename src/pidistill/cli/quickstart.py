@@ -131,7 +131,7 @@ def _report(
     from pidistill.machine import machine
     from pidistill.model_folder import load_student
     from pidistill.report.numbers import figures
-    from pidistill.students.trajectory import TrajectoryStudent
+    from pidistill.students.path import PathStudent
     from pidistill.teachers import load_teacher
 
     folder, device, num = trainer.folder, trainer.accelerator.device, metrics["num_samples"]
@@ -139,7 +139,7 @@ def _report(
     rows = [[f"teacher, {COARSE_NODES} nodes of Heun", *cells], *metrics_rows(metrics)]
     gain = metrics["teacher_ms_per_sample"] / metrics["ms_per_sample"]
     student = load_student(folder, device=device)
-    assert isinstance(student, TrajectoryStudent)
+    assert isinstance(student, PathStudent)
     write_report(
         folder / "report.html",
         student,

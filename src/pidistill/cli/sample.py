@@ -17,6 +17,7 @@ from pidistill.cli.console import (
     device_option,
     ema_option,
     json_option,
+    refine_option,
     steps_option,
 )
 from pidistill.errors import PidistillError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("-n", "--num", type=POSITIVE, default=64)
 @click.option("--seed", type=NOT_NEGATIVE, default=0)
 @steps_option
+@refine_option
 @click.option(
     "--solver", type=click.Choice(["heun", "euler"]), help="For a teacher only; heun unless named."
 )
@@ -55,6 +57,7 @@ def sample(
     num: int,
     seed: int,
     steps: int | None,
+    refine: int,
     solver: str | None,
     label: int | None,
     file: Path,
@@ -76,7 +79,7 @@ def sample(
     from pidistill.sample_files import require_writable, write_samples
 
     processes = join_processes()
-    draw, decoder = _open(out, model, ema, steps, solver, best_device(device), file)
+    draw, decoder = _open(out, model, ema, steps, refine, solver, best_device(device), file)
     if processes.is_main:
         require_writable(file)
     # A batch that is cut elsewhere has other rounding errors.
@@ -108,6 +111,7 @@ def _open(
     name: str,
     ema: float | None,
     steps: int | None,
+    refine: int,
     solver: str | None,
     device: str,
     file: Path,
@@ -115,15 +119,17 @@ def _open(
     """What draws samples for `file`, and what turns them into images if they are latents."""
     from pidistill.evaluation.sampling import TEACHER_STEPS, open_model, teacher_samples
     from pidistill.sample_files import require_drawable
-    from pidistill.students.base import Student
+    from pidistill.students.base import Student, require_refine
     from pidistill.training.run_folder import decoder_of_run
 
     model = open_model(name, ema).to(device)
+    require_refine(model, refine)
     if isinstance(model, Student):
         if solver is not None:
             raise PidistillError(f"--solver {solver} is for teachers; {name} is a student")
         decoder: nn.Module | None = decoder_of_run(Path(name), out.say)
-        draw: Callable[..., Solution] = partial(model.generate, steps=steps or model.num_steps)
+        steps = steps or model.num_steps
+        draw: Callable[..., Solution] = partial(model.generate, steps=steps, refine=refine)
     else:
         decoder = model.decoder
         steps = steps or TEACHER_STEPS

@@ -25,7 +25,7 @@ from pidistill.evaluation.speed import measure_speed
 from pidistill.evaluation.streaming import Seen, as_measured, as_pixels
 from pidistill.evaluation.trajectory import rms, trajectory_metrics
 from pidistill.noise import device_of
-from pidistill.students.trajectory import TrajectoryStudent
+from pidistill.students.path import PathStudent
 
 QUANTILES = (0.5, 0.9, 0.99)
 PATHS = 256
@@ -161,7 +161,7 @@ def _error(measured: Measured) -> Values:
 def _trajectory(measured: Measured) -> Values:
     sampler, teacher = measured.subject, measured.teacher
     assert isinstance(sampler, Sampler)
-    assert isinstance(sampler.model, TrajectoryStudent)
+    assert isinstance(sampler.model, PathStudent)
     assert teacher is not None
     return trajectory_metrics(
         sampler.model,
@@ -221,7 +221,7 @@ NEEDS = {
     "images": "a reference that holds images",
     "real images": "a reference with images that were not drawn by a model",
     "teacher": "a teacher to compare with: a run folder whose teacher is available, or teacher",
-    "trajectory": "a student of the method pid, and its teacher",
+    "trajectory": "a student of the method pid, pid-map or boot, and its teacher",
     "model": "a model to time, but these are samples",
 }
 """What a metric may need, worded for an error message."""
@@ -239,7 +239,7 @@ def choose_metrics(
     Raises `PidistillError` if a metric in `asked` is unknown, or what it needs is missing.
     """
     is_model = isinstance(subject, Sampler)
-    is_path = isinstance(subject, Sampler) and isinstance(subject.model, TrajectoryStudent)
+    is_path = isinstance(subject, Sampler) and isinstance(subject.model, PathStudent)
     has_images = reference is not None and reference.images is not None
     met = {
         "features": network is not None,

@@ -26,7 +26,7 @@ from pidistill.model_folder import is_model_folder
 from pidistill.paths import user_path
 from pidistill.progress import Show
 from pidistill.sample_files import read_pixels
-from pidistill.students.base import Student
+from pidistill.students.base import Student, require_refine
 from pidistill.teachers import load_teacher
 from pidistill.training.run_folder import teacher_of_run, what_is_measured
 
@@ -48,7 +48,7 @@ class Opened(NamedTuple):
     """Number of samples to measure."""
     teacher: Denoiser | None
     facts: dict[str, Any]
-    """`target`, a name, except for students; `weights` and `step` of a run."""
+    """`target`, a name, except for students; `weights` and `step` of a run; `refine`, if any."""
 
     @property
     def first(self) -> Subject:
@@ -63,6 +63,7 @@ def open_subjects(
     teacher: str | Denoiser | None,
     ema: Averages,
     steps: int | None,
+    refine: int,
     solver: str | None,
     batch_size: int,
     device: str | torch.device | None,
@@ -73,12 +74,15 @@ def open_subjects(
     if num is not None and num < 1:
         raise PidistillError(f"num is {num}; expected at least 1")
     if isinstance(given, Tensor) or (isinstance(given, str | Path) and str(given).endswith(".npz")):
-        options = {"ema": ema, "steps": steps, "solver": solver}
+        options = {"ema": ema, "steps": steps, "refine": refine or None, "solver": solver}
         return _open_samples(given, num, torch.device(device or "cpu"), options)
     models, facts, folder = _open_models(given, ema)
     first = next(iter(models.values()))
     if isinstance(first, Student) and solver is not None:
         raise PidistillError(f"solver is {solver!r}; expected None for a student")
+    require_refine(first, refine)
+    if refine:
+        facts["refine"] = refine
     if isinstance(teacher, str):
         teacher = load_teacher(teacher)
     elif teacher is None and folder is not None and isinstance(first, Student):
@@ -90,6 +94,7 @@ def open_subjects(
     sampler = Sampler(
         first,
         steps=steps or (first.num_steps if isinstance(first, Student) else TEACHER_STEPS),
+        refine=refine,
         solver=solver or "heun",
         batch_size=batch_size,
         decoder=None if owner is None else owner.decoder,

@@ -42,6 +42,7 @@ def evaluate(
     seed: int | Sequence[int] = 0,
     teacher: str | Denoiser | None = None,
     steps: int | None = None,
+    refine: int = 0,
     solver: str | None = None,
     ema: Averages = None,
     metrics: Sequence[str] | None = None,
@@ -59,13 +60,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model or samples; docs/evaluating.md describes the metrics and options.
 
-    - `model_or_samples`: a run folder, a teacher (spec or `Denoiser`), a `Student`, an `.npz` file
-      or a tensor (n, c, h, w) in [-1, 1].
-    - `reference`: a data spec, `Dataset` or tensor, an `.npz` of samples or of `mu` and `sigma`, or
-      `teacher[:SPEC]` for samples of a teacher.
+    - `model_or_samples`: a run folder, `Student`, teacher, `.npz` or tensor (n, c, h, w).
+    - `reference`: a data spec, `Dataset`, tensor or `.npz`, or `teacher[:SPEC]`, which draws one.
     - `num`, `seed`: number of samples (default 50,000, or all given), and their seed or seeds.
     - `teacher`, `num_error`: what errors are measured against (the run's teacher), on how many.
-    - `steps`, `solver`, `ema`: NFE of a student or nodes of a teacher; averages of a run, or "all".
+    - `steps`, `refine`, `solver`, `ema`: evaluations of a student or nodes of a teacher; averages.
     - `metrics`: names (by default all that fit, except the costly ones); `features`, `weights`,
       `allow_download`: the feature network and the file of its weights.
     - `batch_size`, `device`, `processes`: how the work is divided, and where it is done.
@@ -81,6 +80,7 @@ def evaluate(
         teacher=teacher,
         ema=ema,
         steps=steps,
+        refine=refine,
         solver=solver,
         batch_size=batch_size,
         device=device,
@@ -158,7 +158,7 @@ class Terms:
             seen = look(subject, num)
             if num_error and teacher is not None and isinstance(subject, Sampler):
                 solved = dataclasses.replace(
-                    subject, model=teacher, steps=TEACHER_STEPS, solver="heun"
+                    subject, model=teacher, steps=TEACHER_STEPS, refine=0, solver="heun"
                 )
                 of_teacher = look(solved, num_error, rival=subject)
         if seen is None:

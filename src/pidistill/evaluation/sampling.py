@@ -45,6 +45,8 @@ class Sampler:
     model: Student | Denoiser
     steps: int
     """Evaluations per sample of a student, or solver nodes of a teacher."""
+    refine: int = 0
+    """Further evaluations per sample of a student that refines (`Student.refine`)."""
     solver: str = "heun"
     """The solver of a teacher (see `ode.solve`)."""
     seed: int = 0
@@ -105,13 +107,14 @@ class Sampler:
         }
         if isinstance(model, Student):
             facts |= {"options": model.options(), "precondition": repr(model.precondition)}
+            facts["refine"] = self.refine
         else:
             facts["solver"] = self.solver
         return self.store / sha256_of(facts)[:16]
 
     def _draw(self, block: range, on_batch: OnBatch) -> Solution:
         generate = (
-            self.model.generate
+            functools.partial(self.model.generate, refine=self.refine)
             if isinstance(self.model, Student)
             else functools.partial(teacher_samples, self.model, solver=self.solver)
         )

@@ -27,7 +27,7 @@ def measure_speed(sampler: Sampler, teacher: Denoiser | None, num: int) -> dict[
     def milliseconds(model: Student | Denoiser, steps: int, solver: str) -> float:
         def run() -> None:
             if isinstance(model, Student):
-                model.sample(z, steps=steps, label=label)
+                model.sample_and_refine(z, steps=steps, refine=sampler.refine, label=label)
             else:
                 solve(model, z, steps=steps, solver=solver, label=label)
 

@@ -17,7 +17,7 @@ from pidistill.evaluation.trajectory import (
 )
 from pidistill.report.page import write_page
 from pidistill.report.plots import as_svg, data_uri, line_plot
-from pidistill.students.trajectory import TrajectoryStudent
+from pidistill.students.path import PathStudent
 from pidistill.training.log import read_log
 
 GRID_SAMPLES = 60
@@ -31,7 +31,7 @@ LOGGED = {"loss": "Training loss", "residual": "Distance of the residual"}
 
 def write_report(
     path: str | Path,
-    student: TrajectoryStudent,
+    student: PathStudent,
     teacher: Denoiser,
     *,
     title: str,

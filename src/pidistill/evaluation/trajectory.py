@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from pidistill.denoiser import Denoiser
-from pidistill.derivative import ForwardMode
 from pidistill.noise import initial_noise
 from pidistill.ode import path, sampling_sigmas
 from pidistill.students.base import labels_for
-from pidistill.students.trajectory import TrajectoryStudent
+from pidistill.students.path import PathStudent
 
 
 class Paths(NamedTuple):
@@ -32,7 +31,7 @@ class Paths(NamedTuple):
 
 @torch.no_grad()
 def solve_paths(
-    student: TrajectoryStudent,
+    student: PathStudent,
     teacher: Denoiser,
     num: int,
     *,
@@ -57,7 +56,7 @@ def solve_paths(
 
 
 def trajectory_metrics(
-    student: TrajectoryStudent,
+    student: PathStudent,
     teacher: Denoiser,
     num: int,
     *,
@@ -135,13 +134,12 @@ def error_along_path(paths: Paths) -> Tensor:
 
 
 @torch.no_grad()
-def residual_along_path(student: TrajectoryStudent, teacher: Denoiser, paths: Paths) -> Tensor:
+def residual_along_path(student: PathStudent, teacher: Denoiser, paths: Paths) -> Tensor:
     """RMS of `x - sigma dx/dsigma - D(x, sigma)`, with the exact derivative, shape (k, n)."""
-    derivative = ForwardMode()
     z, label = paths.z, paths.label
     residuals = []
     for level, x in zip(paths.sigmas, paths.student, strict=True):
         sigma = level.repeat(len(z))
-        point = derivative(lambda nodes: student.F(z, nodes[0], label)[None], student.share, sigma)
-        residuals.append(per_sample_rms(point.intercept, teacher(x, sigma.to(x), label)))
+        denoised = teacher(x, sigma.to(x), label)
+        residuals.append(per_sample_rms(student.intercept(z, sigma, label), denoised))
     return torch.stack(residuals)

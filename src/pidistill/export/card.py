@@ -9,11 +9,13 @@ from typing import Any
 import tomli_w
 from huggingface_hub import ModelCardData
 
+from pidistill.export.flow_map import MOST_STEPS
 from pidistill.files import read_json
 from pidistill.model_folder import read_description, weights_name
 from pidistill.report.page import render
 from pidistill.settings import read_toml
 from pidistill.students.base import Student
+from pidistill.students.flow_map import FlowMapStudent
 from pidistill.training.log import read_log
 
 CARD = "README.md"
@@ -109,10 +111,13 @@ def model_card(
         tags=["diffusion", "distillation", "one-step", "pidistill"],
         base_model=hub_name(teacher or ""),
     )
+    most = {"diffusers": MOST_STEPS if isinstance(student, FlowMapStudent) else 1, "onnx": 1}
     text = render(
         "card.md",
         front_matter=metadata.to_yaml(),
         student=student,
+        several=student.any_steps and most.get(to, math.inf) > 1,
+        most_steps=MOST_STEPS,
         num_parameters=sum(math.prod(p.shape) for p in student.parameters()),
         run=run,
         settings=tomli_w.dumps(run.config).strip(),

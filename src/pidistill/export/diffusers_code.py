@@ -21,14 +21,18 @@ from diffusers.utils.torch_utils import (  # type: ignore[import-not-found, unus
 )
 from torch import Tensor, nn
 
+from pidistill.export.flow_map import FlowScales, MapScales, flow_map_sample
 from pidistill.export.one_step import Scales, one_step_sample
 from pidistill.noise import initial_noise
+from pidistill.students.second_time import SecondTime
 
 
 class OneStepModel(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore]
     """Samples from starting noise in one evaluation; a subclass sets `network_class`."""
 
     network_class: type[nn.Module]
+    most_steps = 1
+    """Most network evaluations per sample."""
 
     @register_to_config  # type: ignore[untyped-decorator, unused-ignore]
     def __init__(
@@ -62,11 +66,58 @@ class OneStepModel(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore
         return one_step_sample(self.network, z, label, self.scales)
 
 
+class FlowMapModel(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore]
+    """Samples from starting noise in one or a few evaluations; see `OneStepModel`."""
+
+    network_class: type[nn.Module]
+
+    @register_to_config  # type: ignore[untyped-decorator, unused-ignore]
+    def __init__(
+        self,
+        network_config: dict[str, Any],
+        layer: str,
+        width: int,
+        scales: list[dict[str, Any]],
+        sigma_max: float,
+        sample_shape: list[int],
+        num_classes: int = 0,
+        source: str = "",
+    ) -> None:
+        """Build the model with fresh weights.
+
+        Args:
+            network_config: Constructor arguments of the raw network.
+            layer: The layer of the network that learns of the second time.
+            width: Width of its output.
+            scales: The constants of `flow_map_sample`, for 1, 2, ... evaluations.
+            sigma_max: The starting noise is drawn from N(0, sigma_max^2 I).
+            sample_shape: Shape of one sample, without the batch axis.
+            num_classes: Number of labels; 0 means unconditional.
+            source: Where the student comes from, for humans.
+        """
+        super().__init__()
+        self.network = self.network_class(**network_config)
+        self.layer, self.second_time = layer, SecondTime(width)
+        self.scales = [
+            FlowScales(one["to_y"], one["to_x"], [MapScales(**m) for m in one["maps"]])
+            for one in scales
+        ]
+        self.most_steps = len(scales)
+        self.sigma_max = sigma_max
+        self.sample_shape = tuple(sample_shape)
+        self.num_classes = num_classes
+
+    def forward(self, z: Tensor, label: Tensor | None = None, steps: int = 1) -> Tensor:
+        """Samples from the starting noise `z` (b, *sample_shape) in `steps` evaluations."""
+        scales = self.scales[steps - 1]
+        return flow_map_sample(self.network, self.layer, self.second_time, z, label, scales)
+
+
 OUTPUT_TYPES = ("pil", "np", "pt", "raw")
 
 
 class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
-    """Generates images in one network evaluation of a student distilled by pidistill."""
+    """Generates images by a student distilled by pidistill, in one network evaluation or a few."""
 
     model_cpu_offload_seq = "student->vae"
     _optional_components = ["vae"]  # noqa: RUF012 (the library's own form)
@@ -96,7 +147,7 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
             batch_size: Number of samples; ignored if `latents` or `z` is given.
             class_labels: One label for all samples, or one per sample; -1 means "no label". None:
                 sample i has the label `i % num_classes`, as in `pidistill sample`.
-            num_inference_steps: Must be 1.
+            num_inference_steps: Network evaluations per sample, at most `student.most_steps`.
             generator: Source of the noise, as in other pipelines.
             latents: Standard normal noise (b, ...), as in other pipelines.
             z: Starting noise (b, ...) from N(0, sigma_max^2 I).
@@ -109,13 +160,16 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
         Raises:
             ValueError: An argument is out of range, or two arguments specify the noise.
         """
-        if num_inference_steps != 1:
-            raise ValueError(f"num_inference_steps is {num_inference_steps}; expected 1")
+        most = self.student.most_steps
+        if not 1 <= num_inference_steps <= most:
+            expected = "1" if most == 1 else f"1 to {most}"
+            raise ValueError(f"num_inference_steps is {num_inference_steps}; expected {expected}")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; expected one of {OUTPUT_TYPES}")
         z = self.prepare_noise(batch_size, generator, latents, z, seed)
         label = self.prepare_labels(class_labels, len(z))
-        images = self.postprocess(self.student(z, label), output_type)
+        steps = () if most == 1 else (num_inference_steps,)
+        images = self.postprocess(self.student(z, label, *steps), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 

@@ -21,11 +21,13 @@ import pidistill
 from pidistill.errors import PidistillError
 from pidistill.export.bundle import bundle, is_internal, with_checksum
 from pidistill.export.card import without_folders
-from pidistill.export.one_step import Scales
+from pidistill.export.flow_map import MOST_STEPS, flow_scales
+from pidistill.export.one_step import scales_of
 from pidistill.files import write_json, write_text
 from pidistill.networks.diffusers_unet import plain_config
 from pidistill.storage import write_tensors
 from pidistill.students.base import Student
+from pidistill.students.flow_map import FlowMapStudent
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -34,30 +36,30 @@ CODE = "pidistill.export.diffusers_code"
 CREDIT = f"Written by pidistill {pidistill.__version__} from its own sources (Apache-2.0)."
 
 
-def write_pipeline(folder: Path, student: Student, scales: Scales, decoder: Any) -> None:
+def write_pipeline(folder: Path, student: Student, decoder: Any) -> None:
     """Write the pipeline of a student to `folder`, which must not exist.
 
     `decoder` is the diffusers autoencoder that decodes its samples, or None.
 
     Raises `PidistillError` if the student cannot be exported.
     """
-    stem, source = student_source(student.network)
+    base = "FlowMapModel" if isinstance(student, FlowMapStudent) else "OneStepModel"
+    stem, source = student_source(student.network, base)
     pipeline = bundle(
         f"{CODE}:OneStepPipeline",
-        docstring=f"The pipeline of a student that samples in one evaluation.\n\n{CREDIT}\n",
+        docstring=f"The pipeline of a student of a diffusion model.\n\n{CREDIT}\n",
     )
     pipeline_stem = with_checksum("pipeline", pipeline)
     config = {
         "network_config": student.network.config,
-        "scales": dataclasses.asdict(scales),
+        **_constants(student),
         "sigma_max": student.sigma_max,
         "sample_shape": list(student.sample_shape),
         "num_classes": student.num_classes,
         "source": without_folders(student.source),
     }
     folder.mkdir()
-    weights = {f"network.{name}": value for name, value in student.network.state_dict().items()}
-    _write_model(folder / "student", "DistilledStudent", config, weights)
+    _write_model(folder / "student", "DistilledStudent", config, dict(student.state_dict()))
     write_text(folder / "student" / f"{stem}.py", source)
     write_text(folder / f"{pipeline_stem}.py", pipeline)
     index: dict[str, list[str | None]] = {
@@ -72,8 +74,18 @@ def write_pipeline(folder: Path, student: Student, scales: Scales, decoder: Any)
     write_json(folder / "model_index.json", index)
 
 
-def student_source(network: nn.Module) -> tuple[str, str]:
-    """Name and source of a module with the class of a student's network.
+def _constants(student: Student) -> dict[str, Any]:
+    """The constructor arguments of the student's model that say how it samples."""
+    if not isinstance(student, FlowMapStudent):
+        return {"scales": dataclasses.asdict(scales_of(student))}
+    layer, width = student.options()["second_time"]
+    steps = range(1, MOST_STEPS + 1)
+    scales = [dataclasses.asdict(flow_scales(student, k)) for k in steps]
+    return {"layer": layer, "width": width, "scales": scales}
+
+
+def student_source(network: nn.Module, base: str = "OneStepModel") -> tuple[str, str]:
+    """Name and source of a module with a student's network, and its model derived from `base`.
 
     Raises `PidistillError` if the class is not from this package.
     """
@@ -85,11 +97,11 @@ def student_source(network: nn.Module) -> tuple[str, str]:
         )
     source = bundle(
         f"{module}:{name}",
-        f"{CODE}:OneStepModel",
-        docstring=f"A student that samples in one evaluation.\n\n{CREDIT}\n",
+        f"{CODE}:{base}",
+        docstring=f"A student of a diffusion model.\n\n{CREDIT}\n",
     )
     source += (
-        "\n\nclass DistilledStudent(OneStepModel):\n"
+        f"\n\nclass DistilledStudent({base}):\n"
         '    """The student with its architecture."""\n\n'
         f"    network_class = {name}\n"
     )

@@ -10,13 +10,14 @@ from torch import nn
 from pidistill.errors import PidistillError
 from pidistill.export.card import CARD, Provenance, model_card, provenance_of, without_folders
 from pidistill.export.diffusers_folder import write_pipeline
+from pidistill.export.flow_map import MOST_STEPS
 from pidistill.export.one_step import scales_of
 from pidistill.export.onnx_file import write_onnx
 from pidistill.files import replacing, require_no_way_out, write_json, write_text
 from pidistill.images import is_image
 from pidistill.model_folder import MODEL_FILE, load_student, read_description
 from pidistill.students.base import Student
-from pidistill.students.consistency import ConsistencyStudent
+from pidistill.students.flow_map import FlowMapStudent
 from pidistill.training.run_folder import decoder_of_run
 
 FORMS = ("diffusers", "onnx", "run")
@@ -65,13 +66,14 @@ def export_student(
     require_free(path, is_file=to == "onnx")
     student = load_student(folder, ema, network=network)
     provenance = provenance_of(folder, ema)
-    scales = None if to == "run" else scales_of(student)
+    if to != "run" and not isinstance(student, FlowMapStudent):
+        scales_of(student)  # refuses what cannot be exported, before anything is opened
     notes: list[str] = []
     decoder, difference = None, None
     if to == "diffusers":
         decoder = decoder_of_run(folder, lambda line: notes.append(without_folders(line)))
     if to != "run":
-        notes += _left_out(student, decoded=decoder is not None)
+        notes += _left_out(student, to, decoded=decoder is not None)
     card = model_card(
         student,
         provenance,
@@ -83,12 +85,12 @@ def export_student(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        if scales is None:
+        if to == "run":
             copy_run(temporary, folder, provenance)
         elif to == "onnx":
-            difference = write_onnx(temporary, student, scales)
+            difference = write_onnx(temporary, student)
         else:
-            write_pipeline(temporary, student, scales, decoder and decoder.autoencoder.float())
+            write_pipeline(temporary, student, decoder and decoder.autoencoder.float())
         if temporary.is_dir():
             write_text(temporary / CARD, card)
     return Export(student, card, notes, difference)
@@ -103,9 +105,11 @@ def require_free(path: Path, *, is_file: bool) -> None:
         raise PidistillError(f"{path} already exists; expected {expected}")
 
 
-def _left_out(student: Student, *, decoded: bool) -> list[str]:
+def _left_out(student: Student, to: str, *, decoded: bool) -> list[str]:
     notes = []
-    if isinstance(student, ConsistencyStudent):
+    if isinstance(student, FlowMapStudent) and to == "diffusers":
+        notes.append(f"Sampling in more than {MOST_STEPS} evaluations, and refinement of samples.")
+    elif student.any_steps:
         notes.append("Sampling in several evaluations, which this student supports in pidistill.")
     if not decoded and not is_image(student.sample_shape):
         notes.append(

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
 from pidistill.export.card import without_folders
-from pidistill.export.one_step import Scales, one_step_sample
+from pidistill.export.flow_map import flow_map_sample, flow_scales
+from pidistill.export.one_step import Scales, one_step_sample, scales_of
 from pidistill.noise import initial_noise
 from pidistill.students.base import Student, labels_for
+from pidistill.students.flow_map import FlowMapStudent
 
 OPSET = 18
 """The native operator set of torch's exporter; others would need conversion."""
@@ -47,7 +49,31 @@ class OneStepModule(nn.Module):
         return one_step_sample(self.network, z, label, self.scales)
 
 
-def write_onnx(path: Path, student: Student, scales: Scales) -> float | None:
+class OneMapModule(nn.Module):
+    """`flow_map_sample` in one evaluation; the embedding of the second time is a constant."""
+
+    shift: Tensor
+
+    def __init__(self, student: FlowMapStudent) -> None:
+        super().__init__()
+        self.network, self.layer, self.scales = (
+            student.network,
+            student.layer,
+            flow_scales(student, 1),
+        )
+        time = torch.tensor([self.scales.maps[0].second_time])
+        self.register_buffer("shift", student.second_time(time).detach())
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Samples from the starting noise `z` (b, ...) and `label` (b,), int64."""
+
+        def embedding(time: Tensor) -> Tensor:
+            return self.shift.expand(time.shape[0], -1)  # len() would fix the batch size
+
+        return flow_map_sample(self.network, self.layer, embedding, z, label, self.scales)
+
+
+def write_onnx(path: Path, student: Student) -> float | None:
     """Write a student, on the CPU, to the ONNX file `path` and check it.
 
     Returns:
@@ -72,7 +98,7 @@ def write_onnx(path: Path, student: Student, scales: Scales) -> float | None:
             f"the student's weights take {size / 2**30:.1f} GiB; one ONNX file holds at most "
             "2 GiB: export to diffusers instead"
         )
-    module = OneStepModule(student.network, scales).eval()
+    module = _module_of(student).eval()
     program = _program(module, student)
     facts = {
         "sigma_min": student.sigma_min,
@@ -87,7 +113,13 @@ def write_onnx(path: Path, student: Student, scales: Scales) -> float | None:
     return _checked_difference(path, module, student)
 
 
-def _program(module: OneStepModule, student: Student) -> Any:
+def _module_of(student: Student) -> OneStepModule | OneMapModule:
+    if isinstance(student, FlowMapStudent):
+        return OneMapModule(student)
+    return OneStepModule(student.network, scales_of(student))
+
+
+def _program(module: nn.Module, student: Student) -> Any:
     inputs = _example_inputs(student, 2)  # torch specialises on a batch size of 1
     try:
         with _quiet():
@@ -108,7 +140,7 @@ def _program(module: OneStepModule, student: Student) -> Any:
         ) from error
 
 
-def _checked_difference(path: Path, module: OneStepModule, student: Student) -> float | None:
+def _checked_difference(path: Path, module: nn.Module, student: Student) -> float | None:
     """Compare onnxruntime's samples with torch's; None without onnxruntime."""
     try:
         import onnxruntime

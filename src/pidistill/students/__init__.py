@@ -8,6 +8,7 @@ from pidistill.students.consistency import ConsistencyStudent
 from pidistill.students.edm_trajectory import EDMTrajectoryStudent
 from pidistill.students.euler import EulerStudent
 from pidistill.students.flow_map import FlowMapStudent
+from pidistill.students.path import PathStudent
 from pidistill.students.soft_boundary import SoftBoundaryStudent
 from pidistill.students.trajectory import TrajectoryStudent, should_anchor
 
@@ -17,6 +18,7 @@ __all__ = [
     "EDMTrajectoryStudent",
     "EulerStudent",
     "FlowMapStudent",
+    "PathStudent",
     "SoftBoundaryStudent",
     "Student",
     "TrajectoryStudent",

@@ -23,6 +23,10 @@ class Student(nn.Module):
 
     num_steps: int = 1
     """Network evaluations per sample that it was trained for."""
+    any_steps: bool = False
+    """Whether it can sample in any number of evaluations."""
+    refines: bool = False
+    """Whether it can refine samples, by `refine`."""
 
     def __init__(
         self,
@@ -82,6 +86,32 @@ class Student(nn.Module):
         """
         raise NotImplementedError
 
+    def refine(
+        self, x: Tensor, times: int, *, label: Tensor | None = None, draws: Draws | None = None
+    ) -> Solution:
+        """Improve samples `x` (b, ...) by `times` further evaluations.
+
+        Other arguments as in `sample`. Only for students with `refines`.
+        """
+        raise NotImplementedError
+
+    def sample_and_refine(
+        self,
+        z: Tensor,
+        *,
+        steps: int = 1,
+        refine: int = 0,
+        label: Tensor | None = None,
+        draws: Draws | None = None,
+    ) -> Solution:
+        """`sample` in `steps` evaluations, then `refine` by further ones; arguments as there."""
+        require_refine(self, refine)
+        x, nfe = self.sample(z, steps=steps, label=label, draws=draws)
+        if refine:
+            x, more = self.refine(x, refine, label=label, draws=draws)
+            nfe += more
+        return Solution(x, nfe)
+
     @torch.no_grad()
     def generate(
         self,
@@ -89,6 +119,7 @@ class Student(nn.Module):
         *,
         seed: int,
         steps: int = 1,
+        refine: int = 0,
         label: int | Tensor | None = None,
         first: int = 0,
         batch_size: int = 256,
@@ -99,7 +130,8 @@ class Student(nn.Module):
         Args:
             num: Number of samples.
             seed: The seed.
-            steps: Evaluations per sample.
+            steps: Evaluations per sample, before any refinement.
+            refine: Further evaluations per sample, which refine it (`Student.refine`).
             label: One label for all, labels (num,), or None; sample i then has label
                 `i % num_classes`.
             first: Index i of the first sample, for drawing part of a longer list.
@@ -111,11 +143,13 @@ class Student(nn.Module):
 
         Raises:
             PidistillError: `num` or `batch_size` is not positive, the labels do not fit, or the
-                student cannot sample in `steps` evaluations.
+                student cannot sample in `steps` evaluations or cannot refine.
         """
         return sample_in_batches(
             self,
-            lambda z, part, draws: self.sample(z, steps=steps, label=part, draws=draws),
+            lambda z, part, draws: self.sample_and_refine(
+                z, steps=steps, refine=refine, label=part, draws=draws
+            ),
             num,
             seed=seed,
             label=label,
@@ -126,7 +160,7 @@ class Student(nn.Module):
 
     def takes(self, steps: int) -> bool:
         """Whether it can sample in `steps` evaluations."""
-        return steps == self.num_steps
+        return steps >= 1 if self.any_steps else steps == self.num_steps
 
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond those of every student, as JSON values."""
@@ -170,6 +204,17 @@ class Student(nn.Module):
             num_classes=teacher.num_classes,
             source=f"distilled from {teacher.source}",
             **options,
+        )
+
+
+def require_refine(model: Denoiser | Student, refine: int) -> None:
+    """Raise `PidistillError` unless `model` can spend `refine` evaluations on refinement."""
+    if refine < 0:
+        raise PidistillError(f"refine is {refine}; expected 0 or more evaluations")
+    if refine > 0 and not (isinstance(model, Student) and model.refines):
+        kind = "teacher" if isinstance(model, Denoiser) else type(model).__name__
+        raise PidistillError(
+            f"refine is {refine}, but a {kind} does not refine its samples; only a flow map does"
         )
 
 

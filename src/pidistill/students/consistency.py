@@ -29,6 +29,8 @@ class ConsistencyStudent(Student):
     form gives a copy of any other network, such as one that predicts noise, an equally good start.
     """
 
+    any_steps = True
+
     def scales(self, sigma: Tensor) -> Scales:
         """The four factors at `sigma` (b,), each of shape (b,)."""
         own = self.precondition.scales(sigma)
@@ -57,10 +59,6 @@ class ConsistencyStudent(Student):
         c_skip, c_out, c_in, c_noise = self.scales(sigma)
         raw = call_network(self.network, over_sample(c_in, x) * x, c_noise.to(x), label)
         return over_sample(c_skip, x) * x + over_sample(c_out, x) * raw
-
-    def takes(self, steps: int) -> bool:
-        """Whether it can sample in `steps` evaluations: any positive number."""
-        return steps >= 1
 
     def sample(
         self,

@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pidistill.denoiser import over_sample
 from pidistill.errors import PidistillError
 from pidistill.noise import Draws
 from pidistill.ode import Solution
-from pidistill.precondition import EDMPrecondition, Precondition
-from pidistill.students.base import Student
+from pidistill.precondition import EDMPrecondition, Precondition, Scales
+from pidistill.students.path import PathStudent
 from pidistill.students.second_time import SecondTime, call_with_shift, noise_embedding
 
 REFINEMENT = (2.0, 0.4)
@@ -38,8 +39,11 @@ def angle(sigma: Tensor | float, sigma_data: float) -> Tensor:
     return torch.atan(torch.as_tensor(sigma, dtype=torch.float64) / sigma_data)
 
 
-class FlowMapStudent(Student):
+class FlowMapStudent(PathStudent):
     """The flow map of the ODE; see the module docstring."""
+
+    any_steps = True
+    refines = True
 
     def __init__(
         self,
@@ -95,23 +99,29 @@ class FlowMapStudent(Student):
         Returns:
             The shape and dtype of `y`.
         """
-        sigma_s, sigma = (self.sigma_data * t.tan() for t in (theta_s, theta))
+        c_skip, c_out, c_in, c_noise = self.scales(theta_s)
+        shift = self.second_time(self.time(theta).to(y))
+        u = over_sample(c_in, y) * y
+        raw = call_with_shift(self.network, self.layer, shift, u, c_noise.to(y), label)
+        return over_sample(c_skip, y) * y + over_sample(c_out, y) * raw
+
+    def scales(self, theta_s: Tensor) -> Scales:
+        """The factors of `mean_N = c_skip y + c_out network(c_in y, c_noise)` at `theta_s` (b,)."""
+        sigma_s = self.sigma_data * theta_s.tan()
         own = self.precondition.scales(sigma_s)
         edm = EDMPrecondition(self.sigma_min, self.sigma_max, self.sigma_data).scales(sigma_s)
         known = (2 * edm.c_out / own.c_out.abs()).clamp(max=1)
         norm = edm.c_in.reciprocal()  # x = norm y
-        shift = self.second_time((sigma.log() / 4).to(y))
-        raw = call_with_shift(
-            self.network,
-            self.layer,
-            shift,
-            over_sample(own.c_in * norm, y) * y,
-            self.precondition.smooth_c_noise(sigma_s).to(y),
-            label,
+        return Scales(
+            c_skip=known * (own.c_skip - edm.c_skip) * norm / edm.c_out,
+            c_out=known * own.c_out / edm.c_out,
+            c_in=own.c_in * norm,
+            c_noise=self.precondition.smooth_c_noise(sigma_s),
         )
-        of_y = known * (own.c_skip - edm.c_skip) * norm / edm.c_out
-        of_raw = known * own.c_out / edm.c_out
-        return over_sample(of_y, y) * y + over_sample(of_raw, y) * raw
+
+    def time(self, theta: Tensor) -> Tensor:
+        """What `second_time` sees of angles `theta`."""
+        return (self.sigma_data * theta.tan()).log() / 4
 
     def flow(
         self, y: Tensor, theta_s: Tensor, theta: Tensor, label: Tensor | None = None
@@ -135,21 +145,28 @@ class FlowMapStudent(Student):
         return self.to_x(self.flow(self.to_y(x, theta_s), theta_s, theta, label), theta)
 
     def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """The point x(z, sigma) of the trajectory that starts at `z`.
-
-        Args:
-            z: Starting noise at `sigma_max`, shape (b, *sample_shape).
-            sigma: Noise levels in [sigma_min, sigma_max], shape (b,).
-            label: Class labels (b,), int64, or None.
-
-        Returns:
-            Noisy samples with the shape and dtype of `z`; at `sigma_min`, the final samples.
-        """
+        """See `PathStudent.forward`."""
         return self.map(z, torch.full_like(sigma, self.sigma_max), sigma, label)
 
-    def takes(self, steps: int) -> bool:
-        """Whether it can sample in `steps` evaluations: any positive number."""
-        return steps >= 1
+    def intercept(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        r"""See `PathStudent.intercept`: $c_{skip} x + c_{out} N$ with the student's own N.
+
+        $N = -\frac{dy}{d\theta} = \bar N - (\theta_s - \theta) \frac{d \bar N}{d \theta}$
+        """
+        theta_s = torch.full((len(z),), self.theta_max, dtype=torch.float64)
+        theta = angle(sigma.cpu(), self.sigma_data)
+        y = self.to_y(z, theta_s)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward mode
+            mean, change = torch.func.jvp(  # type: ignore[misc]
+                lambda t: self.mean_N(y, theta_s, t, label), (theta,), (theta_s - theta,)
+            )
+        x = self.to_x(y + over_sample(theta_s - theta, y) * mean, theta)
+        edm = EDMPrecondition(self.sigma_min, self.sigma_max, self.sigma_data).scales(sigma.cpu())
+        return over_sample(edm.c_skip, x) * x + over_sample(edm.c_out, x) * (mean - change)
+
+    def nodes(self, steps: int) -> Tensor:
+        """The angles (steps + 1,) between the maps of `sample`, from theta_max to theta_min."""
+        return torch.linspace(self.theta_max, self.theta_min, steps + 1, dtype=torch.float64)
 
     def sample(
         self,
@@ -165,7 +182,7 @@ class FlowMapStudent(Student):
         """
         if not self.takes(steps):
             raise PidistillError(f"steps is {steps}; a flow map needs at least 1")
-        nodes = torch.linspace(self.theta_max, self.theta_min, steps + 1, dtype=torch.float64)
+        nodes = self.nodes(steps)
         y = self.to_y(z, nodes[:1].expand(len(z)))
         for theta_s, theta in itertools.pairwise(nodes):
             y = self.flow(y, theta_s.expand(len(z)), theta.expand(len(z)), label)

@@ -17,7 +17,7 @@ WIDTH = 128
 NUM_FREQUENCIES = 32
 """Number of sine-cosine pairs."""
 FREQUENCIES = (0.25, 16.0)
-"""Lowest and highest angular frequency, for a time that spans a few units, such as ln(sigma) / 4."""
+"""Lowest and highest angular frequency, for a time of a few units, such as ln(sigma) / 4."""
 
 
 class SecondTime(nn.Module):
@@ -40,7 +40,8 @@ class SecondTime(nn.Module):
         """The embedding (b, size) of times (b,)."""
         angle = time[:, None] * self.frequencies
         waves = torch.cat([angle.sin(), angle.cos()], dim=1)
-        out: Tensor = self.linear1(functional.silu(self.linear0(waves)))
+        hidden = functional.silu(self.linear0(waves.to(self.linear0.weight)))
+        out: Tensor = self.linear1(hidden)
         return out
 
 

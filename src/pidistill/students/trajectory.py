@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.denoiser import Denoiser, call_network, over_sample
+from pidistill.derivative import ForwardMode
 from pidistill.errors import PidistillError
 from pidistill.noise import Draws
 from pidistill.ode import Solution
 from pidistill.precondition import Precondition, Scales
-from pidistill.students.base import Student
+from pidistill.students.path import PathStudent
 
 
-class TrajectoryStudent(Student):
+class TrajectoryStudent(PathStudent):
     r"""The whole solution of the ODE as one network.
 
     $x(z, \sigma) = s z + (1 - s) F(z, \sigma)$ with $s = \frac{\sigma}{\sigma_{max}}$
@@ -78,17 +79,14 @@ class TrajectoryStudent(Student):
         return over_sample(s, z) * z + over_sample(1 - s, z) * F
 
     def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """The point x(z, sigma) of the trajectory that starts at `z`.
-
-        Args:
-            z: Starting noise at `sigma_max`, shape (b, *sample_shape).
-            sigma: Noise levels in [sigma_min, sigma_max], shape (b,).
-            label: Class labels (b,), int64, or None.
-
-        Returns:
-            Noisy samples with the shape and dtype of `z`; at `sigma_min`, the final samples.
-        """
+        """See `PathStudent.forward`."""
         return self.blend(z, sigma, self.F(z, sigma, label))
+
+    def intercept(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """See `PathStudent.intercept`."""
+        derivative = ForwardMode()
+        point = derivative(lambda nodes: self.F(z, nodes[0], label)[None], self.share, sigma)
+        return point.intercept
 
     def sample(
         self,
