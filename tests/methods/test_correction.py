@@ -8,7 +8,8 @@ from torch import nn
 
 from conftest import random_mlp
 from pidistill import PidistillError, as_denoiser, load_student
-from pidistill.methods.correction import Correction, CorrectionSettings
+from pidistill.methods.correction import Correction
+from pidistill.methods.correction_settings import CorrectionSettings
 from pidistill.methods.pid import PID
 from pidistill.methods.pid_map import PIDMap
 from pidistill.methods.score_identity import correction_loss, denoising_loss

@@ -7,9 +7,8 @@ the correction alternates with updates of an auxiliary denoiser, and the residua
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import pydantic
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Batch, Distillation, Losses, Part, Update
+from pidistill.methods.correction_settings import CorrectionSettings
 from pidistill.methods.noise_levels import draw_log_normal
 from pidistill.methods.pid import PID, PIDSettings
 from pidistill.methods.pid_map import PIDMap, PIDMapSettings
@@ -26,10 +26,9 @@ from pidistill.methods.score_identity import (
     denoising_loss,
     require_differentiable,
 )
-from pidistill.methods.settings import MethodSettings, OptimizerSettings, rate_by_size
+from pidistill.methods.settings import OptimizerSettings, rate_by_size
 from pidistill.model_folder import load_student
 from pidistill.noise import SEEDS, Draws
-from pidistill.paths import user_path
 from pidistill.students.base import Student
 from pidistill.students.flow_map import FlowMapStudent
 from pidistill.students.trajectory import TrajectoryStudent
@@ -41,39 +40,6 @@ STUDENT_RATES = (2e-3, 1e-5)
 that of the publication."""
 AUXILIARY_RATES = (1e-3, 1e-5)
 """Those of the auxiliary denoiser."""
-
-
-class CorrectionSettings(MethodSettings):
-    """Settings of the correction."""
-
-    name: Literal["correction"] = "correction"
-    start: str | None = None
-    """Folder of the run whose student is corrected; if unset, a student is trained first."""
-    first: Annotated[PIDMapSettings | PIDSettings, pydantic.Field(discriminator="name")] = (
-        PIDMapSettings()
-    )
-    """The method that trains the student first, and whose loss is the anchor."""
-    first_share: float = pydantic.Field(default=0.2, gt=0, lt=1)
-    """Share of the training steps that it takes; none with `start`."""
-    weight: float = pydantic.Field(default=0.03, ge=0)
-    """Weight of the anchor, lambda: more keeps nearer to the teacher's paths, less comes nearer to
-    its distribution. 0 leaves the anchor out."""
-    alpha: float = pydantic.Field(default=1.0, ge=0)
-    """The coefficient alpha; published: 1.0 and 1.2."""
-    share_from_noise: float = pydantic.Field(default=0.7, gt=0, le=1)
-    """Share of the corrected samples of a flow map that start at sigma_max; the others start on
-    its paths."""
-    auxiliary_warmup: int = pydantic.Field(default=50, ge=0)
-    """Updates of the auxiliary denoiser before the first correction."""
-    student_learning_rate: float | None = pydantic.Field(default=None, gt=0)
-    """Learning rate of the student in the correction; if unset, by its number of parameters."""
-    auxiliary_learning_rate: float | None = pydantic.Field(default=None, gt=0)
-    """Learning rate of the auxiliary denoiser; if unset, by its number of parameters."""
-
-    @pydantic.field_validator("start")
-    @classmethod
-    def _absolute(cls, start: str | None) -> str | None:
-        return None if start is None else str(user_path(start).resolve())
 
 
 class Correction(Distillation):
@@ -94,6 +60,7 @@ class Correction(Distillation):
         super().__init__(settings, student, teacher)
         self.auxiliary = auxiliary
         self.first = first
+        self.weight = settings.weight
         self.is_anchored = first is not None and settings.weight > 0
         self.corrected_from: int | None = None
         self._drawn: dict[int, tuple[Batch, Tensor]] = {}  # the samples of the latest update
@@ -161,10 +128,13 @@ class Correction(Distillation):
 
     def start_phase(self, step: int, max_train_steps: int) -> bool:
         """Whether the correction begins at `step`."""
-        if self.corrected_from is not None or step < self.phase(max_train_steps)[1]:
-            return False
-        self.corrected_from = step
-        return True
+        begins = self.corrected_from is None and step >= self.phase(max_train_steps)[1]
+        if begins:
+            self.corrected_from = step
+        if self.corrected_from is not None:
+            left = (max_train_steps - step) / (max_train_steps - self.corrected_from)
+            self.weight = self.settings.weight * left
+        return begins
 
     def phase(self, max_train_steps: int) -> tuple[int, int]:
         """The first method's steps, or those of the correction."""
@@ -211,7 +181,7 @@ class Correction(Distillation):
             parts.append(dataclasses.replace(corrected, loss=corrected.loss / share))
         if anchors:
             anchor = self.first.loss(self._fresh(batch, before, len(anchors)))
-            weight = self.settings.weight * ANCHOR_EVERY
+            weight = self.weight * ANCHOR_EVERY
             parts.append(dataclasses.replace(anchor, loss=weight * anchor.loss))
         order = torch.tensor(others + anchors).argsort()
         loss, sigma = (torch.cat([getattr(p, key) for p in parts]) for key in ("loss", "sigma"))
