@@ -20,7 +20,7 @@ def row(name="PID", metrics=MEASURED):
     folders = [Path("run-0"), Path("run-1")]
     results = {"failures": {0: "not finite", 1: "not finite"}}
     if metrics:
-        results = {"teacher_evals": 80, "train_seconds": [2.0, 4.0]}
+        results = {"teacher_evals": 80, "teacher_backwards": 60, "train_seconds": [2.0, 4.0]}
     return Row(name, "pid", "abc", folders, [0, 1], "noise", 10, 80, metrics, **results)
 
 
@@ -58,10 +58,10 @@ def test_there_is_no_column_for_a_distance_that_was_not_taken():
 
 def test_spending_is_that_of_one_run():
     cells = spending([row(), row(metrics={})], {"abc": COST})
-    columns = ["", "steps", "images", "teacher evals", "train s", "ms/step", "peak MB"]
+    columns = ["", "steps", "images", "teacher evals", "backwards", "train s", "ms/step", "peak MB"]
     assert cells.columns == columns
-    assert cells.lines[0] == ["PID", "10", "80", "80", "3", "12.3", "5"]
-    assert spending([row(metrics={})], {}).lines[0][3:] == ["-"] * 4
+    assert cells.lines[0] == ["PID", "10", "80", "80", "60", "3", "12.3", "5"]
+    assert spending([row(metrics={})], {}).lines[0][3:] == ["-"] * 5
 
 
 def test_json_holds_every_seed_and_nothing_that_was_not_measured():

@@ -131,6 +131,7 @@ def _row(
             for steps, of_first in (found[0] if found else {}).items()
         },
         teacher_evals=spent[0]["teacher_evals"] if spent else None,
+        teacher_backwards=spent[0].get("teacher_backwards", 0) if spent else None,
         train_seconds=[progress["seconds"] for progress in spent] or None,
         failures={r.config.seed: failures[r.folder] for r in runs if r.folder in failures} or None,
     )

@@ -55,6 +55,8 @@ class Row:
     """By NFE and name (see `METRICS`); empty where every run failed."""
     teacher_evals: int | None = None
     """Of one run, those before its first step included; None where every run failed."""
+    teacher_backwards: int | None = None
+    """Backward passes through the teacher of one run; None where every run failed."""
     train_seconds: list[float] | None = None
     """Of the runs that succeeded, where there are some."""
     failures: dict[int, str] | None = None
@@ -121,6 +123,7 @@ def spending(rows: list[Row], costs: dict[str, Cost]) -> Cells:
             "steps": figures(row.steps),
             "images": figures(row.images),
             "teacher evals": figures(row.teacher_evals),
+            "backwards": figures(row.teacher_backwards),
             "train s": f"{statistics.fmean(row.train_seconds):,.0f}" if row.train_seconds else "-",
             "ms/step": "-" if cost is None else figures(1000 * cost.seconds_per_step),
             "peak MB": "-" if cost is None else f"{cost.memory / 1e6:,.0f}",

@@ -154,7 +154,7 @@ class RunState:
         scaler = self.accelerator.scaler
         return {
             "seconds": self.seconds,
-            "teacher_evals": self.teacher_evaluations,
+            **self.teacher_work(),
             "means": self.means.sums,
             "means_by_sigma": self.means_by_sigma.sums,
             "best": dataclasses.asdict(self.best),
