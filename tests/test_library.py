@@ -10,8 +10,8 @@ import torch
 import pidistill
 from pidistill import PidistillError, PIDSettings, load_student, load_teacher
 from pidistill.cli import main
-from pidistill.library import DEFAULT_PRESET, resolve_config
-from pidistill.methods.pid import PID
+from pidistill.library import DEFAULT_PRESET, METHOD_PRESET, resolve_config
+from pidistill.methods.pid_map import PIDMap
 
 from method_runs import NETWORK, everything, images_of
 
@@ -87,7 +87,7 @@ def test_bad_settings_are_refused_by_name(tmp_path, options, words):
 
 
 def test_an_interrupted_run_is_resumed_bit_for_bit(tmp_path, monkeypatch, capsys):
-    loss, calls = PID.loss, []
+    loss, calls = PIDMap.loss, []  # called in both phases
 
     def interrupting(self, batch):
         calls.append(batch)
@@ -96,7 +96,7 @@ def test_an_interrupted_run_is_resumed_bit_for_bit(tmp_path, monkeypatch, capsys
         return loss(self, batch)
 
     with monkeypatch.context() as context:
-        context.setattr(PID, "loss", interrupting)
+        context.setattr(PIDMap, "loss", interrupting)
         with pytest.raises(KeyboardInterrupt):
             distill(out=tmp_path / "run")
     assert (tmp_path / "run" / "state" / "step-000000003").is_dir()
@@ -135,8 +135,10 @@ def test_a_typo_in_a_network_keeps_its_exception(tmp_path):
 
 def test_the_default_preset_is_below_everything():
     config = resolve_config(None, [{"teacher": "digits", "seed": None}, {"lr_end": 0.5}])
-    assert (config.seed, config.lr_end, config.method.normalise) == (0, 0.5, 1e-3)
-    assert DEFAULT_PRESET == "fast"
+    assert (config.seed, config.lr_end, config.method.name) == (0, 0.5, "correction")
+    named = resolve_config(None, [{"teacher": "digits", "method": {"name": "boot"}}])
+    assert (named.method.name, named.learning_rate) == ("boot", 1e-3)
+    assert (DEFAULT_PRESET, METHOD_PRESET) == ("matched", "fast")
 
 
 def test_torch_s_generator_is_left_alone(tmp_path):

@@ -56,14 +56,12 @@ def distill(
         teacher: A denoiser, or the spec of one (`pidistill.load_teacher`).
         out: The run folder, which must be new or empty unless `resume` is set.
         method: Name of the method; or its settings, as a table such as
-            `{"name": "pid", "num_nodes": 40}` or as an object such as `PIDSettings(num_nodes=40)`.
-            None means that of the preset.
+            `{"name": "pid", "num_nodes": 40}` or an object. None means the preset's.
         network: The network to train: a module of any class, called as
             `network(u, c_noise, label)`, or a table with `name` and `config` of one of
             `pidistill.networks.NETWORKS`. None copies the teacher's.
         data: A data set or the spec of one, for methods that train on images.
-        preset: The preset to start from. None means the config of the resumed run, or `matched`,
-            or `fast` if `method` names one other than `correction` and `pid-map`.
+        preset: The preset to start from; None: that of the resumed run, or `preset_for` the method.
         resume: Whether to continue the run in `out`.
         progress: Whether to show progress on stderr.
         settings: Other fields of `pidistill.RunConfig`, such as `max_train_steps=1000`.

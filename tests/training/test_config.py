@@ -237,9 +237,9 @@ def test_later_layers_override_earlier_ones_key_by_key():
     )
 
 
-def test_the_fast_preset_is_the_default():
+def test_the_fast_preset_holds_the_defaults_and_a_learning_rate():
     preset = parse_config([read_preset("fast")])
-    assert preset == parse_config([{"method": {"name": "pid"}}])
+    assert preset == parse_config([{"method": {"name": "pid"}, "learning_rate": 1e-3}])
 
 
 PUBLISHED = {
