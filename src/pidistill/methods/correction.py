@@ -33,12 +33,12 @@ from pidistill.students.base import Student
 from pidistill.students.flow_map import FlowMapStudent
 from pidistill.students.trajectory import TrajectoryStudent
 
-ANCHOR_EVERY = 4
+ANCHOR_EVERY = 8
 """Every so many samples of a batch, one is an anchor."""
 STUDENT_RATES = (2e-3, 1e-5)
 """Learning rates of the student for a small and a large network (`rate_by_size`); the latter is
 that of the publication."""
-AUXILIARY_RATES = (1e-3, 1e-5)
+AUXILIARY_RATES = (7e-4, 1e-5)
 """Those of the auxiliary denoiser."""
 
 
@@ -167,7 +167,7 @@ class Correction(Distillation):
         yield Update("auxiliary", self.auxiliary_loss)
 
     def loss(self, batch: Batch) -> Losses:
-        """The correction of three samples in four; every fourth is an anchor instead."""
+        """The correction of most samples; one in `ANCHOR_EVERY` is an anchor instead."""
         if not self.is_anchored or self.first is None:
             return self._correct(batch, batch.draws.first)
         anchors = list(range(-batch.draws.first % ANCHOR_EVERY, batch.draws.num, ANCHOR_EVERY))

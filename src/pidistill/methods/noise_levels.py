@@ -50,9 +50,26 @@ def draw_log_normal(uniform: Tensor, teacher: Denoiser, num_nodes: int) -> Tenso
     return sigma.clamp(teacher.sigma_min, teacher.sigma_max)
 
 
+def draw_theta(uniform: Tensor, teacher: Denoiser, num_nodes: int) -> Tensor:
+    """Uniform in theta = arctan(sigma / sigma_data): most levels are near `sigma_data`."""
+    ends = torch.tensor([teacher.sigma_max, teacher.sigma_min], dtype=uniform.dtype)
+    first, last = torch.atan(ends / teacher.sigma_data)
+    sigma = teacher.sigma_data * torch.tan(first + uniform * (last - first))
+    return sigma.clamp(teacher.sigma_min, teacher.sigma_max)
+
+
+def draw_log_theta(uniform: Tensor, teacher: Denoiser, num_nodes: int) -> Tensor:
+    """Half of the levels uniform in ln(sigma), half in theta: no level is rare."""
+    twice = 2 * uniform
+    of_theta = draw_theta(twice.clamp(max=1), teacher, num_nodes)
+    return torch.where(twice < 1, of_theta, draw_log((twice - 1).clamp(min=0), teacher, num_nodes))
+
+
 DRAWS: dict[str, Draw] = {
     "nodes": draw_nodes,
     "rho": draw_rho,
     "log": draw_log,
     "log-normal": draw_log_normal,
+    "theta": draw_theta,
+    "log-theta": draw_log_theta,
 }

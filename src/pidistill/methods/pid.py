@@ -82,9 +82,10 @@ class PIDSettings(MethodSettings):
     """Width of a central difference in ln(sigma)."""
     num_nodes: int = pydantic.Field(default=250, ge=2, le=10**6)
     """Number of nodes N of the rho-7 grid, for the one-sided difference and the draw `nodes`."""
-    draw: Literal["nodes", "rho", "log", "log-normal"] = "log"
+    draw: Literal["nodes", "rho", "log", "log-normal", "theta", "log-theta"] = "log"
     """Distribution of noise levels: uniform over the N nodes (published), or continuous: uniform in
-    sigma^(1/7), uniform in ln(sigma), or log-normal as in EDM's training."""
+    sigma^(1/7), uniform in ln(sigma), log-normal as in EDM's training, uniform in
+    arctan(sigma / sigma_data), or half of that and half uniform in ln(sigma)."""
     residual: Literal["data", "velocity"] = "data"
     """Form of the residual (`pidistill.residual`); published: data."""
     distance: DistanceName = "l2"
