@@ -47,3 +47,19 @@ def test_log_normal_noise_levels_are_edms_cut_to_the_range(mlp_teacher):
     low, high = ((math.log(end) + 1.2) / 1.2 for end in (0.002, 80.0))
     expected = truncnorm(low, high, loc=-1.2, scale=1.2)
     assert kstest(sigma.log().numpy(), expected.cdf).pvalue > 0.01
+
+
+def test_levels_uniform_in_theta(mlp_teacher):
+    sigma = DRAWS["theta"](Draws(0, 0, 20_000).uniform("a"), mlp_teacher, 250)
+    theta = torch.atan(sigma / mlp_teacher.sigma_data)
+    low, high = (math.atan(end / mlp_teacher.sigma_data) for end in (0.002, 80.0))
+    assert kstest((theta - low) / (high - low), "uniform").pvalue > 0.01
+
+
+def test_log_theta_takes_half_of_either():
+    teacher = load_teacher("mixture:gaussian")
+    uniform = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
+    sigma = DRAWS["log-theta"](uniform, teacher, 250)
+    first, last = uniform < 0.5, uniform >= 0.5
+    assert torch.equal(sigma[first], DRAWS["theta"](2 * uniform[first], teacher, 250))
+    assert torch.equal(sigma[last], DRAWS["log"](2 * uniform[last] - 1, teacher, 250))
