@@ -3,9 +3,9 @@
 Every variant (`pid_variants.py`) has the same budget of teacher evaluations on a data set and the
 same rule: learning rates a factor of 2 apart, around the best of `base`, with seed 0, until the
 best by error is not at the end of the grid; then two more seeds at the best rate. A variant whose
-best run is worse than all of `base` in error and FD, by more than their spread, gets no more seeds,
-and if that is on digits, no runs on glyphs. Every finished run is a line of `--log`; the same
-command continues after an interruption.
+best run is worse than all of `base` in both error and FD gets no more seeds; if it is worse by more
+than their spread, on digits, it is not run on glyphs. Every finished run is a line of `--log`; the
+same command continues after an interruption.
 
     python benchmarks/convergence.py --log runs/convergence.jsonl \
         --out benchmarks/results/convergence.json
@@ -68,7 +68,8 @@ class Judge:
 def train(trainer: Trainer, judge: Judge, wanted: bool) -> dict[str, Any]:
     """Train and measure, with all averages if `wanted`; no error if the loss was not finite."""
     student, steps = trainer.method.student, trainer.config.max_train_steps
-    others = {k: (Averages(student, r, warmup=w), f) for k, (r, w, f) in AVERAGES.items()}
+    kinds = AVERAGES if wanted else {}
+    others = {k: (Averages(student, r, warmup=w), f) for k, (r, w, f) in kinds.items()}
     own, cpu_seconds = trainer.state.parts["student"].averages, 0.0
     try:
         while trainer.step < steps:
@@ -84,7 +85,7 @@ def train(trainer: Trainer, judge: Judge, wanted: bool) -> dict[str, Any]:
     found["averages"] = {}
     if wanted:
         found["averages"]["none"] = judge(student, student.state_dict())
-    for name, (averages, _) in others.items() if wanted else ():
+    for name, (averages, _) in others.items():
         for index, rate in enumerate(averages.rates):
             key = f"flat {rate}" if name == "flat" else name
             found["averages"][key] = judge(student, averages.weights(index))
@@ -114,10 +115,8 @@ class Log:
         """The error of a run, which is done if the log lacks it; infinite if it failed."""
         key = judge.name, variant, rate, seed
         if key not in self.runs:
-            all_averages = judge.name == "digits" or variant == "base"
-            found = train(
-                make_trainer(judge.name, VARIANTS[variant], rate, seed), judge, all_averages
-            )
+            trainer = make_trainer(judge.name, VARIANTS[variant], rate, seed)
+            found = train(trainer, judge, wanted=variant == "base")
             names = ("data", "variant", "rate", "seed")
             self.runs[key] = {**dict(zip(names, key, strict=True)), **found}
             with self.path.open("a") as file:
@@ -133,13 +132,13 @@ class Log:
         best = min(first, key=lambda run: run["error"])["rate"]
         return sorted((run for run in runs if run["rate"] == best), key=lambda run: run["seed"])
 
-    def is_worse(self, data: str, variant: str) -> bool:
-        """Whether seed 0 is worse than every run of `base` in error and FD, by their spread."""
+    def beyond(self, data: str, variant: str, spreads: float) -> bool:
+        """Whether seed 0 is worse in error and FD than all of `base`, by some of their spreads."""
         if not any(key[:2] == (data, variant) for key in self.runs):
             return False
         base, run = self.of(data, "base"), self.of(data, variant)[0]
         return all(
-            run[key] > max(values) + (max(values) - min(values))
+            run[key] > max(values) + spreads * (max(values) - min(values))
             for key in ("error", "fd")
             for values in [[one[key] for one in base]]
         )
@@ -150,11 +149,11 @@ def sweep(log: Log, judge: Judge, variant: str) -> None:
     middle = TASKS[judge.name].rate
     if variant != "base":
         middle = log.of(judge.name, "base")[0]["rate"]
-    errors = {r: log.run(judge, variant, r, 0) for r in (middle, middle / 2, middle * 2)}
+    errors = {rate: log.run(judge, variant, rate, 0) for rate in (middle, 2 * middle)}
     while (best := min(errors, key=errors.__getitem__)) in (min(errors), max(errors)):
         following = best / 2 if best == min(errors) else best * 2
         errors[following] = log.run(judge, variant, following, 0)
-    if variant == "base" or not log.is_worse(judge.name, variant):
+    if variant == "base" or not log.beyond(judge.name, variant, 0):
         for seed in SEEDS[1:]:
             log.run(judge, variant, best, seed)
 
@@ -173,7 +172,7 @@ def main() -> None:
     judges = {name: Judge(name, args.log.parent) for name in args.data}
     for variant in args.variants:
         for name, judge in judges.items():
-            if name == "glyphs" and variant != "base" and log.is_worse("digits", variant):
+            if name == "glyphs" and variant != "base" and log.beyond("digits", variant, 1):
                 continue
             sweep(log, judge, variant)
             facts = {"machine": machine(), "threads": torch.get_num_threads()}
