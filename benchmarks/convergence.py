@@ -1,11 +1,11 @@
 """What lets PID reach an error in fewer teacher evaluations: variants x learning rates x seeds.
 
 Every variant (`pid_variants.py`) has the same budget of teacher evaluations on a data set and the
-same rule: learning rates a factor of 2 apart, around the best of `base`, with seed 0, until the
-best by error is not at the end of the grid; then two more seeds at the best rate. A variant whose
-best run is worse than all of `base` in both error and FD gets no more seeds; if it is worse by more
-than their spread, on digits, it is not run on glyphs. Every finished run is a line of `--log`; the
-same command continues after an interruption.
+same rule. It runs with seed 0 at the best learning rate of `base`. If it is then ahead of `base` in
+error or FD by more than the spread of `base` over three seeds, or has an optimizer of its own,
+learning rates a factor of 2 apart follow, until the best by error is not at an end. If it is ahead,
+it gets two more seeds at its best rate. Only variants that are ahead on digits run on glyphs.
+Every finished run is a line of `--log`; the same command continues after an interruption.
 
     python benchmarks/convergence.py --log runs/convergence.jsonl \
         --out benchmarks/results/convergence.json
@@ -116,7 +116,7 @@ class Log:
         key = judge.name, variant, rate, seed
         if key not in self.runs:
             trainer = make_trainer(judge.name, VARIANTS[variant], rate, seed)
-            found = train(trainer, judge, wanted=variant == "base")
+            found = train(trainer, judge, wanted=(variant, rate) == ("base", judge.task.rate))
             names = ("data", "variant", "rate", "seed")
             self.runs[key] = {**dict(zip(names, key, strict=True)), **found}
             with self.path.open("a") as file:
@@ -132,28 +132,38 @@ class Log:
         best = min(first, key=lambda run: run["error"])["rate"]
         return sorted((run for run in runs if run["rate"] == best), key=lambda run: run["seed"])
 
-    def beyond(self, data: str, variant: str, spreads: float) -> bool:
-        """Whether seed 0 is worse in error and FD than all of `base`, by some of their spreads."""
-        if not any(key[:2] == (data, variant) for key in self.runs):
-            return False
-        base, run = self.of(data, "base"), self.of(data, variant)[0]
-        return all(
-            run[key] > max(values) + spreads * (max(values) - min(values))
-            for key in ("error", "fd")
-            for values in [[one[key] for one in base]]
-        )
+    def gain(self, data: str, variant: str) -> float:
+        """How far seed 0 is ahead of `base`, in spreads of `base`; the most over FD and error.
+
+        Runs at the same rate are compared, and the best run of each.
+        """
+        base = self.of(data, "base")
+        gains = []
+        for key in ("error", "fd"):
+            values = [run[key] for run in base]
+            spread = max(values) - min(values)
+            found, usual = (
+                {k[2]: run[key] for k, run in self.runs.items() if k == (data, name, k[2], 0)}
+                for name in (variant, "base")
+            )
+            pairs = [(found[rate], usual[rate]) for rate in found if rate in usual]
+            pairs.append((min(found.values()), min(usual.values())))
+            gains += [(theirs - own) / spread for own, theirs in pairs if own is not None]
+        return max(gains)
 
 
 def sweep(log: Log, judge: Judge, variant: str) -> None:
     """Find the best rate of a variant with seed 0, then run the other seeds at it."""
-    middle = TASKS[judge.name].rate
+    data, middle = judge.name, TASKS[judge.name].rate
     if variant != "base":
-        middle = log.of(judge.name, "base")[0]["rate"]
-    errors = {rate: log.run(judge, variant, rate, 0) for rate in (middle, 2 * middle)}
-    while (best := min(errors, key=errors.__getitem__)) in (min(errors), max(errors)):
-        following = best / 2 if best == min(errors) else best * 2
-        errors[following] = log.run(judge, variant, following, 0)
-    if variant == "base" or not log.beyond(judge.name, variant, 0):
+        middle = log.of(data, "base")[0]["rate"]
+    errors = {middle: log.run(judge, variant, middle, 0)}
+    if variant == "base" or VARIANTS[variant].optimizer or log.gain(data, variant) > 1:
+        errors[2 * middle] = log.run(judge, variant, 2 * middle, 0)
+        while (best := min(errors, key=errors.__getitem__)) in (min(errors), max(errors)):
+            following = best / 2 if best == min(errors) else best * 2
+            errors[following] = log.run(judge, variant, following, 0)
+    if variant == "base" or log.gain(data, variant) > 1:
         for seed in SEEDS[1:]:
             log.run(judge, variant, best, seed)
 
@@ -172,7 +182,7 @@ def main() -> None:
     judges = {name: Judge(name, args.log.parent) for name in args.data}
     for variant in args.variants:
         for name, judge in judges.items():
-            if name == "glyphs" and variant != "base" and log.beyond("digits", variant, 1):
+            if name == "glyphs" and variant != "base" and log.gain("digits", variant) <= 1:
                 continue
             sweep(log, judge, variant)
             facts = {"machine": machine(), "threads": torch.get_num_threads()}
