@@ -143,12 +143,16 @@ class Log:
             values = [run[key] for run in base]
             spread = max(values) - min(values)
             found, usual = (
-                {k[2]: run[key] for k, run in self.runs.items() if k == (data, name, k[2], 0)}
+                {
+                    k[2]: math.inf if run[key] is None else run[key]
+                    for k, run in self.runs.items()
+                    if k == (data, name, k[2], 0)
+                }
                 for name in (variant, "base")
             )
             pairs = [(found[rate], usual[rate]) for rate in found if rate in usual]
             pairs.append((min(found.values()), min(usual.values())))
-            gains += [(theirs - own) / spread for own, theirs in pairs if own is not None]
+            gains += [(theirs - own) / max(spread, 1e-9) for own, theirs in pairs]
         return max(gains)
 
 
