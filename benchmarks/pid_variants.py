@@ -207,6 +207,7 @@ VARIANTS = {
     "step 0.5": Variant({"method": {"step": 0.5}}),
     "late batch": Variant(trainer=LateBatch),
     "muon": Variant(optimizer=MuonAdamW),
+    "muon, draw log, then theta": Variant(draw=draw_log_then_theta, optimizer=MuonAdamW),
     "soap": Variant(optimizer=soap),
     "beta2 0.95": Variant({"adam_beta2": 0.95}),
     "beta2 0.999": Variant({"adam_beta2": 0.999}),
