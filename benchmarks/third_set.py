@@ -257,6 +257,7 @@ def judge_runs(arguments: argparse.Namespace) -> None:
         of_error = {"error": rms(errors), "median_error": errors.median().item()}
         rows[str(run)] = {"nfe": nfe, **court.scores(x, ASKED), **of_error}
         if arguments.pictures:
+            arguments.pictures.mkdir(parents=True, exist_ok=True)
             save_png(arguments.pictures / f"{run.name}.png", grid(x[:96], columns=16))
     result = {"rows": rows, "machine": machine()}
     print(json.dumps(result, indent=2) if arguments.json else table(rows))
