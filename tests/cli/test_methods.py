@@ -10,6 +10,8 @@ from pidistill.methods import NAMES
 
 SETTINGS = {
     "pid": [],
+    "pid-map": ["--set", "method.share_from_noise=0.6"],
+    "correction": ["--set", "method.auxiliary_warmup=2"],
     "consistency": ["--data", "digits", "--set", "method.num_nodes=6"],
     "progressive": ["--data", "digits", "--set", "method.start_steps=4"],
     "boot": ["--set", "method.num_nodes=30"],

@@ -60,7 +60,7 @@ def test_presets_are_listed_where_they_serve(capsys):
         listed = teachers if "teacher" in name else students
         assert re.search(rf"{name} +{re.escape(preset_summary(name))}", listed)
     assert "digits-teacher" not in students
-    assert "default: fast" in students
+    assert "default: matched; with most methods fast" in students
     assert "default: image-teacher" in teachers
 
 
@@ -80,7 +80,7 @@ def test_flags_are_above_the_file_and_the_file_above_its_base(tmp_path):
     assert (run.seed, run.optimizer, run.method.derivative) == (5, "adamw", "central")
     file.write_text("lr_end = 0.5\n")  # and without a base, above the default preset
     run = config("default")
-    assert (run.lr_end, run.method.normalise) == (0.5, 1e-3)
+    assert (run.lr_end, run.method.name) == (0.5, "correction")
 
 
 def test_a_method_registered_later_is_known(monkeypatch, refused, tmp_path):

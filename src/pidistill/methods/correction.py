@@ -170,22 +170,24 @@ class Correction(Distillation):
         """The correction of most samples; one in `ANCHOR_EVERY` is an anchor instead."""
         if not self.is_anchored or self.first is None:
             return self._correct(batch, batch.draws.first)
-        anchors = list(range(-batch.draws.first % ANCHOR_EVERY, batch.draws.num, ANCHOR_EVERY))
-        others = [row for row in range(batch.draws.num) if row not in anchors]
+        num = batch.draws.num
+        anchors = list(range(-batch.draws.first % ANCHOR_EVERY, num, ANCHOR_EVERY))
+        others = [row for row in range(num) if row not in anchors]
         before = -(-batch.draws.first // ANCHOR_EVERY)  # anchors of earlier batches
         parts = []
         if others:
             fresh = self._fresh(batch, batch.draws.first - before, len(others))
-            corrected = self._correct(fresh, batch.draws.first)
-            share = 1 - 1 / ANCHOR_EVERY  # each part counts by its own mean
-            parts.append(dataclasses.replace(corrected, loss=corrected.loss / share))
+            share = ANCHOR_EVERY / (ANCHOR_EVERY - 1)  # each part counts by its own mean
+            parts.append(_weighted(self._correct(fresh, batch.draws.first), share, num))
         if anchors:
             anchor = self.first.loss(self._fresh(batch, before, len(anchors)))
-            weight = self.weight * ANCHOR_EVERY
-            parts.append(dataclasses.replace(anchor, loss=weight * anchor.loss))
+            parts.append(_weighted(anchor, ANCHOR_EVERY, num, self.weight))
         order = torch.tensor(others + anchors).argsort()
         loss, sigma = (torch.cat([getattr(p, key) for p in parts]) for key in ("loss", "sigma"))
-        scalars = {name: value for part in parts for name, value in part.scalars.items()}
+        none = torch.zeros((), device=loss.device)  # every batch has the same scalars
+        scalars = {"disagreement": none, "residual": none}
+        for part in parts:
+            scalars |= part.scalars
         return Losses(loss[order.to(loss.device)], sigma[order], scalars)
 
     def _fresh(self, batch: Batch, first: int, num: int) -> Batch:
@@ -254,6 +256,13 @@ class Correction(Distillation):
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Resume in the checkpoint's phase."""
         self.corrected_from = values["corrected_from"]
+
+
+def _weighted(part: Losses, share: float, num: int, weight: float = 1.0) -> Losses:
+    """The losses of some of `num` samples, one in `share`, for a mean over all of them."""
+    of_all = share * len(part.loss) / num
+    scalars = {name: of_all * value for name, value in part.scalars.items()}
+    return Losses(weight * share * part.loss, part.sigma, scalars)
 
 
 def _size(module: nn.Module) -> int:
