@@ -8,7 +8,12 @@ from torch import nn
 
 from conftest import random_mlp
 from pidistill import PidistillError, as_denoiser, load_student
-from pidistill.methods.correction import Correction
+from pidistill.methods.correction import (
+    ANCHOR_EVERY,
+    AUXILIARY_RATES,
+    STUDENT_RATES,
+    Correction,
+)
 from pidistill.methods.correction_settings import CorrectionSettings
 from pidistill.methods.pid import PID
 from pidistill.methods.pid_map import PIDMap
@@ -96,9 +101,9 @@ def test_a_batch_has_corrected_samples_and_anchors(mlp_teacher):
     method = build("correction", mlp_teacher, weight=0.5)
     losses = method.loss(batch_of(mlp_teacher, num=8))
     assert {"disagreement", "residual"} == losses.scalars.keys()
-    anchors = [0, 4]
-    alone = method.first.loss(method._fresh(batch_of(mlp_teacher, num=8), 0, 2))
-    torch.testing.assert_close(losses.loss[anchors], 4 * 0.5 * alone.loss)
+    anchors = list(range(0, 8, ANCHOR_EVERY))
+    alone = method.first.loss(method._fresh(batch_of(mlp_teacher, num=8), 0, len(anchors)))
+    torch.testing.assert_close(losses.loss[anchors], ANCHOR_EVERY * 0.5 * alone.loss)
     none = build("correction", mlp_teacher, weight=0.0).loss(batch_of(mlp_teacher, num=8))
     assert none.scalars.keys() == {"disagreement"}
 
@@ -116,15 +121,16 @@ def test_the_first_phase_is_the_first_method_and_the_second_has_rates_of_its_own
     assert student.num_updates == 1  # the optimizer and the averages began again
     assert auxiliary.num_updates == 4  # three to catch up and one
     assert student.optimizer.param_groups[0]["betas"] == (0.0, 0.99)
-    assert student.highest_rate == 2e-3
-    assert auxiliary.highest_rate == 1e-3
+    assert student.highest_rate == STUDENT_RATES[0]
+    assert auxiliary.highest_rate == AUXILIARY_RATES[0]
 
 
 def test_the_log_counts_backward_passes_apart(tmp_path):
     train(small("correction"), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["teacher_evals"] for line in lines] == [0, 24, 48, 72, 80]
-    assert [line["teacher_backwards"] for line in lines] == [0, 0, 12, 30, 36]
+    corrected = [8 * (1 - 1 / ANCHOR_EVERY) * steps for steps in (0, 0, 2, 5, 6)]
+    assert [line["teacher_backwards"] for line in lines] == corrected
 
 
 def test_it_corrects_the_student_of_a_run(tmp_path):

@@ -33,7 +33,7 @@ from pidistill.students.base import Student
 from pidistill.students.flow_map import FlowMapStudent
 from pidistill.students.trajectory import TrajectoryStudent
 
-ANCHOR_EVERY = 8
+ANCHOR_EVERY = 4
 """Every so many samples of a batch, one is an anchor."""
 STUDENT_RATES = (2e-3, 1e-5)
 """Learning rates of the student for a small and a large network (`rate_by_size`); the latter is
@@ -63,7 +63,7 @@ class Correction(Distillation):
         self.weight = settings.weight
         self.is_anchored = first is not None and settings.weight > 0
         self.corrected_from: int | None = None
-        self._drawn: dict[int, tuple[Batch, Tensor]] = {}  # the samples of the latest update
+        self._drawn: dict[int, tuple[Batch, Tensor, float]] = {}  # of the latest update
         self.teacher_evaluations = teacher.evaluations_per_call
         self.student_evaluations = 1
         self.target_evaluations = 1
@@ -174,20 +174,18 @@ class Correction(Distillation):
         anchors = list(range(-batch.draws.first % ANCHOR_EVERY, num, ANCHOR_EVERY))
         others = [row for row in range(num) if row not in anchors]
         before = -(-batch.draws.first // ANCHOR_EVERY)  # anchors of earlier batches
-        parts = []
-        if others:
-            fresh = self._fresh(batch, batch.draws.first - before, len(others))
-            share = ANCHOR_EVERY / (ANCHOR_EVERY - 1)  # each part counts by its own mean
-            parts.append(_weighted(self._correct(fresh, batch.draws.first), share, num))
-        if anchors:
-            anchor = self.first.loss(self._fresh(batch, before, len(anchors)))
-            parts.append(_weighted(anchor, ANCHOR_EVERY, num, self.weight))
+        # At least one of each, for FSDP needs every process to call its networks equally often.
+        fresh = self._fresh(batch, batch.draws.first - before, max(1, len(others)))
+        share = ANCHOR_EVERY / (ANCHOR_EVERY - 1)  # each part counts by its own mean
+        corrected = self._correct(fresh, batch.draws.first, share * len(others) / num)
+        anchor = self.first.loss(self._fresh(batch, before, max(1, len(anchors))))
+        parts = [
+            _weighted(corrected, len(others), share, num),
+            _weighted(anchor, len(anchors), ANCHOR_EVERY, num, self.weight),
+        ]
         order = torch.tensor(others + anchors).argsort()
         loss, sigma = (torch.cat([getattr(p, key) for p in parts]) for key in ("loss", "sigma"))
-        none = torch.zeros((), device=loss.device)  # every batch has the same scalars
-        scalars = {"disagreement": none, "residual": none}
-        for part in parts:
-            scalars |= part.scalars
+        scalars = {name: value for part in parts for name, value in part.scalars.items()}
         return Losses(loss[order.to(loss.device)], sigma[order], scalars)
 
     def _fresh(self, batch: Batch, first: int, num: int) -> Batch:
@@ -198,10 +196,13 @@ class Correction(Distillation):
         label = draws.integers("train label", self.student.num_classes)
         return Batch(draws, label.to(batch.label.device), None)
 
-    def _correct(self, batch: Batch, key: int) -> Losses:
-        """The correction of every sample of the batch, which is kept under `key`."""
+    def _correct(self, batch: Batch, key: int, of_all: float = 1.0) -> Losses:
+        """The correction of every sample of the batch.
+
+        Its samples are kept under `key`, with their weight `of_all` in a mean over batches.
+        """
         x0 = self._samples(batch)
-        self._drawn[key] = batch, x0.detach()
+        self._drawn[key] = batch, x0.detach(), of_all
         sigma = self._sigma(batch.draws, "correction sigma")
         eps = batch.draws.normal("correction eps", self.student.sample_shape).to(x0)
         loss, disagreement = correction_loss(
@@ -221,8 +222,9 @@ class Correction(Distillation):
         They are those of the student's update, or fresh ones if `turn`, which counts further
         updates within a step, is not 0.
         """
+        of_all = 1.0
         if turn == 0 and batch.draws.first in self._drawn:
-            batch, x0 = self._drawn.pop(batch.draws.first)
+            batch, x0, of_all = self._drawn.pop(batch.draws.first)
         else:
             seed = Draws(batch.draws.seed, turn, 1).integers("auxiliary seed", SEEDS - 1)
             draws = dataclasses.replace(batch.draws, seed=int(seed))
@@ -232,7 +234,8 @@ class Correction(Distillation):
         draws = batch.draws
         sigma = self._sigma(draws, "auxiliary sigma")
         eps = draws.normal("auxiliary eps", self.student.sample_shape).to(x0)
-        return Losses(denoising_loss(self.auxiliary, x0, eps, sigma, batch.label), sigma, {})
+        loss = denoising_loss(self.auxiliary, x0, eps, sigma, batch.label)
+        return Losses(of_all * loss, sigma, {})
 
     def _sigma(self, draws: Draws, stream: str) -> Tensor:
         """Noise levels (b,) of EDM's training distribution."""
@@ -258,11 +261,10 @@ class Correction(Distillation):
         self.corrected_from = values["corrected_from"]
 
 
-def _weighted(part: Losses, share: float, num: int, weight: float = 1.0) -> Losses:
-    """The losses of some of `num` samples, one in `share`, for a mean over all of them."""
-    of_all = share * len(part.loss) / num
-    scalars = {name: of_all * value for name, value in part.scalars.items()}
-    return Losses(weight * share * part.loss, part.sigma, scalars)
+def _weighted(part: Losses, count: int, share: float, num: int, weight: float = 1.0) -> Losses:
+    """The first `count` losses, those of one sample in `share` of `num`, for a mean over all."""
+    scalars = {name: share * count / num * value for name, value in part.scalars.items()}
+    return Losses(weight * share * part.loss[:count], part.sigma[:count], scalars)
 
 
 def _size(module: nn.Module) -> int:

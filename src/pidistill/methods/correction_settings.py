@@ -22,7 +22,7 @@ class CorrectionSettings(MethodSettings):
     """The method that trains the student first, and whose loss is the anchor."""
     first_share: float = pydantic.Field(default=0.2, gt=0, lt=1)
     """Share of the training steps that it takes; none with `start`."""
-    weight: float = pydantic.Field(default=0.01, ge=0)
+    weight: float = pydantic.Field(default=0.02, ge=0)
     """Weight of the anchor, lambda, when the correction begins; it falls to zero at its end. More
     keeps nearer to the teacher's paths, less comes nearer to its distribution; 0 leaves the anchor
     out."""

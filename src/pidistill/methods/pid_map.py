@@ -162,13 +162,17 @@ class PIDMap(Distillation):
         z = student.sigma_max * draws.normal("train z", student.sample_shape)
         theta_s = torch.full((draws.num,), student.theta_max, dtype=torch.float64)
         y = student.to_y(z.to(next(student.parameters())), theta_s)
-        rows = (draws.uniform("train start") >= share_from_noise).nonzero().flatten()
-        if len(rows):
-            share = LOWEST_START + (1 - LOWEST_START) * draws.uniform("train theta start")[rows]
-            below = student.theta_min + (student.theta_max - student.theta_min) * share
-            labels = None if label is None else label[rows]
-            y[rows] = student.flow(y[rows], theta_s[rows], below, labels)
-            theta_s[rows] = below
+        if share_from_noise == 1:
+            return y, theta_s
+        below = draws.uniform("train start") >= share_from_noise
+        # At least one, for FSDP needs every process to call the network equally often.
+        rows = below.nonzero().flatten() if below.any() else torch.zeros(1, dtype=torch.int64)
+        share = LOWEST_START + (1 - LOWEST_START) * draws.uniform("train theta start")[rows]
+        lower = student.theta_min + (student.theta_max - student.theta_min) * share
+        labels = None if label is None else label[rows]
+        moved = student.flow(y[rows], theta_s[rows], lower, labels)
+        y[rows] = torch.where(over_sample(below[rows], moved) > 0, moved, y[rows])
+        theta_s[rows] = torch.where(below[rows], lower, theta_s[rows])
         return y, theta_s
 
     def samples(self, batch: Batch, share_from_noise: float) -> Tensor:
