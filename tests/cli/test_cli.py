@@ -23,7 +23,7 @@ MLP = ["--set", 'network={name="mlp",config={width=16,num_blocks=1,embedding_wid
 
 def test_a_run_folder_holds_what_the_contract_names(ring_run):
     names = {file.name for file in ring_run.iterdir()}
-    assert {"config.toml", "student.safetensors", "ema-0.995.safetensors", "network.json"} <= names
+    assert {"config.toml", "student.safetensors", "ema-0.99.safetensors", "network.json"} <= names
     assert {"metrics.jsonl", "state"} <= names
     for line in (ring_run / "metrics.jsonl").read_text().splitlines():
         assert {"step", "images", "loss", "teacher_evals", "seconds"} <= json.loads(line).keys()
@@ -84,7 +84,7 @@ def test_evaluate_leaves_out_what_cannot_be_computed(ring_run, tmp_path):
 
 
 def test_evaluate_without_the_teacher_says_so(digits_student, tmp_path, capsys):
-    for name in ("network.json", "ema-0.995.safetensors", "config.toml"):
+    for name in ("network.json", "ema-0.99.safetensors", "config.toml"):
         (tmp_path / name).write_bytes((digits_student / name).read_bytes())
     config = tmp_path / "config.toml"
     config.write_text(config.read_text().replace('"digits"', '"native:/nowhere"'))
@@ -131,7 +131,7 @@ def test_a_relative_teacher_is_found_from_another_folder(tmp_path, monkeypatch):
     assert main(["evaluate", "../student", "--reference", "digits", "--num", "8"]) == 0
     metrics = json.loads((tmp_path / "student" / "metrics.json").read_text())
     assert "rms_error" in metrics
-    assert (metrics["weights"], metrics["step"]) == ("ema-0.995.safetensors", 4)
+    assert (metrics["weights"], metrics["step"]) == ("ema-0.99.safetensors", 4)
 
 
 def test_quickstart_ends_with_a_report(tmp_path, capsys, monkeypatch):

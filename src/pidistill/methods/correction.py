@@ -38,7 +38,7 @@ ANCHOR_EVERY = 4
 STUDENT_RATES = (2e-3, 1e-5)
 """Learning rates of the student for a small and a large network (`rate_by_size`); the latter is
 that of the publication."""
-AUXILIARY_RATES = (7e-4, 1e-5)
+AUXILIARY_RATES = (1e-3, 1e-5)
 """Those of the auxiliary denoiser."""
 
 
@@ -60,7 +60,6 @@ class Correction(Distillation):
         super().__init__(settings, student, teacher)
         self.auxiliary = auxiliary
         self.first = first
-        self.weight = settings.weight
         self.is_anchored = first is not None and settings.weight > 0
         self.corrected_from: int | None = None
         self._drawn: dict[int, tuple[Batch, Tensor, float]] = {}  # of the latest update
@@ -128,13 +127,10 @@ class Correction(Distillation):
 
     def start_phase(self, step: int, max_train_steps: int) -> bool:
         """Whether the correction begins at `step`."""
-        begins = self.corrected_from is None and step >= self.phase(max_train_steps)[1]
-        if begins:
-            self.corrected_from = step
-        if self.corrected_from is not None:
-            left = (max_train_steps - step) / (max_train_steps - self.corrected_from)
-            self.weight = self.settings.weight * left
-        return begins
+        if self.corrected_from is not None or step < self.phase(max_train_steps)[1]:
+            return False
+        self.corrected_from = step
+        return True
 
     def phase(self, max_train_steps: int) -> tuple[int, int]:
         """The first method's steps, or those of the correction."""
@@ -181,7 +177,7 @@ class Correction(Distillation):
         anchor = self.first.loss(self._fresh(batch, before, max(1, len(anchors))))
         parts = [
             _weighted(corrected, len(others), share, num),
-            _weighted(anchor, len(anchors), ANCHOR_EVERY, num, self.weight),
+            _weighted(anchor, len(anchors), ANCHOR_EVERY, num, self.settings.weight),
         ]
         order = torch.tensor(others + anchors).argsort()
         loss, sigma = (torch.cat([getattr(p, key) for p in parts]) for key in ("loss", "sigma"))

@@ -22,16 +22,15 @@ class CorrectionSettings(MethodSettings):
     """The method that trains the student first, and whose loss is the anchor."""
     first_share: float = pydantic.Field(default=0.2, gt=0, lt=1)
     """Share of the training steps that it takes; none with `start`."""
-    weight: float = pydantic.Field(default=0.02, ge=0)
-    """Weight of the anchor, lambda, when the correction begins; it falls to zero at its end. More
-    keeps nearer to the teacher's paths, less comes nearer to its distribution; 0 leaves the anchor
-    out."""
+    weight: float = pydantic.Field(default=0.03, ge=0)
+    """Weight of the anchor, lambda: more keeps nearer to the teacher's paths, less comes nearer to
+    its distribution, but may lose modes. 0 leaves the anchor out."""
     alpha: float = pydantic.Field(default=1.0, ge=0)
     """The coefficient alpha; published: 1.0 and 1.2."""
-    share_from_noise: float = pydantic.Field(default=0.8, gt=0, le=1)
+    share_from_noise: float = pydantic.Field(default=0.7, gt=0, le=1)
     """Share of the corrected samples of a flow map that start at sigma_max; the others start on
     its paths."""
-    auxiliary_warmup: int = pydantic.Field(default=100, ge=0)
+    auxiliary_warmup: int = pydantic.Field(default=50, ge=0)
     """Updates of the auxiliary denoiser before the first correction."""
     student_learning_rate: float | None = pydantic.Field(default=None, gt=0)
     """Learning rate of the student in the correction; if unset, by its number of parameters."""

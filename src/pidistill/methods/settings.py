@@ -11,7 +11,7 @@ SMALL, LARGE = 0.7e6, 56e6
 """Numbers of parameters at which learning rates are known: the U-Net of the bundled glyphs, and
 that of EDM's CIFAR-10, which the publications train."""
 
-RATES = (2e-3, 2e-4)
+RATES = (4e-3, 2e-4)
 """Learning rates of a network with `SMALL` and with `LARGE` parameters that regresses on a target;
 the latter is the published one."""
 
