@@ -2,8 +2,8 @@
 
     python benchmarks/paths_picture.py
 
-The teacher is the closed-form ring of Gaussians. Both students are small, so that what PID smooths
-is visible. Takes about two minutes on one CPU core.
+The teacher is the closed-form ring of Gaussians, both students are small perceptrons. Takes about a
+minute on one CPU core.
 """
 
 import tempfile
@@ -29,7 +29,11 @@ def students(folder: Path) -> dict[str, pidistill.Student]:
             "mixture:ring", method="pid-map", out=folder / "map", max_train_steps=1500, **COMMON
         ),
         "then the correction": pidistill.distill(
-            "mixture:ring", out=folder / "matched", max_train_steps=1500, **COMMON
+            "mixture:ring",
+            method={"name": "correction", "weight": 0.03},
+            out=folder / "matched",
+            max_train_steps=1500,
+            **COMMON,
         ),
     }
 
@@ -39,19 +43,19 @@ def main() -> None:
     """Train the students and draw the picture."""
     teacher = pidistill.load_teacher("mixture:ring")
     z = pidistill.initial_noise(teacher, NUM_PATHS, seed=1)
+    label, labels = (torch.arange(num) % teacher.num_classes for num in (NUM_PATHS, NUM_SAMPLES))
     sigmas = sampling_sigmas(teacher, 40)
-    solved = torch.stack([node.x for node in path(teacher, z, sigmas)][:-1])
-    samples = pidistill.solve(
-        teacher, pidistill.initial_noise(teacher, NUM_SAMPLES, seed=0), steps=40
-    ).x
+    solved = torch.stack([node.x for node in path(teacher, z, sigmas, label=label)][:-1])
+    noise = pidistill.initial_noise(teacher, NUM_SAMPLES, seed=0)
+    samples = pidistill.solve(teacher, noise, steps=40, label=labels).x
     panels: dict[str, tuple[Tensor, Tensor]] = {"teacher, 79 evaluations": (solved, samples)}
     with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
         trained = students(Path(folder))
     for name, student in trained.items():
-        points = torch.stack([student(z, sigma.expand(NUM_PATHS)) for sigma in sigmas[:-1]])
+        points = torch.stack([student(z, sigma.expand(NUM_PATHS), label) for sigma in sigmas[:-1]])
         panels[name] = points, student.generate(NUM_SAMPLES, seed=0).x
     scale = (sigmas[:-1, None, None] ** 2 + teacher.sigma_data**2).rsqrt()
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     for axis, (name, (points, drawn)) in zip(axes, panels.items(), strict=True):
         axis.scatter(*(drawn / teacher.sigma_data).T, s=1.5, alpha=0.35, color="tab:gray")

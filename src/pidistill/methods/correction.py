@@ -35,6 +35,9 @@ from pidistill.students.trajectory import TrajectoryStudent
 
 ANCHOR_EVERY = 4
 """Every so many samples of a batch, one is an anchor."""
+WEIGHT, WEIGHT_WITHOUT_START = 0.03, 0.3
+"""Weight of the anchor where the auxiliary denoiser starts as a copy of the teacher's network, and
+where it has to start from fresh weights."""
 STUDENT_RATES = (2e-3, 1e-5)
 """Learning rates of the student for a small and a large network (`rate_by_size`); the latter is
 that of the publication."""
@@ -60,7 +63,8 @@ class Correction(Distillation):
         super().__init__(settings, student, teacher)
         self.auxiliary = auxiliary
         self.first = first
-        self.is_anchored = first is not None and settings.weight > 0
+        self.weight = _weight(settings, teacher)
+        self.is_anchored = first is not None and self.weight > 0
         self.corrected_from: int | None = None
         self._drawn: dict[int, tuple[Batch, Tensor, float]] = {}  # of the latest update
         self.teacher_evaluations = teacher.evaluations_per_call
@@ -177,7 +181,7 @@ class Correction(Distillation):
         anchor = self.first.loss(self._fresh(batch, before, max(1, len(anchors))))
         parts = [
             _weighted(corrected, len(others), share, num),
-            _weighted(anchor, len(anchors), ANCHOR_EVERY, num, self.settings.weight),
+            _weighted(anchor, len(anchors), ANCHOR_EVERY, num, self.weight),
         ]
         order = torch.tensor(others + anchors).argsort()
         loss, sigma = (torch.cat([getattr(p, key) for p in parts]) for key in ("loss", "sigma"))
@@ -267,6 +271,13 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def _weight(settings: CorrectionSettings, teacher: Denoiser) -> float:
+    """The weight of the anchor, lambda."""
+    if settings.weight is not None:
+        return settings.weight
+    return WEIGHT_WITHOUT_START if teacher.network_to_copy() is None else WEIGHT
+
+
 def _first_method(
     settings: CorrectionSettings, student: Student, teacher: Denoiser
 ) -> PID | PIDMap | None:
@@ -280,7 +291,7 @@ def _first_method(
     if isinstance(student, TrajectoryStudent):
         of_path = settings.first if isinstance(settings.first, PIDSettings) else PIDSettings()
         return PID(of_path, student, teacher)
-    if settings.weight:
+    if settings.weight != 0:
         raise PidistillError(
             f"the student in {settings.start} is a {type(student).__name__}, which has no residual "
             "for an anchor; set method.weight to 0"

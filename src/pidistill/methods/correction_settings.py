@@ -22,9 +22,10 @@ class CorrectionSettings(MethodSettings):
     """The method that trains the student first, and whose loss is the anchor."""
     first_share: float = pydantic.Field(default=0.2, gt=0, lt=1)
     """Share of the training steps that it takes; none with `start`."""
-    weight: float = pydantic.Field(default=0.03, ge=0)
+    weight: float | None = pydantic.Field(default=None, ge=0)
     """Weight of the anchor, lambda: more keeps nearer to the teacher's paths, less comes nearer to
-    its distribution, but may lose modes. 0 leaves the anchor out."""
+    its distribution, but may lose modes; 0 leaves the anchor out. If unset, 0.03, or 0.3 for a
+    teacher without a network, where the auxiliary denoiser has no good start."""
     alpha: float = pydantic.Field(default=1.0, ge=0)
     """The coefficient alpha; published: 1.0 and 1.2."""
     share_from_noise: float = pydantic.Field(default=0.7, gt=0, le=1)
