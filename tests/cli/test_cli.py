@@ -23,7 +23,7 @@ MLP = ["--set", 'network={name="mlp",config={width=16,num_blocks=1,embedding_wid
 
 def test_a_run_folder_holds_what_the_contract_names(ring_run):
     names = {file.name for file in ring_run.iterdir()}
-    assert {"config.toml", "student.safetensors", "ema-0.99.safetensors", "network.json"} <= names
+    assert {"config.toml", "student.safetensors", "ema-0.999.safetensors", "network.json"} <= names
     assert {"metrics.jsonl", "state"} <= names
     for line in (ring_run / "metrics.jsonl").read_text().splitlines():
         assert {"step", "images", "loss", "teacher_evals", "seconds"} <= json.loads(line).keys()

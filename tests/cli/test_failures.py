@@ -10,7 +10,7 @@ import torch
 
 from pidistill.cli import main, one_line
 from pidistill.errors import PidistillError
-from pidistill.methods.pid import PID
+from pidistill.methods.pid_map import PIDMap
 
 NETWORK = ["--set", 'network={name="mlp",config={width=16,num_blocks=1,embedding_width=8}}']
 TRAIN = ["distill", "--teacher", "mixture:ring", "--batch-size", "8", *NETWORK]
@@ -60,7 +60,7 @@ def test_bugs_keep_their_traceback(bug, monkeypatch, tmp_path):
     def broken(self, batch):
         raise bug
 
-    monkeypatch.setattr(PID, "loss", broken)
+    monkeypatch.setattr(PIDMap, "loss", broken)
     with pytest.raises(type(bug)):
         main([*TRAIN, "--max-train-steps", "2", "--out", str(tmp_path / "run")])
 
@@ -78,7 +78,7 @@ def test_a_run_that_fails_half_way_keeps_its_checkpoint(
 ):
     folder = tmp_path / "run"
     arguments = [*TRAIN, "--max-train-steps", "9", "--checkpointing-steps", "2"]
-    loss, calls = PID.loss, []
+    loss, calls = PIDMap.loss, []
 
     def failing(self, batch):
         calls.append(batch)
@@ -87,7 +87,7 @@ def test_a_run_that_fails_half_way_keeps_its_checkpoint(
         return loss(self, batch)
 
     with monkeypatch.context() as context:
-        context.setattr(PID, "loss", failing)
+        context.setattr(PIDMap, "loss", failing)
         assert main([*arguments, "--out", str(folder)]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
@@ -103,7 +103,7 @@ def test_a_run_that_fails_half_way_keeps_its_checkpoint(
 
 def train_with_signal(monkeypatch, folder, number):
     """Train for 9 steps; the signal arrives in the middle of the fourth. Returns the exit code."""
-    loss, calls = PID.loss, []
+    loss, calls = PIDMap.loss, []
 
     def signalling(self, batch):
         calls.append(batch)
@@ -111,7 +111,7 @@ def train_with_signal(monkeypatch, folder, number):
             os.kill(os.getpid(), number)
         return loss(self, batch)
 
-    monkeypatch.setattr(PID, "loss", signalling)
+    monkeypatch.setattr(PIDMap, "loss", signalling)
     return main([*TRAIN, "--max-train-steps", "9", "--out", str(folder)])
 
 

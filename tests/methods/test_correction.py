@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import random_mlp
 from pidistill import PidistillError, as_denoiser, load_student
 from pidistill.methods.correction import (
     ANCHOR_EVERY,
@@ -169,13 +168,13 @@ def test_only_a_student_of_the_same_teacher_is_corrected(tmp_path, mlp_teacher):
         build("correction", mlp_teacher, start=str(tmp_path / "run"))
 
 
-def test_a_teacher_without_gradient_is_refused_before_the_first_step():
+def test_a_teacher_without_gradient_is_refused_before_the_first_step(random_network):
     denoiser = torch.no_grad()(lambda x, sigma, label: x / 2)
     teacher = as_denoiser(
         denoiser, sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, sample_shape=(2,)
     )
     with pytest.raises(PidistillError, match="lets no gradient through"):
-        build("correction", teacher, network=random_mlp((2,)))
+        build("correction", teacher, network=random_network((2,)))
 
 
 def test_learning_rates_follow_the_size_of_the_network():

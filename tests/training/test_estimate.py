@@ -47,7 +47,7 @@ def test_every_method_is_estimated_without_writing_anything(name):
     facts = estimate(config(name))
     assert facts["seconds"] > facts["preparation_seconds"] >= 0
     assert (facts["preparation_seconds"] > 0) == (name == "knowledge")
-    assert facts["student_evaluations"] == 8 * {"pid": 2, "boot": 2}.get(name, 1)
+    assert facts["student_evaluations"] == 8 * {"pid": 2, "pid-map": 2, "boot": 2}.get(name, 1)
 
 
 def test_pairs_that_have_to_be_made_first_count():
