@@ -144,7 +144,7 @@ def test_quickstart_ends_with_a_report(tmp_path, capsys, monkeypatch):
     assert metrics == json.loads((folder / "metrics.json").read_text())
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") > 3
-    assert page.count("<svg") == 4
+    assert page.count("<svg") >= 4  # and one of the loss, if it is positive throughout
     assert f"pidistill {' '.join(command)}" in page
     for namespace in ("www.w3.org", "purl.org", "creativecommons.org"):
         page = page.replace(f"http://{namespace}", "")

@@ -25,8 +25,13 @@ COLUMNS = 10
 STRIP_SAMPLES = 4
 STRIP_COLUMNS = 14
 ERROR_SAMPLES = 512
-LOGGED = {"loss": "Training loss", "residual": "Distance of the residual"}
-"""Plotted columns of a run's log, with their titles."""
+LOGGED = {
+    "loss": "Training loss",
+    "residual": "Distance of the residual",
+    "disagreement": "Disagreement of teacher and auxiliary",
+}
+"""Plotted columns of a run's log, with their titles. The axis is logarithmic, so a column with
+other than positive numbers is left out, as the loss of a correction."""
 
 
 def write_report(
@@ -58,9 +63,10 @@ def write_report(
     }
     log = read_log(path.parent)
     training = [
-        line_plot([(line["step"], line[name]) for line in log], title=shown, y_label=name)
+        line_plot(points, title=shown, y_label=name)
         for name, shown in LOGGED.items()
-        if log and name in log[0]
+        if (points := [(line["step"], line[name]) for line in log if name in line])
+        and min(value for _, value in points) > 0
     ]
     if error_curve:
         shown = "RMS distance to the teacher's samples"
