@@ -29,6 +29,14 @@ def pseudo_huber(prediction: Tensor, target: Tensor) -> Tensor:
     return torch.sqrt(difference.square().sum(1) + c**2) - c
 
 
+def normalised(loss: Tensor, softening: float) -> Tensor:
+    """Losses (b,) divided by `sqrt(their detached values + softening)`; 0 leaves them as they are.
+
+    Samples far from the solution then do not dominate the others.
+    """
+    return loss / (loss.detach() + softening).sqrt() if softening > 0 else loss
+
+
 DistanceName = Literal["l2", "l1", "pseudo-huber", "lpips", "lpips-standard"]
 """A key of `DISTANCES`, for settings."""
 

@@ -14,9 +14,10 @@ from pidistill.methods.correction import (
     Correction,
 )
 from pidistill.methods.correction_settings import CorrectionSettings
+from pidistill.methods.denoising import denoising_loss
 from pidistill.methods.pid import PID
 from pidistill.methods.pid_map import PIDMap
-from pidistill.methods.score_identity import correction_loss, denoising_loss
+from pidistill.methods.score_identity import correction_loss
 from pidistill.methods.settings import LARGE, RATES, SMALL, rate_by_size
 from pidistill.noise import Draws
 from pidistill.students import FlowMapStudent, TrajectoryStudent

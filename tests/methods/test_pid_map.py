@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pidistill import initial_noise, load_student, load_teacher, solve
+from pidistill.methods.base import Batch
 from pidistill.methods.pid_map import PIDMap, PIDMapSettings, pid_map_loss, teacher_N
 from pidistill.noise import Draws
 from pidistill.students.flow_map import FlowMapStudent, angle
@@ -85,7 +86,7 @@ def test_paths_start_from_noise_or_from_the_students_own_points(mlp_teacher):
     method = build("pid-map", mlp_teacher)
     student = method.student
     draws, label = Draws(0, 0, 400), torch.arange(400) % 3
-    y, theta_s = method.starts(draws, label, share_from_noise=0.7)
+    y, theta_s = method.starts(Batch(draws, label, None), 0.7)
     first = theta_s == student.theta_max
     assert 0.62 < first.double().mean() < 0.78
     z = student.sigma_max * draws.normal("train z", student.sample_shape).float()

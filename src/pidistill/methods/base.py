@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from pidistill.data import Dataset
@@ -32,6 +33,12 @@ class Batch:
     """Class labels (b,), int64, or None for an unconditional model."""
     x0: Tensor | None
     """Clean images (b, *sample_shape), for methods that need images."""
+
+
+def noise_batch(draws: Draws, num_classes: int, device: torch.device) -> Batch:
+    """The batch of a method that trains on noise alone, with labels drawn from `num_classes`."""
+    label = draws.integers("train label", num_classes).to(device) if num_classes else None
+    return Batch(draws, label, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +256,11 @@ class Distillation(Method):
         if cls.needs == "images":
             require_images(settings.name, teacher, data)
         return cls(settings, cls.make_student(settings, teacher, network), teacher)
+
+    def noise(self, batch: Batch) -> Tensor:
+        """The starting noise of a batch, shape (b, *sample_shape); repeated calls agree."""
+        z = self.teacher.sigma_max * batch.draws.normal("train z", self.teacher.sample_shape)
+        return z.to(next(self.student.parameters()))
 
     def preview(self, num: int) -> Tensor:
         """Student samples in the number of steps that it is trained for."""

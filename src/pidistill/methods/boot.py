@@ -130,8 +130,7 @@ class BOOT(Distillation):
 
     def loss(self, batch: Batch) -> Losses:
         """Draw noise and nodes for the batch and return the weighted sum of both losses."""
-        z = self.teacher.sigma_max * batch.draws.normal("train z", self.student.sample_shape)
-        z = z.to(next(self.student.parameters()))
+        z = self.noise(batch)
         index = batch.draws.integers("train node", len(self.nodes) - 1)
         t, s = self.nodes[index], self.nodes[index + 1]
         bootstrap = bootstrap_loss(

@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.methods.base import Batch, Distillation, Losses, Part, Update
+from pidistill.methods.base import Batch, Distillation, Losses, Part, Update, noise_batch
 from pidistill.methods.correction_settings import CorrectionSettings
+from pidistill.methods.denoising import denoising_loss
 from pidistill.methods.noise_levels import draw_log_normal
 from pidistill.methods.pid import PID, PIDSettings
 from pidistill.methods.pid_map import PIDMap, PIDMapSettings
 from pidistill.methods.score_identity import (
     auxiliary_denoiser,
     correction_loss,
-    denoising_loss,
     require_differentiable,
 )
 from pidistill.methods.settings import OptimizerSettings, rate_by_size
 from pidistill.model_folder import load_student
-from pidistill.noise import SEEDS, Draws
+from pidistill.noise import SEEDS, Draws, device_of
 from pidistill.students.base import Student
 from pidistill.students.flow_map import FlowMapStudent
 from pidistill.students.trajectory import TrajectoryStudent
@@ -50,6 +50,7 @@ class Correction(Distillation):
 
     Settings = CorrectionSettings
     needs = "noise"
+    target_evaluations = 1
 
     def __init__(
         self,
@@ -68,8 +69,6 @@ class Correction(Distillation):
         self.corrected_from: int | None = None
         self._drawn: dict[int, tuple[Batch, Tensor, float]] = {}  # of the latest update
         self.teacher_evaluations = teacher.evaluations_per_call
-        self.student_evaluations = 1
-        self.target_evaluations = 1
 
     @classmethod
     def make_student(
@@ -191,10 +190,7 @@ class Correction(Distillation):
     def _fresh(self, batch: Batch, first: int, num: int) -> Batch:
         """A batch of the samples `first ..`, with labels of their own."""
         draws = Draws(batch.draws.seed, first, num)
-        if batch.label is None:
-            return Batch(draws, None, None)
-        label = draws.integers("train label", self.student.num_classes)
-        return Batch(draws, label.to(batch.label.device), None)
+        return noise_batch(draws, self.student.num_classes, device_of(self.student))
 
     def _correct(self, batch: Batch, key: int, of_all: float = 1.0) -> Losses:
         """The correction of every sample of the batch.
@@ -245,10 +241,11 @@ class Correction(Distillation):
         """Samples of the student, shape (b, *sample_shape)."""
         if isinstance(self.first, PIDMap):
             return self.first.samples(batch, self.settings.share_from_noise)
-        z = self.teacher.sigma_max * batch.draws.normal("train z", self.student.sample_shape)
-        z = z.to(next(self.student.parameters()))
         solution = self.student.sample(
-            z, steps=self.student.num_steps, label=batch.label, draws=batch.draws
+            self.noise(batch),
+            steps=self.student.num_steps,
+            label=batch.label,
+            draws=batch.draws,
         )
         return solution.x
 

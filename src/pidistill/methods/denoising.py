@@ -34,6 +34,24 @@ class DenoisingSettings(MethodSettings):
     """Probability of dropping a sample's label, which trains the unconditional mode."""
 
 
+def denoising_loss(
+    denoiser: Denoiser, x0: Tensor, eps: Tensor, sigma: Tensor, label: Tensor | None
+) -> Tensor:
+    """EDM's weighted denoising loss per sample, shape (b,).
+
+    Args:
+        denoiser: The denoiser; the gradient reaches its weights.
+        x0: Clean samples, shape (b, *sample_shape).
+        eps: Standard normal noise, shaped like `x0`.
+        sigma: Noise levels, shape (b,).
+        label: Class labels (b,), or None.
+    """
+    noisy = x0 + over_sample(sigma, x0) * eps
+    denoised = denoiser(noisy, sigma.to(noisy), label).to(x0)
+    weight = (sigma**2 + denoiser.sigma_data**2) / (sigma * denoiser.sigma_data) ** 2
+    return weight.to(x0) * l2(denoised, x0)
+
+
 class Denoising(Method):
     """The EDM loss for a preconditioned denoiser."""
 
@@ -80,11 +98,7 @@ class Denoising(Method):
         if label is not None:
             dropped = draws.uniform("label dropout") < self.settings.label_dropout
             label = label.masked_fill(dropped.to(label.device), -1)
-        denoised = self.student(x0 + over_sample(sigma, x0) * eps, sigma, label)
-        sigma_data = self.student.sigma_data
-        weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-        loss = weight * l2(denoised, x0)
-        return Losses(loss, sigma, {})
+        return Losses(denoising_loss(self.student, x0, eps, sigma, label), sigma, {})
 
     @torch.no_grad()
     def preview(self, num: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
 from pidistill.derivative import Central, DerivativeScheme, ForwardMode, OneSided
-from pidistill.distance import Distance, DistanceName, distance_for, l2
+from pidistill.distance import Distance, DistanceName, distance_for, l2, normalised
 from pidistill.methods.base import Batch, Distillation, Losses
 from pidistill.methods.noise_levels import DRAWS
 from pidistill.methods.settings import MethodSettings
@@ -194,11 +194,6 @@ class PID(Distillation):
         kind = BY_PARAMETRISATION[settings.parametrisation] if cls is PID else cls
         return super(PID, kind).build(settings, teacher=teacher, data=data, network=network)
 
-    def noise(self, batch: Batch) -> Tensor:
-        """The starting noise of a batch, shape (b, *sample_shape); repeated calls agree."""
-        z = self.teacher.sigma_max * batch.draws.normal("train z", self.teacher.sample_shape)
-        return z.to(next(self.student.parameters()))
-
     def loss(self, batch: Batch) -> Losses:
         """Draw noise and noise levels for the batch and return its losses."""
         uniform = batch.draws.uniform("train sigma")
@@ -213,9 +208,7 @@ class PID(Distillation):
             distance=self.distance,
         )
         scalars = {"residual": loss.detach().mean()}
-        if self.settings.normalise > 0:
-            loss = loss / (loss.detach() + self.settings.normalise).sqrt()
-        return Losses(loss, sigma, scalars)
+        return Losses(normalised(loss, self.settings.normalise), sigma, scalars)
 
 
 def boundary_penalty(student: TrajectoryStudent, z: Tensor, label: Tensor | None) -> Tensor:

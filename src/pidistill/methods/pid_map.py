@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.denoiser import Denoiser, over_sample
-from pidistill.distance import l2
+from pidistill.distance import l2, normalised
 from pidistill.methods.base import Batch, Distillation, Losses
 from pidistill.methods.settings import MethodSettings
-from pidistill.noise import Draws
 from pidistill.precondition import EDMPrecondition
 from pidistill.students.flow_map import FlowMapStudent
 
@@ -137,31 +136,24 @@ class PIDMap(Distillation):
 
     def loss(self, batch: Batch) -> Losses:
         """Draw paths and angles for the batch and return its losses."""
-        y, theta_s = self.starts(
-            batch.draws, batch.label, share_from_noise=self.settings.share_from_noise
-        )
+        y, theta_s = self.starts(batch, self.settings.share_from_noise)
         low = self.student.theta_min
         theta = low + (theta_s - low) * batch.draws.uniform("train theta")
         loss, sigma = pid_map_loss(
             self.student, self.teacher, y, theta_s, theta, batch.label, step=self.settings.step
         )
         scalars = {"residual": loss.detach().mean()}
-        if self.settings.normalise > 0:
-            loss = loss / (loss.detach() + self.settings.normalise).sqrt()
-        return Losses(loss, sigma, scalars)
+        return Losses(normalised(loss, self.settings.normalise), sigma, scalars)
 
     @torch.no_grad()
-    def starts(
-        self, draws: Draws, label: Tensor | None, *, share_from_noise: float
-    ) -> tuple[Tensor, Tensor]:
+    def starts(self, batch: Batch, share_from_noise: float) -> tuple[Tensor, Tensor]:
         """Where paths start: y (b, ...), without gradient, and theta (b,), float64 on the CPU.
 
         A share starts from noise at `sigma_max`, the others from the student's own points below.
         """
-        student = self.student
-        z = student.sigma_max * draws.normal("train z", student.sample_shape)
+        student, draws, label = self.student, batch.draws, batch.label
         theta_s = torch.full((draws.num,), student.theta_max, dtype=torch.float64)
-        y = student.to_y(z.to(next(student.parameters())), theta_s)
+        y = student.to_y(self.noise(batch), theta_s)
         if share_from_noise == 1:
             return y, theta_s
         below = draws.uniform("train start") >= share_from_noise
@@ -177,6 +169,6 @@ class PIDMap(Distillation):
 
     def samples(self, batch: Batch, share_from_noise: float) -> Tensor:
         """Ends x0 (b, ...) of paths that start as in `loss`, with gradient in the last map only."""
-        y, theta_s = self.starts(batch.draws, batch.label, share_from_noise=share_from_noise)
+        y, theta_s = self.starts(batch, share_from_noise)
         theta = torch.full_like(theta_s, self.student.theta_min)
         return self.student.to_x(self.student.flow(y, theta_s, theta, batch.label), theta)

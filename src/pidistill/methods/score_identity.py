@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser, over_sample
-from pidistill.distance import l2
 from pidistill.errors import PidistillError
 from pidistill.noise import device_of
 from pidistill.precondition import EDMPrecondition, Precondition
@@ -80,19 +79,6 @@ def require_differentiable(teacher: Denoiser) -> None:
             f"{teacher.source} lets no gradient through to its samples, which the method "
             "correction needs; make it differentiable, or choose the method pid or pid-map"
         )
-
-
-def denoising_loss(
-    denoiser: Denoiser, x0: Tensor, eps: Tensor, sigma: Tensor, label: Tensor | None
-) -> Tensor:
-    """EDM's weighted denoising loss per sample (Karras et al. 2022), shape (b,).
-
-    Arguments as in `correction_loss`; the gradient reaches the weights of the denoiser.
-    """
-    noisy = x0 + over_sample(sigma, x0) * eps
-    denoised = denoiser(noisy, sigma.to(noisy), label).to(x0)
-    weight = (sigma**2 + denoiser.sigma_data**2) / (sigma * denoiser.sigma_data) ** 2
-    return weight.to(x0) * l2(denoised, x0)
 
 
 def auxiliary_denoiser(teacher: Denoiser, network: nn.Module | None) -> Denoiser:

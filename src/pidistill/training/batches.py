@@ -3,7 +3,7 @@
 import torch
 
 from pidistill.data import Dataset
-from pidistill.methods.base import Batch, Method
+from pidistill.methods.base import Batch, Method, noise_batch
 from pidistill.noise import Draws
 
 
@@ -17,8 +17,7 @@ def make_batch(method: Method, data: Dataset | None, draws: Draws, device: torch
         if data.labels is not None and num_classes:
             label = data.labels[index].to(device)
         return Batch(draws, label, data.images[index].to(device))
-    label = draws.integers("train label", num_classes).to(device) if num_classes else None
-    return Batch(draws, label, None)
+    return noise_batch(draws, num_classes, device)
 
 
 def seed_dropout(draws: Draws, device: torch.device) -> None:
