@@ -15,6 +15,7 @@ from pidistill.evaluation.reference import Reference
 from pidistill.evaluation.sampling import GivenSamples, Sampler
 from pidistill.evaluation.speed import measure_speed
 from pidistill.students.flow_map import FlowMapStudent
+from pidistill.teachers import load_teacher
 
 OF_FEATURES = ("fid", "kid", "is", "precision-recall")
 IMAGES = Reference("x", torch.zeros(4, 1, 8, 8))
@@ -28,7 +29,7 @@ def chosen(asked, model, teacher=None, reference=None, network=None):
 
 
 def test_what_can_be_had_by_default(gaussian, gaussian_student, digits):
-    drawn = IMAGES._replace(are_drawn=True)
+    drawn = IMAGES._replace(images=None, teacher=load_teacher("digits"))
     edm = Reference("x", None, Statistics(torch.zeros(2), torch.eye(2)))
     network, (_, student) = features_for((1, 8, 8)), digits
     flow_map = FlowMapStudent.from_teacher(digits[0])

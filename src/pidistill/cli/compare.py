@@ -17,6 +17,7 @@ from pidistill.cli.console import (
     json_option,
 )
 from pidistill.cli.run import train
+from pidistill.files import require_writable_folder
 
 if TYPE_CHECKING:
     from pidistill.comparison.plan import Plan
@@ -88,6 +89,8 @@ def compare(
                 raise click.UsageError(f"{name} is set in the recipe; remove it here")
         folder = folder or Path("comparisons") / recipe_file.stem
         plan = plan_recipe(read_recipe(recipe_file), folder)
+    if folder is not None:
+        require_writable_folder(folder)
     plan.teacher.to(best_device(device))
     with tempfile.TemporaryDirectory() as scratch:
         comparison = _train_and_measure(out, plan, Path(folder or scratch) / "samples")

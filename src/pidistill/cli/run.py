@@ -20,7 +20,8 @@ from pidistill.settings import nested, parse_toml_value
 from pidistill.training.config import RunConfig
 
 if TYPE_CHECKING:
-    from pidistill.training.trainer import StepReport, Trainer
+    from pidistill.training.log import StepReport
+    from pidistill.training.trainer import Trainer
 
 TABLES = ("network", "method")
 """Fields of the run config that are tables: `--set` reaches into them."""

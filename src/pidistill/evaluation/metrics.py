@@ -240,13 +240,14 @@ def choose_metrics(
     """
     is_model = isinstance(subject, Sampler)
     is_path = isinstance(subject, Sampler) and isinstance(subject.model, PathStudent)
-    has_images = reference is not None and reference.images is not None
+    is_drawn = reference is not None and reference.teacher is not None
+    has_images = reference is not None and (reference.images is not None or is_drawn)
     met = {
         "features": network is not None,
         "classes": network is not None and _classifies(network, subject.image_shape),
         "reference": reference is not None,
         "images": has_images,
-        "real images": has_images and reference is not None and not reference.are_drawn,
+        "real images": has_images and not is_drawn,
         "teacher": is_model and teacher is not None,
         "trajectory": is_path and teacher is not None,
         "model": is_model,

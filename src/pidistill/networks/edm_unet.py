@@ -156,6 +156,14 @@ class EDMUNet(nn.Module):
         def blocks(width_in: int, width_out: int, attend: bool) -> UNetBlock:
             return block(width_in, width_out, num_heads=num_heads(width_out) if attend else 0)
 
+        halvings = len(self.config["channel_mult"]) - 1
+        if resolution % 2**halvings:
+            factor = self.config["img_resolution"] // resolution * 2**halvings
+            raise PidistillError(
+                f"images have sides of {self.config['img_resolution']}; expected a multiple of "
+                f"{factor}, since channel_mult has {halvings + 1} levels; resize them, or choose "
+                "another channel_mult"
+            )
         num_blocks = self.config["num_blocks"]
         resolutions = [resolution >> level for level in range(len(self.config["channel_mult"]))]
         names = [f"{size}x{size}" for size in resolutions]
