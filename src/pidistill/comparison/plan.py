@@ -21,8 +21,8 @@ from pidistill.methods import method_class
 from pidistill.teachers import load_teacher
 from pidistill.teachers.fingerprint import teacher_fingerprint
 from pidistill.training.assemble import build_method
-from pidistill.training.config import RunConfig, parse_config, read_preset
-from pidistill.training.run_folder import read_config
+from pidistill.training.config import INPUTS_FILE, RunConfig, parse_config, read_preset
+from pidistill.training.run_folder import is_own_teacher, read_config
 
 PACES_FILE = "paces.json"
 """In the folder of a comparison with a budget in seconds: the measured costs, by configuration."""
@@ -186,21 +186,24 @@ def plan_folders(
     step, or two have the same configuration and seed.
     """
     runs = [PlannedRun(_config_so_far(folder), folder) for folder in folders]
-    spec = runs[0].config.teacher
     for run in runs:
         if run.config.teacher is None:
             raise PidistillError(f"{run.folder} has no teacher spec in its config; remove it")
-        if run.config.teacher != spec:
+    spec = str(runs[0].config.teacher)
+    teacher = load_teacher(spec)
+    for run in runs:
+        known = (run.folder / INPUTS_FILE).is_file()
+        if not (is_own_teacher(run.folder, teacher) if known else run.config.teacher == spec):
             raise PidistillError(
-                f"{run.folder} has the teacher {run.config.teacher}, {folders[0]} has {spec}; "
-                "compare runs of one teacher"
+                f"{run.folder} was trained with another teacher, {run.config.teacher}, than "
+                f"{spec} is now; compare runs of one teacher"
             )
     files = [folder / "metrics.json" for folder in folders]
     references = {read_json(file).get("reference") for file in files if file.is_file()}
     return Plan(
         f"{len(folders)} runs",
         "The table says what the runs spent.",
-        load_teacher(str(spec)),
+        teacher,
         reference or (references.pop() if len(references) == 1 else None),
         num_samples,
         seed,
@@ -220,7 +223,7 @@ def _config_so_far(folder: Path) -> RunConfig:
 def _configurations_of(runs: list[PlannedRun]) -> list[Configuration]:
     groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        identity = sha256_of([deciding_settings(run.config), run.config.teacher, run.config.data])
+        identity = sha256_of([deciding_settings(run.config), run.config.data])
         groups.setdefault(identity, []).append(run)
     unique = len({run.folder.name for run in runs}) == len(runs)
     configurations = []

@@ -109,13 +109,14 @@ def require_shape(network: nn.Module, sample_shape: tuple[int, ...], name: str) 
 
     `name` says where the network comes from.
     """
-    kind, config = type(network), getattr(network, "config", {})
+    kind: Any = type(network)
+    config = getattr(network, "config", {})
     implied = kind.arguments_for(sample_shape, 0) if kind in NETWORKS.values() else {}
     for key in {"sample_shape", "img_resolution", "in_channels"} & implied.keys() & config.keys():
         if config[key] != implied[key]:
             raise PidistillError(
-                f"{name}: the network has {key} {config[key]!r}, but samples of shape {sample_shape} imply "
-                f"{implied[key]!r}"
+                f"{name}: the network has {key} {config[key]!r}, but samples of shape "
+                f"{sample_shape} imply {implied[key]!r}"
             )
 
 
