@@ -109,10 +109,13 @@ def require_shape(network: nn.Module, sample_shape: tuple[int, ...], name: str) 
 
     `name` says where the network comes from.
     """
-    kind: Any = type(network)
-    config = getattr(network, "config", {})
-    implied = kind.arguments_for(sample_shape, 0) if kind in NETWORKS.values() else {}
-    for key in {"sample_shape", "img_resolution", "in_channels"} & implied.keys() & config.keys():
+    config: Any = network.config
+    implied = {
+        "sample_shape": list(sample_shape),
+        "in_channels": sample_shape[0],
+        "img_resolution": sample_shape[-1],
+    }
+    for key in implied.keys() & config.keys():
         if config[key] != implied[key]:
             raise PidistillError(
                 f"{name}: the network has {key} {config[key]!r}, but samples of shape "
