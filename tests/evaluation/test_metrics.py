@@ -8,9 +8,10 @@ import torch
 from pidistill import PidistillError
 from pidistill.data import load_data
 from pidistill.evaluation import evaluate
+from pidistill.evaluation.choice import choose_metrics
 from pidistill.evaluation.features import features_for
 from pidistill.evaluation.frechet import Statistics
-from pidistill.evaluation.metrics import choose_metrics, error_metrics
+from pidistill.evaluation.metrics import error_metrics
 from pidistill.evaluation.reference import Reference
 from pidistill.evaluation.sampling import GivenSamples, Sampler
 from pidistill.evaluation.speed import measure_speed
@@ -37,9 +38,9 @@ def test_what_can_be_had_by_default(gaussian, gaussian_student, digits):
         ((flow_map, digits[0]), "error trajectory diversity speed"),
         ((gaussian_student, gaussian), "error trajectory diversity speed"),
         ((gaussian,), "diversity speed"),
-        ((student, None, IMAGES, network), "fid diversity training-images speed"),
-        ((student, None, drawn, network), "fid diversity speed"),
-        ((student, None, edm, network), "fid diversity speed"),
+        ((student, None, IMAGES, network), "fid label-agreement diversity training-images speed"),
+        ((student, None, drawn, network), "fid label-agreement diversity speed"),
+        ((student, None, edm, network), "fid label-agreement diversity speed"),
         ((student, None, IMAGES), "diversity training-images speed"),
         ((torch.zeros(4, 2),), "diversity"),
     ]:

@@ -68,6 +68,8 @@ class Plan:
     """NFE at which students are measured."""
     sections: list[Section]
     recipe: Recipe | None = None
+    features: str = "auto"
+    """The features of Frechet distances, as for `evaluate`."""
 
     def configurations(self) -> list[Configuration]:
         """Those of all sections."""
@@ -120,6 +122,7 @@ def plan_recipe(recipe: Recipe, out: str | Path) -> Plan:
         recipe.evaluations,
         sections,
         recipe,
+        recipe.features,
     )
 
 
@@ -175,7 +178,12 @@ class _Planner:
 
 
 def plan_folders(
-    folders: list[Path], *, reference: str | None = None, num_samples: int = 5000, seed: int = 0
+    folders: list[Path],
+    *,
+    reference: str | None = None,
+    num_samples: int = 5000,
+    seed: int = 0,
+    features: str = "auto",
 ) -> Plan:
     """Plan to measure the runs in `folders` on equal terms, as far as they are trained.
 
@@ -209,6 +217,7 @@ def plan_folders(
         seed,
         [1, 2, 4],
         [Section("Runs", _configurations_of(runs))],
+        features=features,
     )
 
 

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
+from pidistill.evaluation.choice import choose_metrics
 from pidistill.evaluation.features import FeatureNetwork
-from pidistill.evaluation.metrics import METRICS, Measured, Values, choose_metrics, compute
+from pidistill.evaluation.features.trained import Encoder
+from pidistill.evaluation.metrics import METRICS, Measured, Values, compute
 from pidistill.evaluation.opening import (
     Averages,
     ModelOrSamples,
@@ -141,6 +143,8 @@ class Terms:
             facts["reference"] = self.reference.name
         if self.network is not None:
             facts["features"] = self.network.identity
+        if isinstance(self.network, Encoder):
+            facts["features_facts"] = self.network.description.facts
         return {**together(measurements, len(seeds)), **facts}
 
     def measure(self, subject: Subject, names: Collection[str]) -> Measured | None:
