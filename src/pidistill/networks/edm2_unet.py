@@ -180,28 +180,17 @@ class EDM2UNet(EDMUNet):
         clip_act: float | None = 256,
         label_dropout: float = 0.0,
     ) -> None:
-        """Build the network.
+        """Build the network. The other arguments are those of `SongUNet`.
 
         Args:
-            img_resolution: Side of the images.
-            in_channels: Number of input channels.
-            out_channels: Number of output channels.
-            label_dim: Number of classes; 0 means unconditional.
-            model_channels: Base width.
-            channel_mult: Width of each resolution level, in base widths.
             channel_mult_noise: Fourier features, in base widths; None means the first level's.
             channel_mult_emb: Width of the embedding, in base widths; None means the widest level's.
-            num_blocks: Residual blocks per level; the decoder has one more.
-            attn_resolutions: Resolutions with self-attention.
             label_balance: Share of the label in the embedding.
             concat_balance: Share of the encoder's output where the decoder joins it.
-            resample_filter: Taps of the resampling filter, an even number.
             channels_per_head: Channels of an attention head; narrower blocks have no attention.
-            dropout: Probability, in training.
             res_balance: Share of the residual branch.
             attn_balance: Share of the attention.
             clip_act: Largest magnitude of an activation; None means no limit.
-            label_dropout: Probability that a label is dropped in training.
         """
         super().__init__(plain_arguments(locals()))
         first = model_channels * channel_mult[0]

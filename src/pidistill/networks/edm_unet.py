@@ -153,10 +153,6 @@ class EDMUNet(nn.Module):
         `encoder` and `decoder` build a block with the arguments that all share, such as
         `UNetBlock`; `num_heads` maps the width of a block to its number of attention heads.
         """
-
-        def heads(width: int, attend: bool) -> int:
-            return num_heads(width) if attend else 0
-
         halvings = len(self.config["channel_mult"]) - 1
         if resolution % 2**halvings:
             factor = self.config["img_resolution"] // resolution * 2**halvings
@@ -182,23 +178,21 @@ class EDMUNet(nn.Module):
             skip_widths.append(width)
             for i in range(num_blocks):
                 wide = widths[level]
-                self.enc[f"{name}_block{i}"] = encoder(
-                    width, wide, num_heads=heads(wide, attends[level])
-                )
+                heads = num_heads(wide) if attends[level] else 0
+                self.enc[f"{name}_block{i}"] = encoder(width, wide, num_heads=heads)
                 width = wide
                 skip_widths.append(width)
         for level, name in reversed(list(enumerate(names))):
             if level == len(names) - 1:
-                self.dec[f"{name}_in0"] = decoder(width, width, num_heads=heads(width, attend=True))
+                self.dec[f"{name}_in0"] = decoder(width, width, num_heads=num_heads(width))
                 self.dec[f"{name}_in1"] = decoder(width, width)
             else:
                 self.dec[f"{name}_up"] = decoder(width, width, up=True)
             for i in range(num_blocks + 1):
                 attend = attends[level] and (i == num_blocks or not self.decoder_attends_once)
-                wide = widths[level]
-                self.dec[f"{name}_block{i}"] = decoder(
-                    width + skip_widths.pop(), wide, num_heads=heads(wide, attend)
-                )
+                wide, heads = widths[level], num_heads(widths[level]) if attend else 0
+                width_in = width + skip_widths.pop()
+                self.dec[f"{name}_block{i}"] = decoder(width_in, wide, num_heads=heads)
                 width = wide
             for key, layer in self.after_level(level, width).items():
                 self.dec[f"{name}_{key}"] = layer
