@@ -180,17 +180,14 @@ class EDM2UNet(EDMUNet):
         clip_act: float | None = 256,
         label_dropout: float = 0.0,
     ) -> None:
-        """Build the network. The other arguments are those of `SongUNet`.
+        """Build the network. Arguments that `SongUNet` has, too, are the same here.
 
-        Args:
-            channel_mult_noise: Fourier features, in base widths; None means the first level's.
-            channel_mult_emb: Width of the embedding, in base widths; None means the widest level's.
-            label_balance: Share of the label in the embedding.
-            concat_balance: Share of the encoder's output where the decoder joins it.
-            channels_per_head: Channels of an attention head; narrower blocks have no attention.
-            res_balance: Share of the residual branch.
-            attn_balance: Share of the attention.
-            clip_act: Largest magnitude of an activation; None means no limit.
+        `channel_mult_noise` and `channel_mult_emb` are the widths of the Fourier features and of
+        the embedding; None means that of the first level, and of the widest. `label_balance` is the
+        share of the label in the embedding, `concat_balance` that of the encoder's output where the
+        decoder joins it, `res_balance` and `attn_balance` those of the branches of a block.
+        Blocks narrower than `channels_per_head` have no attention. Activations are clipped at
+        `clip_act`, unless it is None.
         """
         super().__init__(plain_arguments(locals()))
         first = model_channels * channel_mult[0]
