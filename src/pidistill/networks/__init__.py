@@ -27,6 +27,7 @@ from torch import nn
 from pidistill.errors import PidistillError, one_line
 from pidistill.networks.dhariwal_unet import DhariwalUNet
 from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet
+from pidistill.networks.edm2_unet import EDM2UNet
 from pidistill.networks.mlp import MLP
 from pidistill.networks.song_unet import SongUNet
 from pidistill.settings import STRICT, validate
@@ -35,6 +36,7 @@ NETWORKS: dict[str, Any] = {
     "mlp": MLP,
     "song_unet": SongUNet,
     "dhariwal_unet": DhariwalUNet,
+    "edm2_unet": EDM2UNet,
     "diffusers_unet": DiffusersUNet,
     "text_unet": TextUNet,
 }

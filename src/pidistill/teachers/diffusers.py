@@ -6,7 +6,6 @@ consistency models, flow matching), and Stable Diffusion with a list of prompts 
 `formats/latent.py`). The network is unchanged; its conventions become a preconditioning.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ from pidistill.guidance import GuidedDenoiser
 from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, plain_config
 from pidistill.teachers.formats import RefusedError, latent, pipeline_folder, refusals_of
 from pidistill.teachers.formats.schedulers import precondition_of
+from pidistill.teachers.options import Options, parse_options
 
 PIXEL_SIGMA_DATA = 0.5
 """Standard deviation of images in [-1, 1] by EDM's convention; pipelines do not state it."""
 LATENT_SIGMA_DATA = 1.0
 """Pipelines scale their latents to unit variance."""
 
-OPTIONS: dict[str, type[float] | type[int] | type[str]] = {
+OPTIONS: Options = {
     "sigma_min": float,
     "sigma_max": float,
     "prompts": str,
@@ -93,32 +93,15 @@ def load_decoder(locator: str) -> latent.LatentDecoder | None:
 
 
 def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
-    """Split `NAME?OPTION=VALUE&...` into the name and its options.
+    """The name of the pipeline, and its options; see `parse_options`.
 
     Raises `PidistillError` if the name is empty, or an option is unknown or has a bad value.
     """
-    name, _, query = locator.partition("?")
+    name, options = parse_options("diffusers", locator, OPTIONS)
     if not name:
         raise PidistillError(
             f"teacher 'diffusers:{locator}' names no pipeline; expected diffusers:DIR_or_REPO"
         )
-    options: dict[str, Any] = {}
-    for part in query.split("&") if query else []:
-        key, _, text = part.partition("=")
-        if key not in OPTIONS:
-            raise PidistillError(
-                f"unknown option {key!r} in 'diffusers:{locator}'; expected ?OPTION=VALUE&... with "
-                f"OPTION one of {', '.join(OPTIONS)}"
-            )
-        try:
-            options[key] = OPTIONS[key](text)
-        except ValueError:
-            options[key] = math.nan
-        if options[key] in ("", math.inf, -math.inf) or options[key] != options[key]:
-            kind = {str: "text", int: "an integer", float: "a finite number"}[OPTIONS[key]]
-            raise PidistillError(
-                f"option {key} is {text!r} in 'diffusers:{locator}'; expected {kind}"
-            )
     return name, options
 
 

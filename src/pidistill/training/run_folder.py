@@ -14,7 +14,7 @@ from pidistill.errors import PidistillError
 from pidistill.files import read_json, write_json
 from pidistill.model_folder import read_description, weights_name
 from pidistill.settings import read_toml
-from pidistill.teachers import load_teacher, split_spec
+from pidistill.teachers import load_teacher, sources, split_spec
 from pidistill.teachers.fingerprint import teacher_fingerprint
 from pidistill.training.config import (
     CONFIG_FILE,
@@ -128,10 +128,7 @@ def decoder_of_run(
         if teacher is not None:
             raise
         return None
-    if kind != "diffusers":
-        return None
-    from pidistill.teachers.diffusers import load_decoder
-
+    load_decoder = getattr(sources()[kind].load(), "load_decoder", lambda locator: None)
     try:
         return load_decoder(locator)
     except PidistillError as error:
