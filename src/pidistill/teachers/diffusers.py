@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
-from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, plain_config
-from pidistill.teachers.formats import RefusedError, latent, pipeline_folder, refusals_of
+from pidistill.networks.diffusers_unet import DiffusersUNet, plain_config
+from pidistill.teachers.formats import (
+    RefusedError,
+    latent,
+    pipeline_folder,
+    refusals_of,
+    transformers,
+)
 from pidistill.teachers.formats.schedulers import precondition_of
 
 PIXEL_SIGMA_DATA = 0.5
@@ -56,19 +63,7 @@ def load(locator: str) -> Denoiser:
             sigma_min=options.get("sigma_min"),
             sigma_max=options.get("sigma_max"),
         )
-        unet = pipeline_folder.load_network(pipeline, "unet")
-        shape = sample_shape(unet.config)
-        network: DiffusersUNet | TextUNet
-        if type(unet).__name__ == "UNet2DModel":
-            network, num_classes = class_network(unet, options)
-        elif "prompts" in options:
-            network = latent.text_network(pipeline, unet, options["prompts"])
-            num_classes = len(network.config["prompts"])
-        else:
-            raise RefusedError(
-                "is conditioned on text; name a file with one prompt per line, as in "
-                f"'diffusers:{name}?prompts=FILE.txt'"
-            )
+        network, num_classes, shape = raw_network(pipeline, name, options)
     denoiser: Denoiser = PreconditionedDenoiser(
         network,
         precondition,
@@ -79,6 +74,33 @@ def load(locator: str) -> Denoiser:
     if decoder is not None:
         denoiser.decoder = decoder
     return GuidedDenoiser(denoiser, options["guidance"]) if "guidance" in options else denoiser
+
+
+def raw_network(
+    pipeline: Path, name: str, options: dict[str, Any]
+) -> tuple[nn.Module, int, tuple[int, int, int]]:
+    """The pipeline's network as a raw one, its number of labels, and the shape of its samples."""
+    is_transformer = pipeline_folder.has_component(pipeline, "transformer")
+    theirs = pipeline_folder.load_network(pipeline, "transformer" if is_transformer else "unet")
+    kind, shape = type(theirs).__name__, sample_shape(theirs.config)
+    if kind == "UNet2DModel":
+        return *class_network(theirs, options), shape
+    if kind == "DiTTransformer2DModel":
+        return *transformers.class_transformer(theirs, options), shape
+    if kind not in ("UNet2DConditionModel", "SD3Transformer2DModel"):
+        raise RefusedError(
+            f"has a {kind}, which is not supported; expected a UNet, a class-conditional DiT or a "
+            "transformer of Stable Diffusion 3"
+        )
+    if "prompts" not in options:
+        raise RefusedError(
+            "is conditioned on text; name a file with one prompt per line, as in "
+            f"'diffusers:{name}?prompts=FILE.txt'"
+        )
+    if is_transformer:
+        return *transformers.prompt_transformer(pipeline, theirs, options), shape
+    network = latent.text_network(pipeline, theirs, options["prompts"])
+    return network, len(network.config["prompts"]), shape
 
 
 def load_decoder(locator: str) -> latent.LatentDecoder | None:
@@ -143,17 +165,17 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
 
 
 def sample_shape(config: Any) -> tuple[int, int, int]:
-    """The sample shape of a UNet with this configuration."""
+    """The sample shape of a network with this configuration."""
     channels, size = config["in_channels"], config["sample_size"]
-    if config["out_channels"] not in (channels, 2 * channels):
+    if config["out_channels"] not in (None, channels, 2 * channels):  # a transformer's may be None
         raise RefusedError(
-            f"has a UNet that takes {channels} channels and returns {config['out_channels']}; "
+            f"has a network that takes {channels} channels and returns {config['out_channels']}; "
             f"expected {channels}, or {2 * channels} with a predicted variance"
         )
     if size is None:
         raise RefusedError(
-            "has a UNet whose sample_size is null; set it to the training resolution in "
-            "unet/config.json"
+            "has a network whose sample_size is null; set it to the training resolution in "
+            "its config.json"
         )
     height, width = (size, size) if isinstance(size, int) else size
     return channels, height, width

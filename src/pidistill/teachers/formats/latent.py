@@ -25,8 +25,9 @@ class LatentDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode `latents`."""
-        scaled = latents / self.autoencoder.config.scaling_factor
-        images: Tensor = self.autoencoder.decode(scaled, return_dict=False)[0]
+        config = self.autoencoder.config
+        unscaled = latents / config.scaling_factor + (config.get("shift_factor") or 0)
+        images: Tensor = self.autoencoder.decode(unscaled, return_dict=False)[0]
         return images
 
 

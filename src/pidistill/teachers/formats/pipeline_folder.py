@@ -22,14 +22,20 @@ INDEX = "model_index.json"
 ALLOW_PICKLE = "PIDISTILL_ALLOW_PICKLE"
 CLASSES = {
     "unet": ("UNet2DModel", "UNet2DConditionModel"),
+    # Folders of DiT pipelines written before version 0.29 of the library name the second.
+    "transformer": ("DiTTransformer2DModel", "Transformer2DModel", "SD3Transformer2DModel"),
     "scheduler": SCHEDULERS,
     "vae": ("AutoencoderKL", "VQModel"),
     "vqvae": ("AutoencoderKL", "VQModel"),
-    "text_encoder": ("CLIPTextModel",),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "text_encoder_3": ("T5EncoderModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_3": ("T5Tokenizer", "T5TokenizerFast"),
 }
 """The components of a teacher, and the classes supported for each."""
-FROM_TRANSFORMERS = ("text_encoder", "tokenizer")
+FROM_TRANSFORMERS = tuple(name for name in CLASSES if name.startswith(("text_", "tokenizer")))
 FILES = ("*.json", "*.safetensors", "*.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
