@@ -5,6 +5,7 @@ The library is imported only when a network is built.
 
 import contextlib
 import importlib
+import inspect
 import json
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
 
 
 def require(library: str) -> ModuleType:
@@ -36,8 +37,10 @@ def library_network(name: str, arguments: dict[str, Any]) -> Any:
     network_class = getattr(require("diffusers"), name)
     try:
         network = network_class(**arguments)
-    except (TypeError, ValueError) as error:
-        raise PidistillError(f"{name} does not accept these arguments: {error}") from error
+    except Exception as error:  # arguments of a wrong type can raise anything
+        raise PidistillError(
+            f"{name} does not accept these arguments: {one_line(error)}"
+        ) from error
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
             module.register_forward_pre_hook(_contiguous_tangent)
@@ -78,6 +81,15 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
     arguments = {name: value for name, value in config.items() if not name.startswith("_")}
     plain: dict[str, Any] = json.loads(json.dumps(arguments))
     return plain
+
+
+def arguments_of(model: Any) -> dict[str, Any]:
+    """The constructor arguments of a diffusers model, as JSON values.
+
+    Keys of its config that are no arguments are left out; the library ignores them with a warning.
+    """
+    known = inspect.signature(type(model).__init__).parameters
+    return plain_config({key: value for key, value in model.config.items() if key in known})
 
 
 class DiffusersUNet(nn.Module):

@@ -16,7 +16,7 @@ from torch import nn
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
-from pidistill.networks.diffusers_unet import DiffusersUNet, plain_config
+from pidistill.networks.diffusers_unet import DiffusersUNet, arguments_of
 from pidistill.teachers.formats import (
     RefusedError,
     latent,
@@ -158,7 +158,7 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
             "embedding means 'no label'; specify that row as null_class"
         )
     with torch.device("meta"):
-        network = DiffusersUNet(null_class=null_class, **plain_config(unet.config))
+        network = DiffusersUNet(null_class=null_class, **arguments_of(unet))
     network.unet.load_state_dict(unet.state_dict(), strict=True, assign=True)
     null_is_last = null_class is not None and null_class == rows - 1
     return network, rows - 1 if null_is_last else rows

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.errors import PidistillError
-from pidistill.networks.diffusers_unet import TextUNet, plain_config
+from pidistill.networks.diffusers_unet import TextUNet, arguments_of
 from pidistill.paths import user_path
 from pidistill.teachers.formats import RefusedError, pipeline_folder
 
@@ -48,7 +48,7 @@ def text_network(pipeline: Path, unet: Any, prompts_file: str) -> TextUNet:
     prompts = read_prompts(prompts_file)
     encoded = encode_prompts(pipeline, [*prompts, ""])
     with torch.device("meta"):
-        network = TextUNet(plain_config(unet.config), prompts, prompt_length=encoded.shape[1])
+        network = TextUNet(arguments_of(unet), prompts, prompt_length=encoded.shape[1])
     if network.prompts.shape != encoded.shape:
         raise RefusedError(
             f"has a text encoder with embeddings of size {encoded.shape[2]}; its UNet expects "
@@ -65,7 +65,7 @@ def read_prompts(path: str) -> list[str]:
     Raises `PidistillError` if the file cannot be read or has none.
     """
     try:
-        text = user_path(path).read_text(encoding="utf-8")
+        text = user_path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PidistillError(f"prompts file {path} cannot be read: {error}") from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,6 +1,5 @@
 """Transformers of diffusers pipelines: classes (DiT), and prompts in three encodings (SD3)."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.networks.diffusers_transformer import ClassTransformer, PromptTransformer
-from pidistill.networks.diffusers_unet import plain_config
+from pidistill.networks.diffusers_unet import arguments_of
 from pidistill.teachers.formats import RefusedError, pipeline_folder
 from pidistill.teachers.formats.latent import read_prompts
 
@@ -33,7 +32,7 @@ def class_transformer(transformer: Any, options: dict[str, Any]) -> tuple[ClassT
             f"{options['null_class']}; omit it"
         )
     with torch.device("meta"):
-        network = ClassTransformer(**constructor_arguments(transformer))
+        network = ClassTransformer(**arguments_of(transformer))
     take_weights(network.transformer, transformer)
     return network, classes
 
@@ -52,7 +51,7 @@ def prompt_transformer(
     )
     with torch.device("meta"):
         network = PromptTransformer(
-            constructor_arguments(transformer), prompts, prompt_length=texts.shape[1]
+            arguments_of(transformer), prompts, prompt_length=texts.shape[1]
         )
     for name, encoded in (("prompts", texts), ("pooled", pooled)):
         expected = getattr(network, name).shape
@@ -64,13 +63,6 @@ def prompt_transformer(
         setattr(network, name, encoded)
     take_weights(network.transformer, transformer)
     return network, len(prompts)
-
-
-def constructor_arguments(transformer: Any) -> dict[str, Any]:
-    """The arguments in a config that the class of the network takes; old configs have more."""
-    known = inspect.signature(type(transformer).__init__).parameters
-    config = plain_config(transformer.config)
-    return {name: value for name, value in config.items() if name in known}
 
 
 def take_weights(network: Any, transformer: Any) -> None:
