@@ -97,6 +97,10 @@ def raw_network(
             "is conditioned on text; name a file with one prompt per line, as in "
             f"'diffusers:{name}?prompts=FILE.txt'"
         )
+    if "null_class" in options:
+        raise RefusedError(
+            "is conditioned on text, and the empty prompt is 'no label'; omit the option null_class"
+        )
     if is_transformer:
         return *transformers.prompt_transformer(pipeline, theirs, options), shape
     network = latent.text_network(pipeline, theirs, options["prompts"])
