@@ -17,6 +17,7 @@ from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
 from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, arguments_of
 from pidistill.teachers.formats import RefusedError, latent, pipeline_folder, refusals_of
+from pidistill.teachers.formats.network_checks import check_shape, check_times, sample_shape
 from pidistill.teachers.formats.schedulers import precondition_of
 
 PIXEL_SIGMA_DATA = 0.5
@@ -31,6 +32,7 @@ OPTIONS: dict[str, type[float] | type[int] | type[str]] = {
     "guidance": float,
     "null_class": int,
     "revision": str,
+    "variant": str,
 }
 
 
@@ -47,8 +49,9 @@ def load(locator: str) -> Denoiser:
     pipeline cannot be read.
     """
     name, options = parse_locator(locator)
-    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"), options.get("variant"))
     with refusals_of(name):
+        pipeline_folder.refuse_other_kinds(pipeline)
         decoder = latent.load_decoder(pipeline)
         precondition = precondition_of(
             pipeline_folder.load_component(pipeline, "scheduler"),
@@ -69,6 +72,7 @@ def load(locator: str) -> Denoiser:
                 "is conditioned on text; name a file with one prompt per line, as in "
                 f"'diffusers:{name}?prompts=FILE.txt'"
             )
+        check_times(network, precondition)
     denoiser: Denoiser = PreconditionedDenoiser(
         network,
         precondition,
@@ -87,7 +91,7 @@ def load_decoder(locator: str) -> latent.LatentDecoder | None:
     Raises `PidistillError` if the pipeline or its autoencoder cannot be read.
     """
     name, options = parse_locator(locator)
-    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"), options.get("variant"))
     with refusals_of(name):
         return latent.load_decoder(pipeline)
 
@@ -137,23 +141,7 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
         )
     with torch.device("meta"):
         network = DiffusersUNet(null_class=null_class, **arguments_of(unet))
+    check_shape(network, sample_shape(unet.config))
     network.unet.load_state_dict(unet.state_dict(), strict=True, assign=True)
     null_is_last = null_class is not None and null_class == rows - 1
     return network, rows - 1 if null_is_last else rows
-
-
-def sample_shape(config: Any) -> tuple[int, int, int]:
-    """The sample shape of a UNet with this configuration."""
-    channels, size = config["in_channels"], config["sample_size"]
-    if config["out_channels"] not in (channels, 2 * channels):
-        raise RefusedError(
-            f"has a UNet that takes {channels} channels and returns {config['out_channels']}; "
-            f"expected {channels}, or {2 * channels} with a predicted variance"
-        )
-    if size is None:
-        raise RefusedError(
-            "has a UNet whose sample_size is null; set it to the training resolution in "
-            "unet/config.json"
-        )
-    height, width = (size, size) if isinstance(size, int) else size
-    return channels, height, width
