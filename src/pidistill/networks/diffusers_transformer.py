@@ -127,10 +127,9 @@ def require_patches(config: Any) -> None:
     Raises `PidistillError` if they do not, or if there are more than positional embeddings.
     """
     size, patch = config.sample_size, config.patch_size
-    if not isinstance(size, int) or isinstance(size, bool) or size <= 0 or size % patch:
+    if size % patch:
         raise PidistillError(
-            f"the transformer's sample_size is {size!r}; expected an integer that is a multiple of "
-            f"its patch_size, {patch}"
+            f"the transformer's sample_size is {size}; expected a multiple of its patch_size, {patch}"
         )
     most = config.get("pos_embed_max_size")
     if most and size // patch > most:

@@ -16,7 +16,7 @@ from torch import nn
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
-from pidistill.networks.diffusers_unet import DiffusersUNet, arguments_of
+from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, arguments_of
 from pidistill.teachers.formats import (
     RefusedError,
     latent,
@@ -24,6 +24,7 @@ from pidistill.teachers.formats import (
     refusals_of,
     transformers,
 )
+from pidistill.teachers.formats.network_checks import check_shape, check_times, sample_shape
 from pidistill.teachers.formats.schedulers import precondition_of
 
 PIXEL_SIGMA_DATA = 0.5
@@ -38,6 +39,7 @@ OPTIONS: dict[str, type[float] | type[int] | type[str]] = {
     "guidance": float,
     "null_class": int,
     "revision": str,
+    "variant": str,
 }
 
 
@@ -54,8 +56,9 @@ def load(locator: str) -> Denoiser:
     pipeline cannot be read.
     """
     name, options = parse_locator(locator)
-    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"), options.get("variant"))
     with refusals_of(name):
+        pipeline_folder.refuse_other_kinds(pipeline)
         decoder = latent.load_decoder(pipeline)
         precondition = precondition_of(
             pipeline_folder.load_component(pipeline, "scheduler"),
@@ -64,6 +67,8 @@ def load(locator: str) -> Denoiser:
             sigma_max=options.get("sigma_max"),
         )
         network, num_classes, shape = raw_network(pipeline, name, options)
+        if isinstance(network, DiffusersUNet | TextUNet):
+            check_times(network, precondition)
     denoiser: Denoiser = PreconditionedDenoiser(
         network,
         precondition,
@@ -77,7 +82,7 @@ def load(locator: str) -> Denoiser:
 
 
 def raw_network(
-    pipeline: Path, name: str, options: dict[str, Any]
+    pipeline: pipeline_folder.Pipeline, name: str, options: dict[str, Any]
 ) -> tuple[nn.Module, int, tuple[int, int, int]]:
     """The pipeline's network as a raw one, its number of labels, and the shape of its samples."""
     is_transformer = pipeline_folder.has_component(pipeline, "transformer")
@@ -113,7 +118,7 @@ def load_decoder(locator: str) -> latent.LatentDecoder | None:
     Raises `PidistillError` if the pipeline or its autoencoder cannot be read.
     """
     name, options = parse_locator(locator)
-    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"), options.get("variant"))
     with refusals_of(name):
         return latent.load_decoder(pipeline)
 
@@ -163,23 +168,7 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
         )
     with torch.device("meta"):
         network = DiffusersUNet(null_class=null_class, **arguments_of(unet))
+    check_shape(network, sample_shape(unet.config))
     network.unet.load_state_dict(unet.state_dict(), strict=True, assign=True)
     null_is_last = null_class is not None and null_class == rows - 1
     return network, rows - 1 if null_is_last else rows
-
-
-def sample_shape(config: Any) -> tuple[int, int, int]:
-    """The sample shape of a network with this configuration."""
-    channels, size = config["in_channels"], config["sample_size"]
-    if config["out_channels"] not in (None, channels, 2 * channels):  # a transformer's may be None
-        raise RefusedError(
-            f"has a network that takes {channels} channels and returns {config['out_channels']}; "
-            f"expected {channels}, or {2 * channels} with a predicted variance"
-        )
-    if size is None:
-        raise RefusedError(
-            "has a network whose sample_size is null; set it to the training resolution in "
-            "its config.json"
-        )
-    height, width = (size, size) if isinstance(size, int) else size
-    return channels, height, width

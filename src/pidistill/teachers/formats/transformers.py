@@ -1,7 +1,6 @@
 """Transformers of diffusers pipelines: classes (DiT), and prompts in three encodings (SD3)."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from pidistill.networks.diffusers_transformer import ClassTransformer, PromptTra
 from pidistill.networks.diffusers_unet import arguments_of
 from pidistill.teachers.formats import RefusedError, pipeline_folder
 from pidistill.teachers.formats.latent import read_prompts
+from pidistill.teachers.formats.pipeline_folder import Pipeline
 
 T5_LENGTH = 256
 """Tokens per prompt for T5: the pipeline's default `max_sequence_length`."""
@@ -38,7 +38,7 @@ def class_transformer(transformer: Any, options: dict[str, Any]) -> tuple[ClassT
 
 
 def prompt_transformer(
-    pipeline: Path, transformer: Any, options: dict[str, Any]
+    pipeline: Pipeline, transformer: Any, options: dict[str, Any]
 ) -> tuple[PromptTransformer, int]:
     """An SD3Transformer2DModel with the lines of a file as its labels, and their number.
 
@@ -72,7 +72,7 @@ def take_weights(network: Any, transformer: Any) -> None:
     network.pos_embed.pos_embed = transformer.pos_embed.pos_embed
 
 
-def encode_prompts(pipeline: Path, prompts: list[str], *, width: int) -> tuple[Tensor, Tensor]:
+def encode_prompts(pipeline: Pipeline, prompts: list[str], *, width: int) -> tuple[Tensor, Tensor]:
     """Prompts as Stable Diffusion 3 sees them (Esser et al. 2024).
 
     Returns the tokens of two CLIP encoders side by side, zero-padded to `width`, followed by those
@@ -93,7 +93,7 @@ def encode_prompts(pipeline: Path, prompts: list[str], *, width: int) -> tuple[T
 
 @torch.no_grad()
 def encoded(
-    pipeline: Path,
+    pipeline: Pipeline,
     which: str,
     prompts: list[str],
     length: int,
