@@ -70,9 +70,8 @@ def stable_diffusion_3(folder, *, with_t5=True, **config):
     tokenizer_3, encoder_3 = t5(32) if with_t5 else (None, None)
     sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "caption_projection_dim": 16}
     widths = {"joint_attention_dim": 32, "pooled_projection_dim": 24, "pos_embed_max_size": 6}
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=8, num_layers=2, **{**sizes, **widths, **config}
-    )
+    sizes |= {"sample_size": 8, "num_layers": 2}
+    transformer = diffusers.SD3Transformer2DModel(**{**sizes, **widths, **config})
     pipeline = diffusers.StableDiffusion3Pipeline(
         with_random_modulation(transformer),
         diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),

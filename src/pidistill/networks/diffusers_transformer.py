@@ -38,7 +38,6 @@ class ClassTransformer(nn.Module):
         super().__init__()
         self.config: dict[str, Any] = plain_config(transformer)
         self.transformer = library_network("DiTTransformer2DModel", transformer)
-        require_patches(self.transformer.config)
         for block in self.transformer.transformer_blocks:
             block.norm1.emb.class_embedder.dropout_prob = 0.0
 
@@ -100,7 +99,6 @@ class PromptTransformer(nn.Module):
             "prompt_length": prompt_length,
         }
         self.transformer = library_network("SD3Transformer2DModel", transformer)
-        require_patches(self.transformer.config)
         config, rows = self.transformer.config, len(prompts) + 1
         self.register_buffer(
             "prompts", torch.zeros(rows, prompt_length, config.joint_attention_dim)
@@ -119,21 +117,3 @@ class PromptTransformer(nn.Module):
         with attention_for(c_noise):
             out: Tensor = self.transformer(u, texts, pooled, c_noise, return_dict=False)[0]
         return out
-
-
-def require_patches(config: Any) -> None:
-    """Check that the patches of a transformer cover its square samples.
-
-    Raises `PidistillError` if they do not, or if there are more than positional embeddings.
-    """
-    size, patch = config.sample_size, config.patch_size
-    if size % patch:
-        raise PidistillError(
-            f"the transformer's sample_size is {size}; expected a multiple of its patch_size, {patch}"
-        )
-    most = config.get("pos_embed_max_size")
-    if most and size // patch > most:
-        raise PidistillError(
-            f"the transformer's sample_size is {size}, which makes {size // patch} patches a side; "
-            f"it has positional embeddings for {most} (pos_embed_max_size)"
-        )

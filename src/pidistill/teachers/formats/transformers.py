@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pidistill.errors import one_line
 from pidistill.networks.diffusers_transformer import ClassTransformer, PromptTransformer
 from pidistill.networks.diffusers_unet import arguments_of
 from pidistill.teachers.formats import RefusedError, pipeline_folder
@@ -33,7 +34,7 @@ def class_transformer(transformer: Any, options: dict[str, Any]) -> tuple[ClassT
         )
     with torch.device("meta"):
         network = ClassTransformer(**arguments_of(transformer))
-    take_weights(network.transformer, transformer)
+    take_weights(network, transformer)
     return network, classes
 
 
@@ -53,23 +54,40 @@ def prompt_transformer(
         network = PromptTransformer(
             arguments_of(transformer), prompts, prompt_length=texts.shape[1]
         )
-    for name, encoded in (("prompts", texts), ("pooled", pooled)):
+    take_weights(network, transformer)
+    for name, rows in (("prompts", texts), ("pooled", pooled)):
         expected = getattr(network, name).shape
-        if encoded.shape != expected:
+        if rows.shape != expected:
             raise RefusedError(
-                f"has text encoders with embeddings of size {encoded.shape[-1]}; its transformer "
+                f"has text encoders with embeddings of size {rows.shape[-1]}; its transformer "
                 f"expects {expected[-1]}"
             )
-        setattr(network, name, encoded)
-    take_weights(network.transformer, transformer)
+        setattr(network, name, rows)
     return network, len(prompts)
 
 
-def take_weights(network: Any, transformer: Any) -> None:
-    """Move the tensors of `transformer` to a `network` on the meta device."""
-    network.load_state_dict(transformer.state_dict(), strict=True, assign=True)
+def take_weights(network: ClassTransformer | PromptTransformer, transformer: Any) -> None:
+    """Move the tensors of `transformer` to a `network` on the meta device.
+
+    Raises `RefusedError` if the network does not return samples of the shape that it takes.
+    """
+    channels, size = transformer.config.in_channels, transformer.config.sample_size
+    x = torch.empty((1, channels, size, size), device="meta")
+    try:
+        out = network(x, x[:, 0, 0, 0])
+    except Exception as error:  # an odd config can raise anything
+        raise RefusedError(
+            f"has a transformer that does not take samples of shape {(channels, size, size)}: "
+            f"{one_line(error)}"
+        ) from error
+    if out.shape[2:] != x.shape[2:]:
+        raise RefusedError(
+            f"has a transformer whose sample_size is {size}; expected a multiple of its "
+            f"patch_size, {transformer.config.patch_size}"
+        )
+    network.transformer.load_state_dict(transformer.state_dict(), strict=True, assign=True)
     # The sines and cosines of DiT are not in its state dict.
-    network.pos_embed.pos_embed = transformer.pos_embed.pos_embed
+    network.transformer.pos_embed.pos_embed = transformer.pos_embed.pos_embed
 
 
 def encode_prompts(pipeline: Pipeline, prompts: list[str], *, width: int) -> tuple[Tensor, Tensor]:
