@@ -59,7 +59,7 @@ def text_network(pipeline: Pipeline, unet: Any, prompts_file: str) -> TextUNet:
         network = TextUNet(arguments_of(unet), prompts, prompt_length=encoded.shape[1])
     if network.prompts.shape != encoded.shape:
         raise RefusedError(
-            f"has a text encoder with embeddings of size {encoded.shape[2]}; its UNet expects "
+            f"has a text encoder with embeddings of size {encoded.shape[-1]}; its UNet expects "
             f"{network.prompts.shape[2]}"
         )
     check_shape(network, sample_shape(unet.config))
