@@ -26,6 +26,7 @@ from torch import nn
 
 from pidistill.errors import PidistillError, one_line
 from pidistill.networks.dhariwal_unet import DhariwalUNet
+from pidistill.networks.diffusers_transformer import ClassTransformer, PromptTransformer
 from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet
 from pidistill.networks.edm2_unet import EDM2UNet
 from pidistill.networks.mlp import MLP
@@ -39,6 +40,8 @@ NETWORKS: dict[str, Any] = {
     "edm2_unet": EDM2UNet,
     "diffusers_unet": DiffusersUNet,
     "text_unet": TextUNet,
+    "class_transformer": ClassTransformer,
+    "prompt_transformer": PromptTransformer,
 }
 """Classes by their name in configs and `network.json`."""
 

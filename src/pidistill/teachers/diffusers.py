@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
-from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, plain_config
-from pidistill.teachers.formats import RefusedError, latent, pipeline_folder, refusals_of
+from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, arguments_of
+from pidistill.teachers.formats import (
+    RefusedError,
+    latent,
+    pipeline_folder,
+    refusals_of,
+    transformers,
+)
+from pidistill.teachers.formats.network_checks import check_shape, check_times, sample_shape
 from pidistill.teachers.formats.schedulers import precondition_of
 from pidistill.teachers.options import Options, parse_options
 
@@ -31,6 +39,7 @@ OPTIONS: Options = {
     "guidance": float,
     "null_class": int,
     "revision": str,
+    "variant": str,
 }
 
 
@@ -47,8 +56,9 @@ def load(locator: str) -> Denoiser:
     pipeline cannot be read.
     """
     name, options = parse_locator(locator)
-    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"), options.get("variant"))
     with refusals_of(name):
+        pipeline_folder.refuse_other_kinds(pipeline)
         decoder = latent.load_decoder(pipeline)
         precondition = precondition_of(
             pipeline_folder.load_component(pipeline, "scheduler"),
@@ -56,19 +66,9 @@ def load(locator: str) -> Denoiser:
             sigma_min=options.get("sigma_min"),
             sigma_max=options.get("sigma_max"),
         )
-        unet = pipeline_folder.load_network(pipeline, "unet")
-        shape = sample_shape(unet.config)
-        network: DiffusersUNet | TextUNet
-        if type(unet).__name__ == "UNet2DModel":
-            network, num_classes = class_network(unet, options)
-        elif "prompts" in options:
-            network = latent.text_network(pipeline, unet, options["prompts"])
-            num_classes = len(network.config["prompts"])
-        else:
-            raise RefusedError(
-                "is conditioned on text; name a file with one prompt per line, as in "
-                f"'diffusers:{name}?prompts=FILE.txt'"
-            )
+        network, num_classes, shape = raw_network(pipeline, name, options)
+        if isinstance(network, DiffusersUNet | TextUNet):
+            check_times(network, precondition)
     denoiser: Denoiser = PreconditionedDenoiser(
         network,
         precondition,
@@ -81,13 +81,44 @@ def load(locator: str) -> Denoiser:
     return GuidedDenoiser(denoiser, options["guidance"]) if "guidance" in options else denoiser
 
 
+def raw_network(
+    pipeline: pipeline_folder.Pipeline, name: str, options: dict[str, Any]
+) -> tuple[nn.Module, int, tuple[int, int, int]]:
+    """The pipeline's network as a raw one, its number of labels, and the shape of its samples."""
+    is_transformer = pipeline_folder.has_component(pipeline, "transformer")
+    theirs = pipeline_folder.load_network(pipeline, "transformer" if is_transformer else "unet")
+    kind, shape = type(theirs).__name__, sample_shape(theirs.config)
+    if kind == "UNet2DModel":
+        return *class_network(theirs, options), shape
+    if kind == "DiTTransformer2DModel":
+        return *transformers.class_transformer(theirs, options), shape
+    if kind not in ("UNet2DConditionModel", "SD3Transformer2DModel"):
+        raise RefusedError(
+            f"has a {kind}, which is not supported; expected a UNet, a class-conditional DiT or a "
+            "transformer of Stable Diffusion 3"
+        )
+    if "prompts" not in options:
+        raise RefusedError(
+            "is conditioned on text; name a file with one prompt per line, as in "
+            f"'diffusers:{name}?prompts=FILE.txt'"
+        )
+    if "null_class" in options:
+        raise RefusedError(
+            "is conditioned on text, and the empty prompt is 'no label'; omit the option null_class"
+        )
+    if is_transformer:
+        return *transformers.prompt_transformer(pipeline, theirs, options), shape
+    network = latent.text_network(pipeline, theirs, options["prompts"])
+    return network, len(network.config["prompts"]), shape
+
+
 def load_decoder(locator: str) -> latent.LatentDecoder | None:
     """Only the latent decoder of the teacher `locator`; None if it has none.
 
     Raises `PidistillError` if the pipeline or its autoencoder cannot be read.
     """
     name, options = parse_locator(locator)
-    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"), options.get("variant"))
     with refusals_of(name):
         return latent.load_decoder(pipeline)
 
@@ -119,24 +150,8 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
             "embedding means 'no label'; specify that row as null_class"
         )
     with torch.device("meta"):
-        network = DiffusersUNet(null_class=null_class, **plain_config(unet.config))
+        network = DiffusersUNet(null_class=null_class, **arguments_of(unet))
+    check_shape(network, sample_shape(unet.config))
     network.unet.load_state_dict(unet.state_dict(), strict=True, assign=True)
     null_is_last = null_class is not None and null_class == rows - 1
     return network, rows - 1 if null_is_last else rows
-
-
-def sample_shape(config: Any) -> tuple[int, int, int]:
-    """The sample shape of a UNet with this configuration."""
-    channels, size = config["in_channels"], config["sample_size"]
-    if config["out_channels"] not in (channels, 2 * channels):
-        raise RefusedError(
-            f"has a UNet that takes {channels} channels and returns {config['out_channels']}; "
-            f"expected {channels}, or {2 * channels} with a predicted variance"
-        )
-    if size is None:
-        raise RefusedError(
-            "has a UNet whose sample_size is null; set it to the training resolution in "
-            "unet/config.json"
-        )
-    height, width = (size, size) if isinstance(size, int) else size
-    return channels, height, width

@@ -7,7 +7,7 @@ read, by torch's weights-only reader, only if the environment variable PIDISTILL
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,35 +15,104 @@ from pidistill.errors import PidistillError, one_line
 from pidistill.files import read_json
 from pidistill.networks.diffusers_unet import require
 from pidistill.paths import user_path
-from pidistill.teachers.formats import RefusedError
+from pidistill.teachers.formats import RefusedError, kinds
 from pidistill.teachers.formats.schedulers import SCHEDULERS
 
 INDEX = "model_index.json"
 ALLOW_PICKLE = "PIDISTILL_ALLOW_PICKLE"
 CLASSES = {
     "unet": ("UNet2DModel", "UNet2DConditionModel"),
+    # Folders of DiT pipelines written before version 0.29 of the library name the second.
+    "transformer": ("DiTTransformer2DModel", "Transformer2DModel", "SD3Transformer2DModel"),
     "scheduler": SCHEDULERS,
     "vae": ("AutoencoderKL", "VQModel"),
     "vqvae": ("AutoencoderKL", "VQModel"),
-    "text_encoder": ("CLIPTextModel",),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "text_encoder_3": ("T5EncoderModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_3": ("T5Tokenizer", "T5TokenizerFast"),
 }
 """The components of a teacher, and the classes supported for each."""
-FROM_TRANSFORMERS = ("text_encoder", "tokenizer")
+BY_HAND = "distil it as a denoiser of your own, by pidistill.as_denoiser (docs/adding-a-teacher.md)"
+FROM_TRANSFORMERS = tuple(name for name in CLASSES if name.startswith(("text_", "tokenizer")))
 FILES = ("*.json", "*.safetensors", "*.txt")
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<a>[\w-]+?))?(?:-\d{5}-of-\d{5})?"
+    r"(?:\.(?P<b>[\w-]+))?\.(?P<suffix>safetensors|bin)"
+)
+"""Names of files of weights: with a variant, as in `model.fp16.safetensors`, and of shards."""
+NETWORKS = ("unet", "transformer", "prior", "decoder")
+"""The components that can be a pipeline's diffusion model."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def has_component(folder: Path, name: str) -> bool:
-    """Whether the pipeline in `folder` has this component."""
-    entry = read_json(folder / INDEX).get(name)
-    return isinstance(entry, list) and entry != [None, None]
+class Pipeline(NamedTuple):
+    """A pipeline's folder, and the variant of its weights that the user names."""
+
+    folder: Path
+    variant: str | None = None
 
 
-def load_component(folder: Path, name: str, **options: Any) -> Any:
+def index_of(folder: Path) -> dict[str, Any]:
+    """The content of a pipeline's model_index.json, or what its components' configs say.
+
+    It is empty if `folder` holds neither that file nor a UNet with a scheduler.
+    """
+    if (folder / INDEX).is_file():
+        return read_json(folder / INDEX)
+    index: dict[str, Any] = {}
+    for name, file in (("unet", "config.json"), ("scheduler", "scheduler_config.json")):
+        path = folder_of(folder, name) / file
+        index[name] = ["diffusers", read_json(path).get("_class_name") if path.is_file() else None]
+    if (folder / "vae").is_dir():
+        index["vae"] = ["diffusers", read_json(folder / "vae" / "config.json").get("_class_name")]
+    whole = class_of(index, "unet") in CLASSES["unet"] and class_of(index, "scheduler")
+    return index if whole else {}
+
+
+def class_of(index: dict[str, Any], name: str) -> str | None:
+    """The class of a component by a pipeline's index; None without that component."""
+    entry = index.get(name)
+    if not isinstance(entry, list) or len(entry) != 2 or entry[1] is None:
+        return None
+    return str(entry[1])
+
+
+def refuse_other_kinds(pipeline: Pipeline) -> None:
+    """Raise `RefusedError` if a pipeline is of a kind that cannot be a teacher."""
+    index = index_of(pipeline.folder)
+    for name in NETWORKS:
+        class_name = class_of(index, name)
+        if class_name and class_name not in CLASSES.get(name, ()):
+            expected = ", ".join(CLASSES["unet"] + CLASSES["transformer"])
+            raise RefusedError(
+                f"is {kinds.pipeline_kind(index)} of {kinds.network_kind(class_name)}, as {name} "
+                f"{class_name}; expected one of {expected}; {BY_HAND}"
+            )
+    for name in kinds.CONDITIONS if class_of(index, "unet") else ():
+        if class_of(index, name):
+            raise RefusedError(
+                f"is {kinds.pipeline_kind(index)}: by its {name}, its UNet sees "
+                f"{kinds.CONDITIONS[name]}, but a teacher sees noise and a label or one text; "
+                f"{BY_HAND}"
+            )
+    for folder in (pipeline.folder, *(folder_of(pipeline.folder, name) for name in NETWORKS)):
+        if adapter := kinds.adapter_in(folder):
+            raise RefusedError(
+                f"holds the adapter {adapter}, which would be left out; {kinds.HOW_TO_FUSE}"
+            )
+
+
+def has_component(pipeline: Pipeline, name: str) -> bool:
+    """Whether the pipeline has this component."""
+    return class_of(index_of(pipeline.folder), name) is not None
+
+
+def load_component(pipeline: Pipeline, name: str, **options: Any) -> Any:
     """Load a component, one of `CLASSES`; use `load_network` for components with weights."""
-    entry = read_json(folder / INDEX).get(name)
-    class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    class_name = class_of(index_of(pipeline.folder), name)
     if class_name not in CLASSES[name]:
         raise RefusedError(
             f"has {f'the {name} {class_name}' if class_name else f'no {name}'}; expected one of "
@@ -52,7 +121,7 @@ def load_component(folder: Path, name: str, **options: Any) -> Any:
     library = require("transformers" if name in FROM_TRANSFORMERS else "diffusers")
     try:
         return getattr(library, class_name).from_pretrained(
-            folder_of(folder, name), local_files_only=True, **options
+            folder_of(pipeline.folder, name), local_files_only=True, **options
         )
     except Exception as error:  # a damaged folder can raise anything
         raise RefusedError(
@@ -60,13 +129,16 @@ def load_component(folder: Path, name: str, **options: Any) -> Any:
         ) from error
 
 
-def load_network(folder: Path, name: str) -> Any:
+def load_network(pipeline: Pipeline, name: str) -> Any:
     """Load a component with weights, in float32, and check that the weights are complete."""
+    folder = folder_of(pipeline.folder, name)
+    safe = has_safetensors(folder, name)
     network, report = load_component(
-        folder,
+        pipeline,
         name,
         output_loading_info=True,
-        use_safetensors=has_safetensors(folder_of(folder, name), name),
+        use_safetensors=safe,
+        variant=variant_in(folder, name, "safetensors" if safe else "bin", pipeline.variant),
         **{"dtype" if name in FROM_TRANSFORMERS else "torch_dtype": torch.float32},
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -88,13 +160,37 @@ def folder_of(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
+def variant_in(folder: Path, name: str, suffix: str, wanted: str | None) -> str | None:
+    """The variant of the weights in `folder` to read: None for `diffusion_pytorch_model.SUFFIX`.
+
+    A variant that is alone is read; `wanted` decides among several. Only the diffusion model has
+    to have the variant `wanted`. Raises `RefusedError` if there is a choice, or nothing to choose.
+    """
+    matches = (WEIGHTS.fullmatch(file.name) for file in folder.iterdir())
+    found = {m["a"] or m["b"] for m in matches if m and m["suffix"] == suffix} or {None}
+    if wanted in found:
+        return wanted
+    listed = ", ".join(sorted(variant or "(none)" for variant in found))
+    if wanted is not None and name in NETWORKS:
+        raise RefusedError(f"has no variant {wanted!r} of the {name}; expected one of {listed}")
+    if None in found or len(found) == 1:
+        return next(iter(found)) if len(found) == 1 else None
+    raise RefusedError(
+        f"has the weights of the {name} in several variants, {listed}; choose one by the option "
+        "variant, as in diffusers:DIR?variant=fp16"
+    )
+
+
 def has_safetensors(folder: Path, name: str) -> bool:
     """Whether the weights in `folder` are safetensors; raises if they are disallowed pickles."""
     if any(folder.glob("*.safetensors")):
         return True
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if not pickles:
-        raise RefusedError(f"has no weights of the {name} in {folder}")
+        raise RefusedError(
+            f"has no weights of the {name} in {folder}; if they exist only as a variant, name it, "
+            "as in diffusers:OWNER/NAME?variant=fp16"
+        )
     if not pickles_allowed():
         raise RefusedError(
             f"has the weights of the {name} as a pickle, {pickles[0]}; convert it once with "
@@ -111,39 +207,42 @@ def pickles_allowed() -> bool:
 
 
 def is_pipeline_folder(path: Path) -> bool:
-    """Whether `path` is a pipeline folder."""
-    return (path / INDEX).is_file()
+    """Whether `path` is a pipeline folder, or one of a UNet and its scheduler."""
+    return (path / INDEX).is_file() or bool(index_of(path))
 
 
-def open_pipeline(name: str, revision: str | None) -> Path:
-    """The folder of a pipeline: `name`, or a download of the repository of that name.
+def open_pipeline(name: str, revision: str | None, variant: str | None = None) -> Pipeline:
+    """The pipeline in the folder `name`, or in a download of the repository of that name.
 
     Raises `PidistillError` when it is neither, or the library is missing.
     """
     require("diffusers")
     path = user_path(name)
     if is_pipeline_folder(path):
-        return path
+        return Pipeline(path, variant)
     if path.is_dir():
+        kind = kinds.folder_kind(path)
+        above = path.resolve().parent
         raise PidistillError(
-            f"{name} holds no {INDEX}; expected the folder of a whole diffusers pipeline, as "
-            "written by its save_pretrained (a UNet without its scheduler has no noise levels)"
+            f"{name} holds no {INDEX}{f': it is {kind}' if kind else ''}; expected the folder of a "
+            "whole diffusers pipeline, as written by its save_pretrained"
+            f"{f', perhaps {above}' if is_pipeline_folder(above) else ''}"
         )
     if path.exists():
         raise PidistillError(
-            f"{name} is a single file; expected the folder of a diffusers pipeline: convert it "
-            "with from_single_file(FILE).save_pretrained(DIR) of its class"
+            f"{name} is {kinds.file_kind(path)}; expected the folder of a diffusers pipeline: "
+            "convert a checkpoint with from_single_file(FILE).save_pretrained(DIR) of its class"
         )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise PidistillError(
             f"{name!r} is neither an existing folder nor the OWNER/NAME of a repository on the "
             "Hugging Face hub"
         )
-    return _fetch(name, revision)
+    return Pipeline(_fetch(name, revision, variant), variant)
 
 
-def _fetch(repository: str, revision: str | None) -> Path:
-    """Download the components that a teacher needs, without variants."""
+def _fetch(repository: str, revision: str | None, variant: str | None) -> Path:
+    """Download the components that a teacher needs, without variants other than `variant`."""
     from huggingface_hub import snapshot_download
 
     files = FILES + PICKLES if pickles_allowed() else FILES
@@ -155,7 +254,7 @@ def _fetch(repository: str, revision: str | None) -> Path:
             repository,
             revision=revision,
             allow_patterns=wanted,
-            ignore_patterns=["*.fp16.*", "*.non_ema.*"],
+            ignore_patterns=[] if variant else ["*.fp16[.-]*", "*.non_ema[.-]*"],
         )
     except (OSError, ValueError) as error:
         raise PidistillError(

@@ -1,0 +1,143 @@
+"""Transformers of diffusers pipelines: classes (DiT), and prompts in three encodings (SD3)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pidistill.errors import one_line
+from pidistill.networks.diffusers_transformer import ClassTransformer, PromptTransformer
+from pidistill.networks.diffusers_unet import arguments_of
+from pidistill.teachers.formats import RefusedError, pipeline_folder
+from pidistill.teachers.formats.latent import read_prompts
+from pidistill.teachers.formats.pipeline_folder import Pipeline
+
+T5_LENGTH = 256
+"""Tokens per prompt for T5: the pipeline's default `max_sequence_length`."""
+ENCODED_AT_ONCE = 16
+"""Prompts per call of a text encoder; T5 needs about 20 MB for each."""
+
+
+def class_transformer(transformer: Any, options: dict[str, Any]) -> tuple[ClassTransformer, int]:
+    """A DiTTransformer2DModel as a raw network, and its number of labels.
+
+    Raises `RefusedError` if the options ask for prompts, or for another row without a label.
+    """
+    classes = transformer.config.num_embeds_ada_norm
+    if "prompts" in options:
+        raise RefusedError("is not conditioned on text; omit the option prompts")
+    if options.get("null_class", classes) != classes:
+        raise RefusedError(
+            f"has {classes} classes and one row for 'no label', {classes}, but null_class is "
+            f"{options['null_class']}; omit it"
+        )
+    with torch.device("meta"):
+        network = ClassTransformer(**arguments_of(transformer))
+    take_weights(network, transformer)
+    return network, classes
+
+
+def prompt_transformer(
+    pipeline: Pipeline, transformer: Any, options: dict[str, Any]
+) -> tuple[PromptTransformer, int]:
+    """An SD3Transformer2DModel with the lines of a file as its labels, and their number.
+
+    Raises `PidistillError` if there are no prompts, and `RefusedError` if the text encoders are not
+    those of Stable Diffusion 3.
+    """
+    prompts = read_prompts(options["prompts"])
+    texts, pooled = encode_prompts(
+        pipeline, [*prompts, ""], width=transformer.config.joint_attention_dim
+    )
+    with torch.device("meta"):
+        network = PromptTransformer(
+            arguments_of(transformer), prompts, prompt_length=texts.shape[1]
+        )
+    take_weights(network, transformer)
+    for name, rows in (("prompts", texts), ("pooled", pooled)):
+        expected = getattr(network, name).shape
+        if rows.shape != expected:
+            raise RefusedError(
+                f"has text encoders with embeddings of size {rows.shape[-1]}; its transformer "
+                f"expects {expected[-1]}"
+            )
+        setattr(network, name, rows)
+    return network, len(prompts)
+
+
+def take_weights(network: ClassTransformer | PromptTransformer, transformer: Any) -> None:
+    """Move the tensors of `transformer` to a `network` on the meta device.
+
+    Raises `RefusedError` if the network does not return samples of the shape that it takes.
+    """
+    channels, size = transformer.config.in_channels, transformer.config.sample_size
+    x = torch.empty((1, channels, size, size), device="meta")
+    try:
+        out = network(x, x[:, 0, 0, 0])
+    except Exception as error:  # an odd config can raise anything
+        raise RefusedError(
+            f"has a transformer that does not take samples of shape {(channels, size, size)}: "
+            f"{one_line(error)}"
+        ) from error
+    if out.shape[2:] != x.shape[2:]:
+        raise RefusedError(
+            f"has a transformer whose sample_size is {size}; expected a multiple of its "
+            f"patch_size, {transformer.config.patch_size}"
+        )
+    network.transformer.load_state_dict(transformer.state_dict(), strict=True, assign=True)
+    # The sines and cosines of DiT are not in its state dict.
+    network.transformer.pos_embed.pos_embed = transformer.pos_embed.pos_embed
+
+
+def encode_prompts(pipeline: Pipeline, prompts: list[str], *, width: int) -> tuple[Tensor, Tensor]:
+    """Prompts as Stable Diffusion 3 sees them (Esser et al. 2024).
+
+    Returns the tokens of two CLIP encoders side by side, zero-padded to `width`, followed by those
+    of T5, shape (n, length, width); and the pooled projections of both CLIP encoders side by side,
+    shape (n, size). Without a T5 encoder its tokens are zeros. Both are float32.
+    """
+    length = pipeline_folder.load_component(pipeline, "tokenizer").model_max_length
+    # One encoder after the other, so that only one is in memory.
+    clip = [encoded(pipeline, which, prompts, length, clip_states) for which in ("", "_2")]
+    if pipeline_folder.has_component(pipeline, "text_encoder_3"):
+        (t5,) = encoded(pipeline, "_3", prompts, T5_LENGTH, t5_states)
+    else:
+        t5 = torch.zeros(len(prompts), T5_LENGTH, width)
+    tokens = torch.cat([tokens for tokens, _ in clip], dim=2)
+    tokens = nn.functional.pad(tokens, (0, t5.shape[2] - tokens.shape[2]))
+    return torch.cat([tokens, t5], dim=1), torch.cat([pooled for _, pooled in clip], dim=1)
+
+
+@torch.no_grad()
+def encoded(
+    pipeline: Pipeline,
+    which: str,
+    prompts: list[str],
+    length: int,
+    states: Callable[[Any, Tensor], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """The `states` of the text encoder with the suffix `which` for prompts of `length` tokens."""
+    tokenizer = pipeline_folder.load_component(pipeline, f"tokenizer{which}")
+    encoder = pipeline_folder.load_network(pipeline, f"text_encoder{which}")
+    tokens = tokenizer(
+        prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    )
+    batches = [states(encoder, ids) for ids in tokens.input_ids.split(ENCODED_AT_ONCE)]
+    return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+
+
+def clip_states(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens before CLIP's last layer, (b, length, width), and its pooled projection (b, p)."""
+    out = encoder(ids, output_hidden_states=True)
+    if not hasattr(out, "text_embeds"):
+        raise RefusedError(
+            "has a CLIP text encoder without a projection; Stable Diffusion 3 needs "
+            "CLIPTextModelWithProjection"
+        )
+    return out.hidden_states[-2], out.text_embeds
+
+
+def t5_states(encoder: Any, ids: Tensor) -> tuple[Tensor]:
+    """The tokens after the last layer of T5, (b, length, width)."""
+    return (encoder(ids)[0],)
