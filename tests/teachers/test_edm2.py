@@ -142,7 +142,7 @@ def test_latents_are_decoded_by_a_vae(place, tmp_path):
 )
 def test_encoders_that_no_checkpoint_has(scale, tmp_path):
     content = edm2_checkpoint(small(channels=4), {"scale": scale, "bias": np.zeros(4, np.float32)})
-    with pytest.raises(PidistillError, match=r"nothing in it was executed|scale and bias are not 4"):
+    with pytest.raises(PidistillError, match=r"nothing in it was executed|are not 4 numbers"):
         load_teacher(write(tmp_path / "a.pkl", content))
 
 
