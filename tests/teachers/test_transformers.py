@@ -182,5 +182,5 @@ def test_what_cannot_be_read_is_named(tmp_path):
     index = json.loads((tmp_path / "fine" / "model_index.json").read_text())
     index["transformer"][1] = "FluxTransformer2DModel"
     (tmp_path / "fine" / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(PidistillError, match="as transformer FluxTransformer2DModel; expected"):
+    with pytest.raises(PidistillError, match=r"a network \(FluxTransformer2DModel\); expected"):
         load_teacher(f"diffusers:{tmp_path}/fine")

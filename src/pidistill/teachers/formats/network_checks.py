@@ -10,6 +10,8 @@ from pidistill.networks.diffusers_unet import DiffusersUNet, FractionalEmbedding
 from pidistill.precondition import Precondition
 from pidistill.teachers.formats import RefusedError
 
+MAX_SIDE = 65_536
+
 
 def sample_shape(config: Any) -> tuple[int, int, int]:
     """The sample shape of a network with this configuration.
@@ -33,12 +35,12 @@ def sample_shape(config: Any) -> tuple[int, int, int]:
 
 
 def side_of(value: Any) -> int:
-    """The side of an image from a config, also from "8" or 8.0; 0 if it is no positive integer."""
+    """The side of an image from a config, also from "8" or 8.0; 0 if it is no size."""
     try:
         number = 0.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         return 0
-    return int(number) if number > 0 and number.is_integer() else 0
+    return int(number) if 0 < number <= MAX_SIDE and number.is_integer() else 0
 
 
 def check_shape(network: DiffusersUNet | TextUNet, shape: tuple[int, int, int]) -> None:

@@ -4,6 +4,8 @@ Only the classes in `CLASSES` are ever loaded, and weights are read from safeten
 read, by torch's weights-only reader, only if the environment variable PIDISTILL_ALLOW_PICKLE is 1.
 """
 
+import inspect
+import json
 import os
 import re
 from pathlib import Path
@@ -86,10 +88,10 @@ def refuse_other_kinds(pipeline: Pipeline) -> None:
     for name in NETWORKS:
         class_name = class_of(index, name)
         if class_name and class_name not in CLASSES.get(name, ()):
-            expected = ", ".join(CLASSES["unet"] + CLASSES["transformer"])
+            known = [known for network in NETWORKS for known in CLASSES.get(network, ())]
             raise RefusedError(
-                f"is {kinds.pipeline_kind(index)} of {kinds.network_kind(class_name)}, as {name} "
-                f"{class_name}; expected one of {expected}; {BY_HAND}"
+                f"is {kinds.pipeline_kind(index)} of {kinds.network_kind(class_name)}; expected a "
+                f"{' or '.join(known)}; {BY_HAND}"
             )
     for name in kinds.CONDITIONS if class_of(index, "unet") else ():
         if class_of(index, name):
@@ -119,14 +121,26 @@ def load_component(pipeline: Pipeline, name: str, **options: Any) -> Any:
             f"{', '.join(CLASSES[name])}"
         )
     library = require("transformers" if name in FROM_TRANSFORMERS else "diffusers")
+    component, folder = getattr(library, class_name), folder_of(pipeline.folder, name)
     try:
-        return getattr(library, class_name).from_pretrained(
-            folder_of(pipeline.folder, name), local_files_only=True, **options
-        )
+        return component.from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # a damaged folder can raise anything
         raise RefusedError(
-            f"has the {name} {class_name}, which cannot be loaded: {one_line(error)}"
+            f"has the {name} {class_name}, which cannot be loaded: "
+            f"{odd_setting(folder, component)}{one_line(error)}"
         ) from error
+
+
+def odd_setting(folder: Path, component: Any) -> str:
+    """The first setting in a component's config of another type than its default, as a remark."""
+    for file in ("config.json", "scheduler_config.json"):
+        config = read_json(folder / file) if (folder / file).is_file() else {}
+        for key, parameter in inspect.signature(component.__init__).parameters.items():
+            usual, value = parameter.default, config.get(key)
+            types = (int, float) if type(usual) is float else (type(usual),)
+            if isinstance(usual, int | float | str) and not (value is None or type(value) in types):
+                return f"its {key} is {json.dumps(value)}, by default {json.dumps(usual)}; "
+    return ""
 
 
 def load_network(pipeline: Pipeline, name: str) -> Any:

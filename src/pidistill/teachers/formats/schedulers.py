@@ -100,9 +100,9 @@ def vp_table(scheduler: Any) -> Tensor:
     Raises `RefusedError` if they are no noise levels, or not one for each of its timesteps.
     """
     betas, steps = scheduler.betas, scheduler.config.num_train_timesteps
-    if len(betas) != steps:
+    if betas.shape != (steps,):
         raise RefusedError(
-            f"has a scheduler with {len(betas)} trained_betas for {steps!r} num_train_timesteps; "
+            f"has a scheduler with {betas.numel()} betas for {steps!r} num_train_timesteps; "
             "expected one for each timestep"
         )
     table: Tensor = scheduler.alphas_cumprod.double()
