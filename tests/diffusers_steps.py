@@ -12,15 +12,12 @@ from pathlib import Path
 import torch
 
 from pidistill import load_teacher
-from pidistill.precondition.discrete import DiscreteVPPrecondition
 
 from diffusers_pipelines import diffusers, save
 
 UNCLIPPED = {"clip_sample": False, "thresholding": False, "clip_denoised": False}
 PREDICT_NOISE = ("dpmsolver", "sde-dpmsolver", "deis", "noise_prediction")
 """The algorithms of solvers whose `convert_model_output` is the noise."""
-TRAINED_LEVELS = 1e-3
-"""Timesteps this close to an integer count as one of training."""
 
 
 def opened(scheduler):
@@ -100,13 +97,19 @@ def agreement(teacher, unet, scheduler, indices):
     for index in indices:
         t, sigma, theirs = denoised(scheduler, network, x0, noise, index)
         sigma = sigma.item()
-        discrete = isinstance(teacher.precondition, DiscreteVPPrecondition)
-        trained = not discrete or (t - t.round()).abs() < TRAINED_LEVELS
+        trained = not hasattr(scheduler, "alphas_cumprod") or at_trained_level(scheduler, t, sigma)
         low, high = teacher.sigma_min * (1 - 1e-5), teacher.sigma_max * (1 + 1e-5)
         if trained and low <= sigma <= high and theirs.isfinite().all():
             ours = teacher(x0 + sigma * noise, torch.full((2,), sigma))
             errors.append(((ours - theirs).norm() / theirs.norm()).nan_to_num(torch.inf).item())
     return max(errors), len(errors) - 1
+
+
+def at_trained_level(scheduler, t, sigma):
+    """Whether a timestep and its noise level are one of training."""
+    alpha_cumprod = scheduler.alphas_cumprod[round(float(t))]
+    level = ((1 - alpha_cumprod) / alpha_cumprod).sqrt().item()
+    return abs(t - round(float(t))) < 1e-3 and abs(sigma - level) < 1e-5 * level
 
 
 FAMILIES = {

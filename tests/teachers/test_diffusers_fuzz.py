@@ -90,6 +90,7 @@ def configs(draw, build):
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
+    diffusers.utils.logging.set_verbosity_error()
     folder = tmp_path_factory.mktemp("pipeline")
     save(folder, ddim())
     return folder
