@@ -134,7 +134,11 @@ def test_a_folder_that_names_the_class_by_its_old_name(tmp_path):
     pipeline = dit(tmp_path, SCHEDULERS["ddim"](), num_embeds_ada_norm=5)
     for file, change in {
         "model_index.json": {"transformer": ["diffusers", "Transformer2DModel"]},
-        "transformer/config.json": {"_class_name": "Transformer2DModel", "num_vector_embeds": None},
+        "transformer/config.json": {
+            "_class_name": "Transformer2DModel",
+            "num_vector_embeds": None,
+            "sample_size": "8",
+        },
     }.items():
         config = json.loads((tmp_path / file).read_text())
         (tmp_path / file).write_text(json.dumps({**config, **change}))

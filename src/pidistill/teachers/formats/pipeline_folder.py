@@ -143,8 +143,11 @@ def odd_setting(folder: Path, component: Any) -> str:
     return ""
 
 
-def load_network(pipeline: Pipeline, name: str) -> Any:
-    """Load a component with weights, in float32, and check that the weights are complete."""
+def load_network(pipeline: Pipeline, name: str, **config: Any) -> Any:
+    """Load a component with weights, in float32, and check that the weights are complete.
+
+    The values `config` replace those of its config.json.
+    """
     folder = folder_of(pipeline.folder, name)
     safe = has_safetensors(folder, name)
     network, report = load_component(
@@ -154,6 +157,7 @@ def load_network(pipeline: Pipeline, name: str) -> Any:
         use_safetensors=safe,
         variant=variant_in(folder, name, "safetensors" if safe else "bin", pipeline.variant),
         **{"dtype" if name in FROM_TRANSFORMERS else "torch_dtype": torch.float32},
+        **config,
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in report[problem])

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.errors import one_line
+from pidistill.files import read_json
 from pidistill.networks.diffusers_transformer import ClassTransformer, PromptTransformer
 from pidistill.networks.diffusers_unet import arguments_of
 from pidistill.teachers.formats import RefusedError, pipeline_folder
-from pidistill.teachers.formats.network_checks import sample_shape
+from pidistill.teachers.formats.network_checks import sample_shape, sides_of
 from pidistill.teachers.formats.pipeline_folder import Pipeline
 
 T5_LENGTH = 256
@@ -26,7 +27,7 @@ def class_transformer(pipeline: Pipeline, options: dict[str, Any]) -> tuple[Clas
     """
     if "prompts" in options:
         raise RefusedError("is not conditioned on text; omit the option prompts")
-    transformer = pipeline_folder.load_network(pipeline, "transformer")
+    transformer = load_transformer(pipeline)
     if type(transformer).__name__ != "DiTTransformer2DModel":
         raise RefusedError(
             f"has a {type(transformer).__name__}; expected a class-conditional DiT or a "
@@ -50,7 +51,7 @@ def prompt_transformer(pipeline: Pipeline, prompts: list[str]) -> PromptTransfor
     Raises `RefusedError` if its text encoders are not those of Stable Diffusion 3.
     """
     clip, t5, pooled = encode_prompts(pipeline, [*prompts, ""])
-    transformer = pipeline_folder.load_network(pipeline, "transformer")
+    transformer = load_transformer(pipeline)
     if t5 is None:
         t5 = torch.zeros(len(clip), T5_LENGTH, transformer.config.joint_attention_dim)
     texts = torch.cat([nn.functional.pad(clip, (0, t5.shape[2] - clip.shape[2])), t5], dim=1)
@@ -68,6 +69,23 @@ def prompt_transformer(pipeline: Pipeline, prompts: list[str]) -> PromptTransfor
             )
         setattr(network, name, rows)
     return network
+
+
+def load_transformer(pipeline: Pipeline) -> Any:
+    """The pipeline's transformer. Raises `RefusedError` if its sample_size is not that of a square.
+
+    The library computes with the size, and takes an integer only.
+    """
+    path = pipeline_folder.folder_of(pipeline.folder, "transformer") / "config.json"
+    changed = {}
+    if "sample_size" in (config := read_json(path)):
+        changed["sample_size"], width = sides_of(config["sample_size"])
+        if width != changed["sample_size"]:
+            raise RefusedError(
+                f"has a transformer whose sample_size is {config['sample_size']}; expected one "
+                "number, as its samples are square"
+            )
+    return pipeline_folder.load_network(pipeline, "transformer", **changed)
 
 
 def take_weights(network: ClassTransformer | PromptTransformer, transformer: Any) -> None:
