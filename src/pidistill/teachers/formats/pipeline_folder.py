@@ -110,9 +110,10 @@ def load_component(pipeline: Pipeline, name: str, **options: Any) -> Any:
     """Load a component, one of `CLASSES`; use `load_network` for components with weights."""
     class_name = class_of(index_of(pipeline.folder), name)
     if class_name not in CLASSES[name]:
+        found = f"the {name} {class_name}" if class_name else f"no {name}"
+        why = kinds.first_match(kinds.SCHEDULERS, str(class_name), "")
         raise RefusedError(
-            f"has {f'the {name} {class_name}' if class_name else f'no {name}'}; expected one of "
-            f"{', '.join(CLASSES[name])}"
+            f"has {found}{f' ({why})' if why else ''}; expected one of {', '.join(CLASSES[name])}"
         )
     library = require("transformers" if name in FROM_TRANSFORMERS else "diffusers")
     component, folder = getattr(library, class_name), folder_of(pipeline.folder, name)
