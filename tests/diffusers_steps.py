@@ -82,13 +82,14 @@ def _of_flow(scheduler, network, x0, noise, index):
 def agreement(teacher, unet, scheduler, indices):
     """The greatest |D - D'| / |D'| at these steps, and how many of them have a level of training.
 
+    Both are in float64, since solvers that predict the noise lose digits of D in float32.
     Compared are timesteps of training only, within the teacher's range: between them, schedulers
     interpolate in different ways.
     """
     generator = torch.Generator().manual_seed(1)
     shape = (2, *teacher.sample_shape)
-    x0, noise = (torch.randn(shape, generator=generator) for _ in range(2))
-    channels = shape[1]
+    x0, noise = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    channels, unet, teacher = shape[1], unet.double(), teacher.double()
 
     def network(x, t):
         return unet(x, t.reshape(1)).sample[:, :channels]
@@ -100,7 +101,7 @@ def agreement(teacher, unet, scheduler, indices):
         trained = not hasattr(scheduler, "alphas_cumprod") or at_trained_level(scheduler, t, sigma)
         low, high = teacher.sigma_min * (1 - 1e-5), teacher.sigma_max * (1 + 1e-5)
         if trained and low <= sigma <= high and theirs.isfinite().all():
-            ours = teacher(x0 + sigma * noise, torch.full((2,), sigma))
+            ours = teacher(x0 + sigma * noise, torch.full((2,), sigma, dtype=x0.dtype))
             errors.append(((ours - theirs).norm() / theirs.norm()).nan_to_num(torch.inf).item())
     return max(errors), len(errors) - 1
 
@@ -144,7 +145,8 @@ def main():
                 with tempfile.TemporaryDirectory() as folder:
                     unet = save(Path(folder), scheduler)
                     teacher = load_teacher(f"diffusers:{folder}")
-                steps = range(0, scheduler.config.num_train_timesteps, 20)
+                number = scheduler.config.num_train_timesteps
+                steps = range(0, number, max(1, number // 20))
                 with contextlib.suppress(NotImplementedError):  # the library lacks some
                     error, number = agreement(teacher, unet, scheduler, steps)
                     worst, count = max(worst, error), count + number

@@ -60,17 +60,18 @@ class Pipeline(NamedTuple):
 def index_of(folder: Path) -> dict[str, Any]:
     """The content of a pipeline's model_index.json, or what its components' configs say.
 
-    It is empty if `folder` holds neither that file nor a UNet with a scheduler.
+    It is empty if `folder` holds neither that file nor a network with a scheduler.
     """
     if (folder / INDEX).is_file():
         return read_json(folder / INDEX)
     index: dict[str, Any] = {}
-    for name, file in (("unet", "config.json"), ("scheduler", "scheduler_config.json")):
+    network = "transformer" if (folder / "transformer").is_dir() else "unet"
+    for name, file in ((network, "config.json"), ("scheduler", "scheduler_config.json")):
         path = folder_of(folder, name) / file
         index[name] = ["diffusers", read_json(path).get("_class_name") if path.is_file() else None]
     if (folder / "vae").is_dir():
         index["vae"] = ["diffusers", read_json(folder / "vae" / "config.json").get("_class_name")]
-    whole = class_of(index, "unet") in CLASSES["unet"] and class_of(index, "scheduler")
+    whole = class_of(index, network) in CLASSES[network] and class_of(index, "scheduler")
     return index if whole else {}
 
 
@@ -116,9 +117,10 @@ def load_component(pipeline: Pipeline, name: str, **options: Any) -> Any:
     """Load a component, one of `CLASSES`; use `load_network` for components with weights."""
     class_name = class_of(index_of(pipeline.folder), name)
     if class_name not in CLASSES[name]:
+        found = f"the {name} {class_name}" if class_name else f"no {name}"
+        why = kinds.first_match(kinds.SCHEDULERS, str(class_name), "")
         raise RefusedError(
-            f"has {f'the {name} {class_name}' if class_name else f'no {name}'}; expected one of "
-            f"{', '.join(CLASSES[name])}"
+            f"has {found}{f' ({why})' if why else ''}; expected one of {', '.join(CLASSES[name])}"
         )
     library = require("transformers" if name in FROM_TRANSFORMERS else "diffusers")
     component, folder = getattr(library, class_name), folder_of(pipeline.folder, name)
@@ -225,7 +227,7 @@ def pickles_allowed() -> bool:
 
 
 def is_pipeline_folder(path: Path) -> bool:
-    """Whether `path` is a pipeline folder, or one of a UNet and its scheduler."""
+    """Whether `path` is a pipeline folder, or one of a network and its scheduler."""
     return (path / INDEX).is_file() or bool(index_of(path))
 
 
