@@ -1,9 +1,10 @@
 r"""Teachers from pipelines of the diffusers library.
 
 `diffusers:DIR_or_REPO[?OPTION=VALUE&...]` names a pipeline folder or a repository on the Hugging
-Face hub. Supported are UNet2DModel pipelines for images or latents (DDPM, DDIM and similar,
-consistency models, flow matching), and Stable Diffusion with a list of prompts as labels (see
-`formats/latent.py`). The network is unchanged; its conventions become a preconditioning.
+Face hub. Supported are U-Nets and DiT transformers for images or latents (DDPM, DDIM and similar,
+consistency models, flow matching), and Stable Diffusion 1 to 3 with a list of prompts as labels
+(see `formats/latent.py` and `formats/transformers.py`). The network is unchanged; its conventions
+become a preconditioning.
 """
 
 import math
