@@ -113,6 +113,7 @@ def at_trained_level(scheduler, t, sigma):
     return abs(t - round(float(t))) < 1e-3 and abs(sigma - level) < 1e-5 * level
 
 
+EDM = "EDM Euler, EDM DPM-Solver"
 FAMILIES = {
     "DDPM, DDIM, PNDM": ("DDPM", "DDIM", "DDPMParallel", "DDIMParallel", "PNDM"),
     "Euler, Euler ancestral, LMS": ("EulerDiscrete", "EulerAncestralDiscrete", "LMSDiscrete"),
@@ -125,7 +126,7 @@ FAMILIES = {
         "SASolver",
     ),
     "flow matching": ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"),
-    "EDM Euler, EDM DPM-Solver": ("EDMEuler", "EDMDPMSolverMultistep"),
+    EDM: ("EDMEuler", "EDMDPMSolverMultistep"),
     "consistency models": ("CMStochasticIterative",),
 }
 
@@ -136,8 +137,8 @@ def main():
     diffusers.utils.logging.set_verbosity_error()
     print("| schedulers | prediction | timesteps | greatest error |\n|---|---|---|---|")
     for family, names in FAMILIES.items():
-        plain = family in ("flow matching", "EDM Euler, EDM DPM-Solver", "consistency models")
-        for kind in ("epsilon",) if plain else ("epsilon", "v_prediction", "sample"):
+        plain = {"flow matching": "velocity", "consistency models": "EDM", EDM: "EDM"}.get(family)
+        for kind in (plain,) if plain else ("epsilon", "v_prediction", "sample"):
             worst, count = 0.0, 0
             for name in names:
                 scheduler_class = getattr(diffusers, f"{name}Scheduler")
@@ -150,7 +151,7 @@ def main():
                 with contextlib.suppress(NotImplementedError):  # the library lacks some
                     error, number = agreement(teacher, unet, scheduler, steps)
                     worst, count = max(worst, error), count + number
-            print(f"| {family} | {'' if plain else kind} | {count} | {worst:.1e} |")
+            print(f"| {family} | {kind} | {count} | {worst:.1e} |")
 
 
 if __name__ == "__main__":

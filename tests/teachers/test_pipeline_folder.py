@@ -90,13 +90,15 @@ def test_pickles_are_read_only_where_allowed_and_never_executed(pipeline, monkey
     [
         (lambda weights: weights.pop("conv_in.weight"), r"conv_in\.weight"),
         (lambda weights: weights.update(extra=torch.zeros(1)), "extra"),
-        (None, "unet"),
+        (lambda weights: weights["conv_in.weight"].fill_(math.nan), r"conv_in\.weight.*finite"),
+        (b"\0" * 100, "unet"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
     ],
 )
 def test_weights_that_are_missing_unexpected_or_damaged(pipeline, change, named):
     file = pipeline / WEIGHTS
-    if change is None:
-        file.write_bytes(file.read_bytes()[:100])
+    if isinstance(change, bytes):
+        file.write_bytes(change)
     else:
         weights = load_file(file)
         change(weights)

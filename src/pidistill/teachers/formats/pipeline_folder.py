@@ -45,6 +45,7 @@ WEIGHTS = re.compile(
     r"(?:\.(?P<b>[\w-]+))?\.(?P<suffix>safetensors|bin)"
 )
 """Names of files of weights: with a variant, as in `model.fp16.safetensors`, and of shards."""
+LFS_POINTER = b"version https://git-lfs"
 NETWORKS = ("unet", "transformer", "prior", "decoder")
 """The components that can be a pipeline's diffusion model."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -170,7 +171,9 @@ def load_network(pipeline: Pipeline, name: str, **config: Any) -> Any:
             )
     # The alignment of memory-mapped weights depends on the file's header, and affects the last bits
     # of sums. Copying removes that dependence.
-    for tensor in (*network.parameters(), *network.buffers()):
+    for key, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if not tensor.isfinite().all():
+            raise RefusedError(f"has the weight {key!r} of the {name} that is not finite")
         tensor.data = tensor.data.clone()
     return network
 
@@ -203,6 +206,12 @@ def variant_in(folder: Path, name: str, suffix: str, wanted: str | None) -> str 
 
 def has_safetensors(folder: Path, name: str) -> bool:
     """Whether the weights in `folder` are safetensors; raises if they are disallowed pickles."""
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise RefusedError(
+                    f"has a Git LFS pointer as {name}/{file.name}; run: git lfs pull"
+                )
     if any(folder.glob("*.safetensors")):
         return True
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
