@@ -45,6 +45,7 @@ WEIGHTS = re.compile(
     r"(?:\.(?P<b>[\w-]+))?\.(?P<suffix>safetensors|bin)"
 )
 """Names of files of weights: with a variant, as in `model.fp16.safetensors`, and of shards."""
+LFS_POINTER = b"version https://git-lfs"
 NETWORKS = ("unet", "transformer", "prior", "decoder")
 """The components that can be a pipeline's diffusion model."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -60,17 +61,18 @@ class Pipeline(NamedTuple):
 def index_of(folder: Path) -> dict[str, Any]:
     """The content of a pipeline's model_index.json, or what its components' configs say.
 
-    It is empty if `folder` holds neither that file nor a UNet with a scheduler.
+    It is empty if `folder` holds neither that file nor a network with a scheduler.
     """
     if (folder / INDEX).is_file():
         return read_json(folder / INDEX)
     index: dict[str, Any] = {}
-    for name, file in (("unet", "config.json"), ("scheduler", "scheduler_config.json")):
+    network = "transformer" if (folder / "transformer").is_dir() else "unet"
+    for name, file in ((network, "config.json"), ("scheduler", "scheduler_config.json")):
         path = folder_of(folder, name) / file
         index[name] = ["diffusers", read_json(path).get("_class_name") if path.is_file() else None]
     if (folder / "vae").is_dir():
         index["vae"] = ["diffusers", read_json(folder / "vae" / "config.json").get("_class_name")]
-    whole = class_of(index, "unet") in CLASSES["unet"] and class_of(index, "scheduler")
+    whole = class_of(index, network) in CLASSES[network] and class_of(index, "scheduler")
     return index if whole else {}
 
 
@@ -116,9 +118,10 @@ def load_component(pipeline: Pipeline, name: str, **options: Any) -> Any:
     """Load a component, one of `CLASSES`; use `load_network` for components with weights."""
     class_name = class_of(index_of(pipeline.folder), name)
     if class_name not in CLASSES[name]:
+        found = f"the {name} {class_name}" if class_name else f"no {name}"
+        why = kinds.first_match(kinds.SCHEDULERS, str(class_name), "")
         raise RefusedError(
-            f"has {f'the {name} {class_name}' if class_name else f'no {name}'}; expected one of "
-            f"{', '.join(CLASSES[name])}"
+            f"has {found}{f' ({why})' if why else ''}; expected one of {', '.join(CLASSES[name])}"
         )
     library = require("transformers" if name in FROM_TRANSFORMERS else "diffusers")
     component, folder = getattr(library, class_name), folder_of(pipeline.folder, name)
@@ -143,8 +146,11 @@ def odd_setting(folder: Path, component: Any) -> str:
     return ""
 
 
-def load_network(pipeline: Pipeline, name: str) -> Any:
-    """Load a component with weights, in float32, and check that the weights are complete."""
+def load_network(pipeline: Pipeline, name: str, **config: Any) -> Any:
+    """Load a component with weights, in float32, and check that the weights are complete.
+
+    The values `config` replace those of its config.json.
+    """
     folder = folder_of(pipeline.folder, name)
     safe = has_safetensors(folder, name)
     network, report = load_component(
@@ -154,6 +160,7 @@ def load_network(pipeline: Pipeline, name: str) -> Any:
         use_safetensors=safe,
         variant=variant_in(folder, name, "safetensors" if safe else "bin", pipeline.variant),
         **{"dtype" if name in FROM_TRANSFORMERS else "torch_dtype": torch.float32},
+        **config,
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in report[problem])
@@ -164,7 +171,9 @@ def load_network(pipeline: Pipeline, name: str) -> Any:
             )
     # The alignment of memory-mapped weights depends on the file's header, and affects the last bits
     # of sums. Copying removes that dependence.
-    for tensor in (*network.parameters(), *network.buffers()):
+    for key, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if not tensor.isfinite().all():
+            raise RefusedError(f"has the weight {key!r} of the {name} that is not finite")
         tensor.data = tensor.data.clone()
     return network
 
@@ -197,6 +206,12 @@ def variant_in(folder: Path, name: str, suffix: str, wanted: str | None) -> str 
 
 def has_safetensors(folder: Path, name: str) -> bool:
     """Whether the weights in `folder` are safetensors; raises if they are disallowed pickles."""
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise RefusedError(
+                    f"has a Git LFS pointer as {name}/{file.name}; run: git lfs pull"
+                )
     if any(folder.glob("*.safetensors")):
         return True
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
@@ -221,7 +236,7 @@ def pickles_allowed() -> bool:
 
 
 def is_pipeline_folder(path: Path) -> bool:
-    """Whether `path` is a pipeline folder, or one of a UNet and its scheduler."""
+    """Whether `path` is a pipeline folder, or one of a network and its scheduler."""
     return (path / INDEX).is_file() or bool(index_of(path))
 
 
