@@ -62,6 +62,23 @@ def prompts(folder, more=""):
     return diffusers_pipelines.spec(folder, more)
 
 
+def transformer(folder, more=""):
+    import diffusers_transformers
+
+    diffusers_transformers.dit(
+        folder, diffusers_transformers.SCHEDULERS["flow"](), num_embeds_ada_norm=3
+    )
+    return f"diffusers:{folder}{more}"
+
+
+def prompts_3(folder, more=""):
+    import diffusers_pipelines
+    import diffusers_transformers
+
+    diffusers_transformers.stable_diffusion_3(folder)
+    return diffusers_pipelines.spec(folder, more)
+
+
 SPECS = {
     **{f"mixture:{name}": lambda folder, _, name=name: f"mixture:{name}" for name in MIXTURES},
     "digits": lambda folder, _: "digits",
@@ -82,4 +99,6 @@ SPECS = {
     ),
     "diffusers text": lambda folder, _: prompts(folder),
     "diffusers guided text": lambda folder, _: prompts(folder, "&guidance=3"),
+    "diffusers transformer": lambda folder, _: transformer(folder, "?sigma_max=80"),
+    "diffusers guided text 3": lambda folder, _: prompts_3(folder, "&guidance=3&sigma_max=80"),
 }

@@ -30,6 +30,8 @@ NAMES = [
     "diffusers_unet",
     "labelled_diffusers_unet",
     "text_unet",
+    "class_transformer",
+    "prompt_transformer",
 ]
 
 WITHOUT_PIDISTILL = """

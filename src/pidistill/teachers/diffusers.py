@@ -1,9 +1,10 @@
 r"""Teachers from pipelines of the diffusers library.
 
 `diffusers:DIR_or_REPO[?OPTION=VALUE&...]` names a pipeline folder or a repository on the Hugging
-Face hub. Supported are UNet2DModel pipelines for images or latents (DDPM, DDIM and similar,
-consistency models, flow matching), and Stable Diffusion with a list of prompts as labels (see
-`formats/latent.py`). The network is unchanged; its conventions become a preconditioning.
+Face hub. Supported are U-Nets and DiT transformers for images or latents (DDPM, DDIM and similar,
+consistency models, flow matching), and Stable Diffusion 1 to 3 with a list of prompts as labels
+(see `formats/latent.py` and `formats/transformers.py`). The network is unchanged; its conventions
+become a preconditioning.
 """
 
 import math
@@ -11,19 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
 from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, arguments_of
-from pidistill.teachers.formats import RefusedError, latent, pipeline_folder, refusals_of
+from pidistill.teachers.formats import (
+    RefusedError,
+    latent,
+    pipeline_folder,
+    refusals_of,
+    transformers,
+)
 from pidistill.teachers.formats.network_checks import check_shape, check_times, sample_shape
+from pidistill.teachers.formats.pipeline_folder import Pipeline
 from pidistill.teachers.formats.schedulers import precondition_of
 
 PIXEL_SIGMA_DATA = 0.5
 """Standard deviation of images in [-1, 1] by EDM's convention; pipelines do not state it."""
 LATENT_SIGMA_DATA = 1.0
 """Pipelines scale their latents to unit variance."""
+
+TEXT_NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel")
+TEXT_LOADERS = {"unet": latent.text_network, "transformer": transformers.prompt_transformer}
+"""Functions of a pipeline and its prompts, by the component that is the network."""
 
 OPTIONS: dict[str, type[float] | type[int] | type[str]] = {
     "sigma_min": float,
@@ -59,20 +72,9 @@ def load(locator: str) -> Denoiser:
             sigma_min=options.get("sigma_min"),
             sigma_max=options.get("sigma_max"),
         )
-        unet = pipeline_folder.load_network(pipeline, "unet")
-        shape = sample_shape(unet.config)
-        network: DiffusersUNet | TextUNet
-        if type(unet).__name__ == "UNet2DModel":
-            network, num_classes = class_network(unet, options)
-        elif "prompts" in options:
-            network = latent.text_network(pipeline, unet, options["prompts"])
-            num_classes = len(network.config["prompts"])
-        else:
-            raise RefusedError(
-                "is conditioned on text; name a file with one prompt per line, as in "
-                f"'diffusers:{name}?prompts=FILE.txt'"
-            )
-        check_times(network, precondition)
+        network, num_classes, shape = raw_network(pipeline, name, options)
+        if isinstance(network, DiffusersUNet | TextUNet):
+            check_times(network, precondition)
     denoiser: Denoiser = PreconditionedDenoiser(
         network,
         precondition,
@@ -83,6 +85,36 @@ def load(locator: str) -> Denoiser:
     if decoder is not None:
         denoiser.decoder = decoder
     return GuidedDenoiser(denoiser, options["guidance"]) if "guidance" in options else denoiser
+
+
+def raw_network(
+    pipeline: Pipeline, name: str, options: dict[str, Any]
+) -> tuple[nn.Module, int, tuple[int, int, int]]:
+    """The pipeline's network as a raw one, its number of labels, and the shape of its samples."""
+    part = "transformer" if pipeline_folder.has_component(pipeline, "transformer") else "unet"
+    network: nn.Module
+    if pipeline_folder.class_of(pipeline_folder.index_of(pipeline.folder), part) in TEXT_NETWORKS:
+        prompts = prompts_of(name, options)
+        network, num_classes = TEXT_LOADERS[part](pipeline, prompts), len(prompts)
+    elif part == "transformer":
+        network, num_classes = transformers.class_transformer(pipeline, options)
+    else:
+        network, num_classes = class_network(pipeline_folder.load_network(pipeline, part), options)
+    return network, num_classes, sample_shape(getattr(network, part).config)
+
+
+def prompts_of(name: str, options: dict[str, Any]) -> list[str]:
+    """The prompts that the options name, which a pipeline conditioned on text needs."""
+    if "prompts" not in options:
+        raise RefusedError(
+            "is conditioned on text; name a file with one prompt per line, as in "
+            f"'diffusers:{name}?prompts=FILE.txt'"
+        )
+    if "null_class" in options:
+        raise RefusedError(
+            "is conditioned on text, and the empty prompt is 'no label'; omit the option null_class"
+        )
+    return latent.read_prompts(options["prompts"])
 
 
 def load_decoder(locator: str) -> latent.LatentDecoder | None:

@@ -33,8 +33,9 @@ class LatentDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode `latents`."""
-        scaled = latents / self.autoencoder.config.scaling_factor
-        images: Tensor = self.autoencoder.decode(scaled, return_dict=False)[0]
+        config = self.autoencoder.config
+        unscaled = latents / config.scaling_factor + (config.get("shift_factor") or 0)
+        images: Tensor = self.autoencoder.decode(unscaled, return_dict=False)[0]
         return images
 
 
@@ -46,19 +47,19 @@ def load_decoder(pipeline: Pipeline) -> LatentDecoder | None:
     return None
 
 
-def text_network(pipeline: Pipeline, unet: Any, prompts_file: str) -> TextUNet:
-    """A UNet2DConditionModel with the lines of a file as its labels.
+def text_network(pipeline: Pipeline, prompts: list[str]) -> TextUNet:
+    """The UNet2DConditionModel of a pipeline with `prompts` as its labels.
 
-    Raises `PidistillError` if there are no prompts, and `RefusedError` if the pipeline conditions
-    on more than text or its text encoder is not CLIP.
+    Raises `RefusedError` if the pipeline conditions on more than text or its text encoder is not
+    CLIP.
     """
-    prompts = read_prompts(prompts_file)
+    unet = pipeline_folder.load_network(pipeline, "unet")
     encoded = encode_prompts(pipeline, [*prompts, ""])
     with torch.device("meta"):
         network = TextUNet(arguments_of(unet), prompts, prompt_length=encoded.shape[1])
     if network.prompts.shape != encoded.shape:
         raise RefusedError(
-            f"has a text encoder with embeddings of size {encoded.shape[2]}; its UNet expects "
+            f"has a text encoder with embeddings of size {encoded.shape[-1]}; its UNet expects "
             f"{network.prompts.shape[2]}"
         )
     check_shape(network, sample_shape(unet.config))

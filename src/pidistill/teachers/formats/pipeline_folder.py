@@ -24,15 +24,21 @@ INDEX = "model_index.json"
 ALLOW_PICKLE = "PIDISTILL_ALLOW_PICKLE"
 CLASSES = {
     "unet": ("UNet2DModel", "UNet2DConditionModel"),
+    # Folders of DiT pipelines written before version 0.29 of the library name the second.
+    "transformer": ("DiTTransformer2DModel", "Transformer2DModel", "SD3Transformer2DModel"),
     "scheduler": SCHEDULERS,
     "vae": ("AutoencoderKL", "VQModel"),
     "vqvae": ("AutoencoderKL", "VQModel"),
-    "text_encoder": ("CLIPTextModel",),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "text_encoder_3": ("T5EncoderModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_3": ("T5Tokenizer", "T5TokenizerFast"),
 }
 """The components of a teacher, and the classes supported for each."""
 BY_HAND = "distil it as a denoiser of your own, by pidistill.as_denoiser (docs/adding-a-teacher.md)"
-FROM_TRANSFORMERS = ("text_encoder", "tokenizer")
+FROM_TRANSFORMERS = tuple(name for name in CLASSES if name.startswith(("text_", "tokenizer")))
 FILES = ("*.json", "*.safetensors", "*.txt")
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<a>[\w-]+?))?(?:-\d{5}-of-\d{5})?"
@@ -55,17 +61,18 @@ class Pipeline(NamedTuple):
 def index_of(folder: Path) -> dict[str, Any]:
     """The content of a pipeline's model_index.json, or what its components' configs say.
 
-    It is empty if `folder` holds neither that file nor a UNet with a scheduler.
+    It is empty if `folder` holds neither that file nor a network with a scheduler.
     """
     if (folder / INDEX).is_file():
         return read_json(folder / INDEX)
     index: dict[str, Any] = {}
-    for name, file in (("unet", "config.json"), ("scheduler", "scheduler_config.json")):
+    network = "transformer" if (folder / "transformer").is_dir() else "unet"
+    for name, file in ((network, "config.json"), ("scheduler", "scheduler_config.json")):
         path = folder_of(folder, name) / file
         index[name] = ["diffusers", read_json(path).get("_class_name") if path.is_file() else None]
     if (folder / "vae").is_dir():
         index["vae"] = ["diffusers", read_json(folder / "vae" / "config.json").get("_class_name")]
-    whole = class_of(index, "unet") in CLASSES["unet"] and class_of(index, "scheduler")
+    whole = class_of(index, network) in CLASSES[network] and class_of(index, "scheduler")
     return index if whole else {}
 
 
@@ -95,7 +102,7 @@ def refuse_other_kinds(pipeline: Pipeline) -> None:
                 f"{kinds.CONDITIONS[name]}, but a teacher sees noise and a label or one text; "
                 f"{BY_HAND}"
             )
-    for folder in (pipeline.folder, folder_of(pipeline.folder, "unet")):
+    for folder in (pipeline.folder, *(folder_of(pipeline.folder, name) for name in NETWORKS)):
         if adapter := kinds.adapter_in(folder):
             raise RefusedError(
                 f"holds the adapter {adapter}, which would be left out; {kinds.HOW_TO_FUSE}"
@@ -139,8 +146,11 @@ def odd_setting(folder: Path, component: Any) -> str:
     return ""
 
 
-def load_network(pipeline: Pipeline, name: str) -> Any:
-    """Load a component with weights, in float32, and check that the weights are complete."""
+def load_network(pipeline: Pipeline, name: str, **config: Any) -> Any:
+    """Load a component with weights, in float32, and check that the weights are complete.
+
+    The values `config` replace those of its config.json.
+    """
     folder = folder_of(pipeline.folder, name)
     safe = has_safetensors(folder, name)
     network, report = load_component(
@@ -150,6 +160,7 @@ def load_network(pipeline: Pipeline, name: str) -> Any:
         use_safetensors=safe,
         variant=variant_in(folder, name, "safetensors" if safe else "bin", pipeline.variant),
         **{"dtype" if name in FROM_TRANSFORMERS else "torch_dtype": torch.float32},
+        **config,
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in report[problem])
@@ -225,7 +236,7 @@ def pickles_allowed() -> bool:
 
 
 def is_pipeline_folder(path: Path) -> bool:
-    """Whether `path` is a pipeline folder, or one of a UNet and its scheduler."""
+    """Whether `path` is a pipeline folder, or one of a network and its scheduler."""
     return (path / INDEX).is_file() or bool(index_of(path))
 
 
