@@ -93,7 +93,9 @@ def refuse_other_kinds(pipeline: Pipeline) -> None:
                 f"{' or '.join(known)}; {BY_HAND}"
             )
     for name in kinds.CONDITIONS if class_of(index, "unet") else ():
-        if class_of(index, name):
+        # Stable Diffusion has an unused image encoder, unless its UNet says otherwise.
+        unused = name == "image_encoder" and class_of(index, "text_encoder")
+        if class_of(index, name) and not unused:
             raise RefusedError(
                 f"is {kinds.pipeline_kind(index)}: by its {name}, its UNet sees "
                 f"{kinds.CONDITIONS[name]}, but a teacher sees noise and a label or one text; "
