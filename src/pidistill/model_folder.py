@@ -13,7 +13,7 @@ from torch import nn
 from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError, one_line
 from pidistill.files import json_text, read_json, write_text
-from pidistill.networks import build_described, describe_network
+from pidistill.networks import build_described, describe_network, require_shape
 from pidistill.paths import user_path
 from pidistill.precondition import PRECONDITIONS, build_precondition
 from pidistill.storage import load_weights, read_tensors
@@ -96,11 +96,15 @@ def build_model(description: dict[str, Any], name: str, network: nn.Module | Non
             )
         if kind not in KINDS:
             raise PidistillError(f"{name}: unknown kind {kind!r}; expected {', '.join(KINDS)}")
+        shape, num_classes = _shape(description, name), description["num_classes"]
+        if network is None:
+            network = build_described(description["network"])
+            require_shape(network, shape, name)
         model: Model = KINDS[kind](
-            build_described(description["network"]) if network is None else network,
+            network,
             build_precondition(precondition["name"], precondition["config"]),
-            sample_shape=tuple(description["sample_shape"]),
-            num_classes=description["num_classes"],
+            sample_shape=shape,
+            num_classes=num_classes,
             source=description["source"],
             **description["options"],
         )
@@ -109,6 +113,16 @@ def build_model(description: dict[str, Any], name: str, network: nn.Module | Non
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise PidistillError(f"{name} does not describe a model: {one_line(error)}") from error
     return model
+
+
+def _shape(description: dict[str, Any], name: str) -> tuple[int, ...]:
+    """The shape of a sample, after checking that it is one."""
+    shape = description["sample_shape"]
+    if not (isinstance(shape, list) and shape and all(type(n) is int and n > 0 for n in shape)):
+        raise PidistillError(
+            f"{name}: sample_shape is {shape!r}; expected a list of positive integers"
+        )
+    return tuple(shape)
 
 
 def weights_name(ema: float) -> str:

@@ -1,7 +1,6 @@
 """Sample files: `.png` grids and folders for viewing, `.npz` arrays for evaluation."""
 
 import contextlib
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from pidistill import images
 from pidistill.errors import PidistillError
-from pidistill.files import replacing
+from pidistill.files import replacing, require_writable_folder
 
 SUFFIXES = (".png", ".npz", "")
 MIN_SAMPLES = 4
@@ -31,13 +30,7 @@ def require_writable(path: str | Path) -> None:
         raise PidistillError(f"{path} ends in {path.suffix!r}; expected .png, .npz or a folder")
     if path.suffix and path.is_dir():
         raise PidistillError(f"{path} is a folder; expected a file")
-    folder = path.parent if path.suffix else path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise PidistillError(f"{path} cannot be written: {error.strerror}") from error
+    require_writable_folder(path.parent if path.suffix else path)
 
 
 def require_drawable(path: str | Path, sample_shape: tuple[int, ...]) -> None:

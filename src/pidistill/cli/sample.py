@@ -19,6 +19,7 @@ from pidistill.cli.console import (
     json_option,
     refine_option,
     steps_option,
+    teacher_option,
 )
 from pidistill.errors import PidistillError
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     metavar="FILE_or_DIR",
     help=".png for a grid, .npz for the array 'samples', or a folder for numbered PNGs.",
 )
+@teacher_option
 @batch_size_option
 @ema_option
 @device_option
@@ -61,6 +63,7 @@ def sample(
     solver: str | None,
     label: int | None,
     file: Path,
+    teacher: str | None,
     batch_size: int,
     ema: float | None,
     device: str | None,
@@ -79,7 +82,9 @@ def sample(
     from pidistill.sample_files import require_writable, write_samples
 
     processes = join_processes()
-    draw, decoder = _open(out, model, ema, steps, refine, solver, best_device(device), file)
+    draw, decoder = _open(
+        out, model, teacher, ema, steps, refine, solver, best_device(device), file
+    )
     if processes.is_main:
         require_writable(file)
     # A batch that is cut elsewhere has other rounding errors.
@@ -109,6 +114,7 @@ def sample(
 def _open(
     out: Out,
     name: str,
+    teacher: str | None,
     ema: float | None,
     steps: int | None,
     refine: int,
@@ -127,7 +133,7 @@ def _open(
     if isinstance(model, Student):
         if solver is not None:
             raise PidistillError(f"--solver {solver} is for teachers; {name} is a student")
-        decoder: nn.Module | None = decoder_of_run(Path(name), out.say)
+        decoder: nn.Module | None = decoder_of_run(Path(name), teacher, out.say)
         steps = steps or model.num_steps
         draw: Callable[..., Solution] = partial(model.generate, steps=steps, refine=refine)
     else:

@@ -41,10 +41,12 @@ class DhariwalUNet(EDMUNet):
         if label_dim:
             self.map_label = nn.Linear(label_dim, width, bias=False)
         block = functools.partial(UNetBlock, embedding_channels=width, dropout=dropout)
+        first = model_channels * channel_mult[0]
         width = self.build_levels(
             img_resolution,
-            in_channels,
-            model_channels * channel_mult[0],
+            Conv2d(in_channels, first, 3),
+            first,
+            block,
             block,
             num_heads=lambda width: width // CHANNELS_PER_HEAD,
         )

@@ -114,7 +114,8 @@ class SongUNet(EDMUNet):
             adaptive_scale=False,
         )
         resolution = img_resolution // patch_size
-        self.build_levels(resolution, self.folded_in, model_channels, block, lambda width: 1)
+        first = Conv2d(self.folded_in, model_channels, 3)
+        self.build_levels(resolution, first, model_channels, block, block, lambda width: 1)
         self.init_linear_layers()
 
     def after_halving(self, level: int, width: int) -> dict[str, nn.Module]:

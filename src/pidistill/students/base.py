@@ -143,7 +143,8 @@ class Student(nn.Module):
 
         Raises:
             PidistillError: `num` or `batch_size` is not positive, the labels do not fit, or the
-                student cannot sample in `steps` evaluations or cannot refine.
+                student cannot sample in `steps` evaluations or cannot refine, or a sample is not
+                finite.
         """
         return sample_in_batches(
             self,
@@ -246,9 +247,24 @@ def sample_in_batches(
         z = initial_noise(model, count, seed=seed, first=first + done)
         part = None if labels is None else labels[done : done + count].to(z.device)
         x, nfe = sample(z, part, Draws(seed, first + done, count))
+        require_finite(x, model.source, first + done)
         batches.append(x)
         on_batch(count)
     return Solution(torch.cat(batches), nfe)
+
+
+def require_finite(x: Tensor, source: str, first: int = 0) -> None:
+    """Raise `PidistillError` unless samples `x` (n, ...) are finite; they begin with `first`.
+
+    Samples are checked where they leave a model, since rounding to 8 bits hides what is not finite.
+    """
+    finite = x.flatten(1).isfinite().all(1)
+    if not finite.all():
+        bad = (~finite).nonzero()[:, 0].tolist()
+        raise PidistillError(
+            f"{len(bad)} of {len(x)} samples of {source} are not finite, the first being sample "
+            f"{first + bad[0]}; did its training diverge, or its numbers overflow?"
+        )
 
 
 def labels_for(
@@ -264,6 +280,8 @@ def labels_for(
         return None
     if label is None:
         return torch.arange(first, first + num) % model.num_classes
+    if isinstance(label, int) and not -1 <= label < model.num_classes:
+        raise PidistillError(f"label is {label}; expected {_label_range(model)}")
     labels = torch.as_tensor(label, dtype=torch.int64).cpu()
     if labels.shape not in ((), (num,)):
         raise PidistillError(
@@ -271,7 +289,9 @@ def labels_for(
         )
     labels = labels.expand(num)
     if (labels < -1).any() or (labels >= model.num_classes).any():
-        raise PidistillError(
-            f"label is {label}; expected 0 .. {model.num_classes - 1}, or -1 for no label"
-        )
+        raise PidistillError(f"label is {label}; expected {_label_range(model)}")
     return labels
+
+
+def _label_range(model: Denoiser | Student) -> str:
+    return f"0 .. {model.num_classes - 1}, or -1 for no label"

@@ -7,7 +7,6 @@ consistency models, flow matching), and Stable Diffusion 1 to 3 with a list of p
 become a preconditioning.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from pidistill.teachers.formats import (
 from pidistill.teachers.formats.network_checks import check_shape, check_times, sample_shape
 from pidistill.teachers.formats.pipeline_folder import Pipeline
 from pidistill.teachers.formats.schedulers import precondition_of
+from pidistill.teachers.options import Options, parse_options
 
 PIXEL_SIGMA_DATA = 0.5
 """Standard deviation of images in [-1, 1] by EDM's convention; pipelines do not state it."""
@@ -38,7 +38,7 @@ TEXT_NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel")
 TEXT_LOADERS = {"unet": latent.text_network, "transformer": transformers.prompt_transformer}
 """Functions of a pipeline and its prompts, by the component that is the network."""
 
-OPTIONS: dict[str, type[float] | type[int] | type[str]] = {
+OPTIONS: Options = {
     "sigma_min": float,
     "sigma_max": float,
     "prompts": str,
@@ -129,32 +129,15 @@ def load_decoder(locator: str) -> latent.LatentDecoder | None:
 
 
 def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
-    """Split `NAME?OPTION=VALUE&...` into the name and its options.
+    """The name of the pipeline, and its options; see `parse_options`.
 
     Raises `PidistillError` if the name is empty, or an option is unknown or has a bad value.
     """
-    name, _, query = locator.partition("?")
+    name, options = parse_options("diffusers", locator, OPTIONS)
     if not name:
         raise PidistillError(
             f"teacher 'diffusers:{locator}' names no pipeline; expected diffusers:DIR_or_REPO"
         )
-    options: dict[str, Any] = {}
-    for part in query.split("&") if query else []:
-        key, _, text = part.partition("=")
-        if key not in OPTIONS:
-            raise PidistillError(
-                f"unknown option {key!r} in 'diffusers:{locator}'; expected ?OPTION=VALUE&... with "
-                f"OPTION one of {', '.join(OPTIONS)}"
-            )
-        try:
-            options[key] = OPTIONS[key](text)
-        except ValueError:
-            options[key] = math.nan
-        if options[key] in ("", math.inf, -math.inf) or options[key] != options[key]:
-            kind = {str: "text", int: "an integer", float: "a finite number"}[OPTIONS[key]]
-            raise PidistillError(
-                f"option {key} is {text!r} in 'diffusers:{locator}'; expected {kind}"
-            )
     return name, options
 
 
