@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from pidistill import load_teacher
 from pidistill.errors import PidistillError
-from pidistill.teachers.formats.pipeline_folder import ALLOW_PICKLE
+from pidistill.teachers.formats.component_weights import ALLOW_PICKLE
 
 from diffusers_pipelines import ddim, diffusers, save
 

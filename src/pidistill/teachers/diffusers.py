@@ -147,6 +147,8 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
     null_class = options.get("null_class")
     if "prompts" in options:
         raise RefusedError("is not conditioned on text; omit the option prompts")
+    if unet.config.num_class_embeds == 0:
+        raise RefusedError("has a UNet whose num_class_embeds is 0; expected null, or a number")
     if null_class is not None and not 0 <= null_class < rows:
         raise RefusedError(f"has {rows} class embedding rows, but null_class is {null_class}")
     if "guidance" in options and null_class is None:

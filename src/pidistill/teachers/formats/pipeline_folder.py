@@ -6,7 +6,6 @@ read, by torch's weights-only reader, only if the environment variable PIDISTILL
 
 import inspect
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +17,15 @@ from pidistill.files import read_json
 from pidistill.networks.diffusers_unet import require
 from pidistill.paths import user_path
 from pidistill.teachers.formats import RefusedError, kinds
+from pidistill.teachers.formats.component_weights import (
+    PICKLES,
+    has_safetensors,
+    pickles_allowed,
+    variant_in,
+)
 from pidistill.teachers.formats.schedulers import SCHEDULERS
 
 INDEX = "model_index.json"
-ALLOW_PICKLE = "PIDISTILL_ALLOW_PICKLE"
 CLASSES = {
     "unet": ("UNet2DModel", "UNet2DConditionModel"),
     # Folders of DiT pipelines written before version 0.29 of the library name the second.
@@ -40,15 +44,8 @@ CLASSES = {
 BY_HAND = "distil it as a denoiser of your own, by pidistill.as_denoiser (docs/adding-a-teacher.md)"
 FROM_TRANSFORMERS = tuple(name for name in CLASSES if name.startswith(("text_", "tokenizer")))
 FILES = ("*.json", "*.safetensors", "*.txt")
-WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<a>[\w-]+?))?(?:-\d{5}-of-\d{5})?"
-    r"(?:\.(?P<b>[\w-]+))?\.(?P<suffix>safetensors|bin)"
-)
-"""Names of files of weights: with a variant, as in `model.fp16.safetensors`, and of shards."""
-LFS_POINTER = b"version https://git-lfs"
 NETWORKS = ("unet", "transformer", "prior", "decoder")
 """The components that can be a pipeline's diffusion model."""
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class Pipeline(NamedTuple):
@@ -96,7 +93,9 @@ def refuse_other_kinds(pipeline: Pipeline) -> None:
                 f"{' or '.join(known)}; {BY_HAND}"
             )
     for name in kinds.CONDITIONS if class_of(index, "unet") else ():
-        if class_of(index, name):
+        # Stable Diffusion has an unused image encoder, unless its UNet says otherwise.
+        unused = name == "image_encoder" and class_of(index, "text_encoder")
+        if class_of(index, name) and not unused:
             raise RefusedError(
                 f"is {kinds.pipeline_kind(index)}: by its {name}, its UNet sees "
                 f"{kinds.CONDITIONS[name]}, but a teacher sees noise and a label or one text; "
@@ -158,7 +157,13 @@ def load_network(pipeline: Pipeline, name: str, **config: Any) -> Any:
         name,
         output_loading_info=True,
         use_safetensors=safe,
-        variant=variant_in(folder, name, "safetensors" if safe else "bin", pipeline.variant),
+        variant=variant_in(
+            folder,
+            "safetensors" if safe else "bin",
+            pipeline.variant,
+            name=name,
+            required=name in NETWORKS,
+        ),
         **{"dtype" if name in FROM_TRANSFORMERS else "torch_dtype": torch.float32},
         **config,
     )
@@ -181,58 +186,6 @@ def load_network(pipeline: Pipeline, name: str, **config: Any) -> Any:
 def folder_of(folder: Path, name: str) -> Path:
     """The folder of a component: a subfolder, or the root in old repositories."""
     return folder / name if (folder / name).is_dir() else folder
-
-
-def variant_in(folder: Path, name: str, suffix: str, wanted: str | None) -> str | None:
-    """The variant of the weights in `folder` to read: None for `diffusion_pytorch_model.SUFFIX`.
-
-    A variant that is alone is read; `wanted` decides among several. Only the diffusion model has
-    to have the variant `wanted`. Raises `RefusedError` if there is a choice, or nothing to choose.
-    """
-    matches = (WEIGHTS.fullmatch(file.name) for file in folder.iterdir())
-    found = {m["a"] or m["b"] for m in matches if m and m["suffix"] == suffix} or {None}
-    if wanted in found:
-        return wanted
-    listed = ", ".join(sorted(variant or "(none)" for variant in found))
-    if wanted is not None and name in NETWORKS:
-        raise RefusedError(f"has no variant {wanted!r} of the {name}; expected one of {listed}")
-    if None in found or len(found) == 1:
-        return next(iter(found)) if len(found) == 1 else None
-    raise RefusedError(
-        f"has the weights of the {name} in several variants, {listed}; choose one by the option "
-        "variant, as in diffusers:DIR?variant=fp16"
-    )
-
-
-def has_safetensors(folder: Path, name: str) -> bool:
-    """Whether the weights in `folder` are safetensors; raises if they are disallowed pickles."""
-    for file in folder.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise RefusedError(
-                    f"has a Git LFS pointer as {name}/{file.name}; run: git lfs pull"
-                )
-    if any(folder.glob("*.safetensors")):
-        return True
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    if not pickles:
-        raise RefusedError(
-            f"has no weights of the {name} in {folder}; if they exist only as a variant, name it, "
-            "as in diffusers:OWNER/NAME?variant=fp16"
-        )
-    if not pickles_allowed():
-        raise RefusedError(
-            f"has the weights of the {name} as a pickle, {pickles[0]}; convert it once with "
-            f"from_pretrained(DIR, use_safetensors=False).save_pretrained(DIR) of its class, where "
-            f"DIR is {str(folder)!r}, or set {ALLOW_PICKLE}=1 to let torch's weights-only reader "
-            "read it"
-        )
-    return False
-
-
-def pickles_allowed() -> bool:
-    """Whether the user allows pickles to be read by torch's weights-only reader."""
-    return os.environ.get(ALLOW_PICKLE) == "1"
 
 
 def is_pipeline_folder(path: Path) -> bool:
