@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from pidistill.errors import PidistillError
 from pidistill.precondition import (
     PRECONDITIONS,
+    DiscreteVEPrecondition,
     DiscreteVPPrecondition,
     EDMPrecondition,
     FlowPrecondition,
     IDDPMPrecondition,
+    SubVPPrecondition,
     TimestepEDMPrecondition,
     VEPrecondition,
     VPPrecondition,
@@ -40,6 +42,8 @@ CONTINUOUS = [
     IDDPMPrecondition(),
     FlowPrecondition(0.01, 9.0),
     TimestepEDMPrecondition(),
+    DiscreteVEPrecondition(),
+    SubVPPrecondition(),
 ]
 TABLE = [*CONTINUOUS, discrete("sample")]
 levels = st.floats(1e-3, 1e3).map(lambda sigma: torch.tensor([sigma], dtype=torch.float64))

@@ -99,6 +99,9 @@ class EDMUNet(nn.Module):
     decoder_attends_once = False
     """Whether only the last block of a decoder level has attention."""
 
+    halving_widens = 1
+    """By how much the extra layers after a downsampling block multiply its width."""
+
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
@@ -170,6 +173,7 @@ class EDMUNet(nn.Module):
                 self.enc[f"{name}_down"] = block(width, width, down=True)
                 for key, layer in self.after_halving(level, width).items():
                     self.enc[f"{name}_{key}"] = layer
+                width *= self.halving_widens
             skip_widths.append(width)
             for i in range(num_blocks):
                 self.enc[f"{name}_block{i}"] = blocks(width, widths[level], attends[level])
@@ -202,6 +206,8 @@ class EDMUNet(nn.Module):
                 aux = layer(aux)
             elif key.endswith("aux_skip"):
                 x = skips[-1] = x + layer(aux)
+            elif key.endswith("aux_cat"):
+                x = skips[-1] = torch.cat([layer(aux), x], dim=1)
             elif key.endswith("aux_residual"):
                 x = skips[-1] = aux = (x + layer(aux)) * math.sqrt(0.5)
             else:
