@@ -26,16 +26,16 @@ class DiscreteVEPrecondition:
 
     def scales(self, sigma: Tensor) -> Scales:
         """The four factors at `sigma` (b,)."""
-        one, index = torch.ones_like(sigma), self.smooth_c_noise(sigma).round()
-        share = index / (self.num_levels - 1)
+        one, last = torch.ones_like(sigma), self.num_levels - 1
+        index = self.smooth_c_noise(sigma).round().clamp(0, last)
+        share = index / last
         level = self.sigma_max * (self.sigma_min / self.sigma_max) ** share
         return Scales(c_skip=one, c_out=sigma**2 / level, c_in=one, c_noise=index)
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
         """The index as a linear function of ln(sigma)."""
         span = math.log(self.sigma_max / self.sigma_min)
-        index = (self.num_levels - 1) * (math.log(self.sigma_max) - sigma.log()) / span
-        return index.clamp(0, self.num_levels - 1)
+        return (self.num_levels - 1) * (math.log(self.sigma_max) - sigma.log()) / span
 
 
 @dataclasses.dataclass(frozen=True)
