@@ -24,6 +24,7 @@ from torch import nn
 from pidistill.errors import PidistillError, one_line
 from pidistill.networks.dhariwal_unet import DhariwalUNet
 from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet
+from pidistill.networks.lucidrains_unet import LucidrainsUNet
 from pidistill.networks.mlp import MLP
 from pidistill.networks.song_unet import SongUNet
 
@@ -33,6 +34,7 @@ NETWORKS: dict[str, Any] = {
     "dhariwal_unet": DhariwalUNet,
     "diffusers_unet": DiffusersUNet,
     "text_unet": TextUNet,
+    "lucidrains_unet": LucidrainsUNet,
 }
 """Classes by their name in configs and `network.json`."""
 

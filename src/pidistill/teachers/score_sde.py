@@ -17,7 +17,6 @@ it is assumed with a warning. docs/teachers/score-sde.md explains the entries.
 """
 
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ from pidistill.teachers.formats.weights import (
     json_beside,
     network_with_weights,
     read_torch,
+    torch_head,
 )
 from pidistill.teachers.options import Options, parse_options
 
@@ -113,15 +113,7 @@ def load(locator: str) -> PreconditionedDenoiser:
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a `torch.save` file with averaged weights and a module list."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(name) as file:
-                head = file.read(4_000_000)
-    except Exception:  # a foreign archive can raise anything
-        return False
+    head = torch_head(path)
     return b"all_modules.0." in head and b"shadow_params" in head
 
 
