@@ -106,11 +106,11 @@ class SinusoidalEmbedding(nn.Module):
 
     def __init__(self, width: int, theta: float) -> None:
         super().__init__()
-        self.half, self.theta = width // 2, theta
+        self.num_frequencies, self.theta = width // 2, theta
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        k = torch.arange(self.half, dtype=torch.float32, device=c_noise.device)
-        frequencies = (k * -(math.log(self.theta) / (self.half - 1))).exp()
+        k = torch.arange(self.num_frequencies, dtype=torch.float32, device=c_noise.device)
+        frequencies = (k * -(math.log(self.theta) / (self.num_frequencies - 1))).exp()
         angle = torch.outer(c_noise, frequencies.to(c_noise.dtype))
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
@@ -209,12 +209,15 @@ class LucidrainsUNet(nn.Module):
         embedding = self.time_mlp(c_noise)
         x = first = self.init_conv(u)
         skips: list[Tensor] = []
-        for block1, block2, attend, down in self.downs:  # type: ignore[misc]
+        stage: Any
+        for stage in self.downs:
+            block1, block2, attend, down = stage
             skips.append(block1(x, embedding))
             skips.append(attend(block2(skips[-1], embedding)))
             x = down(skips[-1])
         x = self.mid_block2(self.mid_attn(self.mid_block1(x, embedding)), embedding)
-        for block1, block2, attend, up in self.ups:  # type: ignore[misc]
+        for stage in self.ups:
+            block1, block2, attend, up = stage
             x = block1(torch.cat([x, skips.pop()], dim=1), embedding)
             x = up(attend(block2(torch.cat([x, skips.pop()], dim=1), embedding)))
         x = self.final_res_block(torch.cat([x, first], dim=1), embedding)
