@@ -102,6 +102,7 @@ SPECS = {
         folder, {**score_sde_files.NCSNPP, "fourier": False}
     ),
     "score-sde ve": lambda folder, _: score_sde(folder, score_sde_files.NCSNPP),
+    "lucidrains": lambda folder, _: f"lucidrains:{FIXTURES / 'lucidrains.pt'}?image_size=8",
     "diffusers": lambda folder, _: pipeline(folder, "?sigma_max=80"),
     "diffusers v": lambda folder, _: pipeline(
         folder, "?sigma_max=80", prediction_type="v_prediction"

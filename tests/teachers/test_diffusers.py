@@ -268,10 +268,11 @@ def test_options_that_make_no_sense(load, query, message):
     ("scheduler", "config", "message"),
     [
         ("DDIM", {"sample_size": None}, "sample_size is null"),
+        ("DDIM", {"num_class_embeds": 0}, "num_class_embeds is 0"),
         ("DDIM", {"in_channels": 4}, "takes 4 channels and returns 3"),
         ("DDIM", {"class_embed_type": "timestep"}, "class_embed_type is 'timestep'"),
-        ("LCM", {}, "LCMScheduler"),
-        ("ScoreSdeVe", {}, "ScoreSdeVeScheduler"),
+        ("LCM", {}, r"LCMScheduler \(of a few-step model"),
+        ("ScoreSdeVe", {}, r"ScoreSdeVeScheduler \(.* score-sde:FILE"),
         (
             "EulerDiscrete",
             {"timestep_type": "continuous", "prediction_type": "v_prediction"},

@@ -16,6 +16,7 @@ from pidistill.evaluation.trajectory import per_sample_rms
 from pidistill.images import grid
 from pidistill.model_folder import build_model, describe
 from pidistill.students.trajectory import TrajectoryStudent
+from pidistill.teachers.formats.latent import read_prompts
 
 from diffusers_pipelines import PROMPTS, spec, stable_diffusion
 
@@ -112,6 +113,36 @@ def test_prompts_are_required_and_have_to_be_there(tmp_path):
     ]:
         with pytest.raises(PidistillError, match=message):
             load_teacher(f"diffusers:{tmp_path / 'pipeline'}{query}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfa cat\n\n  two dogs \n",
+        b"a cat\r\n\r\ntwo dogs\r\n",
+        b"\r\ra cat\rtwo dogs",
+        "a cat\ntwo dogs".encode("utf-16"),
+        b"\xfe\xff" + "a cat\r\ntwo dogs\r\n".encode("utf-16-be"),
+    ],
+)
+def test_prompts_from_editors_of_all_systems(tmp_path, content):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    assert read_prompts(str(tmp_path / "prompts.txt")) == ["a cat", "two dogs"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\0cat", "character NUL"),
+        (b"caf\xe9", "cannot be read as text in UTF-8"),
+        (b"\xef\xbb\xbf \n", "is empty"),
+        (b"a\n" * 10_001, "holds 10001 prompts; expected 1 to 10000"),
+    ],
+)
+def test_prompts_that_are_no_text_or_too_many(tmp_path, content, message):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(PidistillError, match=message):
+        read_prompts(str(tmp_path / "prompts.txt"))
 
 
 def test_networks_that_want_more_than_a_text_are_refused(tmp_path):

@@ -1,9 +1,10 @@
 r"""Teachers from pipelines of the diffusers library.
 
 `diffusers:DIR_or_REPO[?OPTION=VALUE&...]` names a pipeline folder or a repository on the Hugging
-Face hub. Supported are UNet2DModel pipelines for images or latents (DDPM, DDIM and similar,
-consistency models, flow matching), and Stable Diffusion with a list of prompts as labels (see
-`formats/latent.py`). The network is unchanged; its conventions become a preconditioning.
+Face hub. Supported are U-Nets and DiT transformers for images or latents (DDPM, DDIM and similar,
+consistency models, flow matching), and Stable Diffusion 1 to 3 with a list of prompts as labels
+(see `formats/latent.py` and `formats/transformers.py`). The network is unchanged; its conventions
+become a preconditioning.
 """
 
 from pathlib import Path
@@ -24,6 +25,7 @@ from pidistill.teachers.formats import (
     transformers,
 )
 from pidistill.teachers.formats.network_checks import check_shape, check_times, sample_shape
+from pidistill.teachers.formats.pipeline_folder import Pipeline
 from pidistill.teachers.formats.schedulers import precondition_of
 from pidistill.teachers.options import Options, parse_options
 
@@ -31,6 +33,10 @@ PIXEL_SIGMA_DATA = 0.5
 """Standard deviation of images in [-1, 1] by EDM's convention; pipelines do not state it."""
 LATENT_SIGMA_DATA = 1.0
 """Pipelines scale their latents to unit variance."""
+
+TEXT_NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel")
+TEXT_LOADERS = {"unet": latent.text_network, "transformer": transformers.prompt_transformer}
+"""Functions of a pipeline and its prompts, by the component that is the network."""
 
 OPTIONS: Options = {
     "sigma_min": float,
@@ -82,21 +88,23 @@ def load(locator: str) -> Denoiser:
 
 
 def raw_network(
-    pipeline: pipeline_folder.Pipeline, name: str, options: dict[str, Any]
+    pipeline: Pipeline, name: str, options: dict[str, Any]
 ) -> tuple[nn.Module, int, tuple[int, int, int]]:
     """The pipeline's network as a raw one, its number of labels, and the shape of its samples."""
-    is_transformer = pipeline_folder.has_component(pipeline, "transformer")
-    theirs = pipeline_folder.load_network(pipeline, "transformer" if is_transformer else "unet")
-    kind, shape = type(theirs).__name__, sample_shape(theirs.config)
-    if kind == "UNet2DModel":
-        return *class_network(theirs, options), shape
-    if kind == "DiTTransformer2DModel":
-        return *transformers.class_transformer(theirs, options), shape
-    if kind not in ("UNet2DConditionModel", "SD3Transformer2DModel"):
-        raise RefusedError(
-            f"has a {kind}, which is not supported; expected a UNet, a class-conditional DiT or a "
-            "transformer of Stable Diffusion 3"
-        )
+    part = "transformer" if pipeline_folder.has_component(pipeline, "transformer") else "unet"
+    network: nn.Module
+    if pipeline_folder.class_of(pipeline_folder.index_of(pipeline.folder), part) in TEXT_NETWORKS:
+        prompts = prompts_of(name, options)
+        network, num_classes = TEXT_LOADERS[part](pipeline, prompts), len(prompts)
+    elif part == "transformer":
+        network, num_classes = transformers.class_transformer(pipeline, options)
+    else:
+        network, num_classes = class_network(pipeline_folder.load_network(pipeline, part), options)
+    return network, num_classes, sample_shape(getattr(network, part).config)
+
+
+def prompts_of(name: str, options: dict[str, Any]) -> list[str]:
+    """The prompts that the options name, which a pipeline conditioned on text needs."""
     if "prompts" not in options:
         raise RefusedError(
             "is conditioned on text; name a file with one prompt per line, as in "
@@ -106,10 +114,7 @@ def raw_network(
         raise RefusedError(
             "is conditioned on text, and the empty prompt is 'no label'; omit the option null_class"
         )
-    if is_transformer:
-        return *transformers.prompt_transformer(pipeline, theirs, options), shape
-    network = latent.text_network(pipeline, theirs, options["prompts"])
-    return network, len(network.config["prompts"]), shape
+    return latent.read_prompts(options["prompts"])
 
 
 def load_decoder(locator: str) -> latent.LatentDecoder | None:
@@ -142,6 +147,8 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
     null_class = options.get("null_class")
     if "prompts" in options:
         raise RefusedError("is not conditioned on text; omit the option prompts")
+    if unet.config.num_class_embeds == 0:
+        raise RefusedError("has a UNet whose num_class_embeds is 0; expected null, or a number")
     if null_class is not None and not 0 <= null_class < rows:
         raise RefusedError(f"has {rows} class embedding rows, but null_class is {null_class}")
     if "guidance" in options and null_class is None:

@@ -33,6 +33,15 @@ CONDITIONS = {
     "vocoder": "sound",
 }
 """Components that tell what a U-Net sees besides its noisy sample."""
+DISTILLED = "of a few-step model, which is distilled already and is no denoiser"
+SCHEDULERS = {
+    "LCM": DISTILLED,
+    "TCD": DISTILLED,
+    "SCM": DISTILLED,
+    "FlowMatchLCM": DISTILLED,
+    "ScoreSde": "instead, read the original checkpoint as score-sde:FILE",
+}
+"""Why schedulers are refused, or what to do, by how their class begins."""
 NETWORKS = {
     "UNet1D": "a network for one-dimensional signals such as sound",
     "AudioLDM": "a network for sound",
@@ -49,20 +58,20 @@ NETWORKS = {
 
 
 def first_match(table: dict[str, str], class_name: str, otherwise: str) -> str:
-    """The entry of a table whose key begins `class_name`, with that name."""
-    found = (text for start, text in table.items() if class_name.startswith(start))
-    return f"{next(found, otherwise)} ({class_name})"
+    """The entry of a table whose key begins `class_name`."""
+    return next((text for key, text in table.items() if class_name.startswith(key)), otherwise)
 
 
 def pipeline_kind(index: dict[str, Any]) -> str:
     """What the pipeline is whose model_index.json has the content `index`."""
     class_name = str(index.get("_class_name", "DiffusionPipeline"))
-    return first_match(PIPELINES, class_name, f"a {class_name.removesuffix('Pipeline')} pipeline")
+    name = f"a {class_name.removesuffix('Pipeline')} pipeline"
+    return f"{first_match(PIPELINES, class_name, name)} ({class_name})"
 
 
 def network_kind(class_name: str) -> str:
     """What the network of this class is."""
-    return first_match(NETWORKS, class_name, "a network")
+    return f"{first_match(NETWORKS, class_name, 'a network')} ({class_name})"
 
 
 def folder_kind(folder: Path) -> str | None:

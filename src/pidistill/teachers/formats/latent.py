@@ -47,13 +47,13 @@ def load_decoder(pipeline: Pipeline) -> LatentDecoder | None:
     return None
 
 
-def text_network(pipeline: Pipeline, unet: Any, prompts_file: str) -> TextUNet:
-    """A UNet2DConditionModel with the lines of a file as its labels.
+def text_network(pipeline: Pipeline, prompts: list[str]) -> TextUNet:
+    """The UNet2DConditionModel of a pipeline with `prompts` as its labels.
 
-    Raises `PidistillError` if there are no prompts, and `RefusedError` if the pipeline conditions
-    on more than text or its text encoder is not CLIP.
+    Raises `RefusedError` if the pipeline conditions on more than text or its text encoder is not
+    CLIP.
     """
-    prompts = read_prompts(prompts_file)
+    unet = pipeline_folder.load_network(pipeline, "unet")
     encoded = encode_prompts(pipeline, [*prompts, ""])
     with torch.device("meta"):
         network = TextUNet(arguments_of(unet), prompts, prompt_length=encoded.shape[1])

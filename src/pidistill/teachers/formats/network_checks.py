@@ -18,20 +18,25 @@ def sample_shape(config: Any) -> tuple[int, int, int]:
 
     Raises `RefusedError` if it sees more than its sample, or its sample_size is no size.
     """
-    channels, size = config["in_channels"], config["sample_size"]
+    channels = config["in_channels"]
     if config["out_channels"] not in (None, channels, 2 * channels):
         raise RefusedError(
             f"has a network that takes {channels} channels and returns {config['out_channels']}, "
             "as for inpainting, editing or upscaling, where it sees another image beside the noisy "
             f"one; expected {channels} channels, or {2 * channels} with a predicted variance"
         )
+    return channels, *sides_of(config["sample_size"])
+
+
+def sides_of(size: Any) -> tuple[int, int]:
+    """Height and width by a config's sample_size. Raises `RefusedError` if it is no size."""
     sides = [side_of(side) for side in (size if isinstance(size, list | tuple) else [size])]
     if 0 in sides or len(sides) not in (1, 2):
         raise RefusedError(
             f"has a network whose sample_size is {json.dumps(size)}; expected the training "
             "resolution, as 64 or [64, 32]: set it in its config.json"
         )
-    return channels, sides[0], sides[-1]
+    return sides[0], sides[-1]
 
 
 def side_of(value: Any) -> int:

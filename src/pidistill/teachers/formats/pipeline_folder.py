@@ -6,7 +6,6 @@ read, by torch's weights-only reader, only if the environment variable PIDISTILL
 
 import inspect
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +17,15 @@ from pidistill.files import read_json
 from pidistill.networks.diffusers_unet import require
 from pidistill.paths import user_path
 from pidistill.teachers.formats import RefusedError, kinds
+from pidistill.teachers.formats.component_weights import (
+    PICKLES,
+    has_safetensors,
+    pickles_allowed,
+    variant_in,
+)
 from pidistill.teachers.formats.schedulers import SCHEDULERS
 
 INDEX = "model_index.json"
-ALLOW_PICKLE = "PIDISTILL_ALLOW_PICKLE"
 CLASSES = {
     "unet": ("UNet2DModel", "UNet2DConditionModel"),
     # Folders of DiT pipelines written before version 0.29 of the library name the second.
@@ -40,14 +44,8 @@ CLASSES = {
 BY_HAND = "distil it as a denoiser of your own, by pidistill.as_denoiser (docs/adding-a-teacher.md)"
 FROM_TRANSFORMERS = tuple(name for name in CLASSES if name.startswith(("text_", "tokenizer")))
 FILES = ("*.json", "*.safetensors", "*.txt")
-WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<a>[\w-]+?))?(?:-\d{5}-of-\d{5})?"
-    r"(?:\.(?P<b>[\w-]+))?\.(?P<suffix>safetensors|bin)"
-)
-"""Names of files of weights: with a variant, as in `model.fp16.safetensors`, and of shards."""
 NETWORKS = ("unet", "transformer", "prior", "decoder")
 """The components that can be a pipeline's diffusion model."""
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class Pipeline(NamedTuple):
@@ -60,17 +58,18 @@ class Pipeline(NamedTuple):
 def index_of(folder: Path) -> dict[str, Any]:
     """The content of a pipeline's model_index.json, or what its components' configs say.
 
-    It is empty if `folder` holds neither that file nor a UNet with a scheduler.
+    It is empty if `folder` holds neither that file nor a network with a scheduler.
     """
     if (folder / INDEX).is_file():
         return read_json(folder / INDEX)
     index: dict[str, Any] = {}
-    for name, file in (("unet", "config.json"), ("scheduler", "scheduler_config.json")):
+    network = "transformer" if (folder / "transformer").is_dir() else "unet"
+    for name, file in ((network, "config.json"), ("scheduler", "scheduler_config.json")):
         path = folder_of(folder, name) / file
         index[name] = ["diffusers", read_json(path).get("_class_name") if path.is_file() else None]
     if (folder / "vae").is_dir():
         index["vae"] = ["diffusers", read_json(folder / "vae" / "config.json").get("_class_name")]
-    whole = class_of(index, "unet") in CLASSES["unet"] and class_of(index, "scheduler")
+    whole = class_of(index, network) in CLASSES[network] and class_of(index, "scheduler")
     return index if whole else {}
 
 
@@ -94,7 +93,9 @@ def refuse_other_kinds(pipeline: Pipeline) -> None:
                 f"{' or '.join(known)}; {BY_HAND}"
             )
     for name in kinds.CONDITIONS if class_of(index, "unet") else ():
-        if class_of(index, name):
+        # Stable Diffusion has an unused image encoder, unless its UNet says otherwise.
+        unused = name == "image_encoder" and class_of(index, "text_encoder")
+        if class_of(index, name) and not unused:
             raise RefusedError(
                 f"is {kinds.pipeline_kind(index)}: by its {name}, its UNet sees "
                 f"{kinds.CONDITIONS[name]}, but a teacher sees noise and a label or one text; "
@@ -116,9 +117,10 @@ def load_component(pipeline: Pipeline, name: str, **options: Any) -> Any:
     """Load a component, one of `CLASSES`; use `load_network` for components with weights."""
     class_name = class_of(index_of(pipeline.folder), name)
     if class_name not in CLASSES[name]:
+        found = f"the {name} {class_name}" if class_name else f"no {name}"
+        why = kinds.first_match(kinds.SCHEDULERS, str(class_name), "")
         raise RefusedError(
-            f"has {f'the {name} {class_name}' if class_name else f'no {name}'}; expected one of "
-            f"{', '.join(CLASSES[name])}"
+            f"has {found}{f' ({why})' if why else ''}; expected one of {', '.join(CLASSES[name])}"
         )
     library = require("transformers" if name in FROM_TRANSFORMERS else "diffusers")
     component, folder = getattr(library, class_name), folder_of(pipeline.folder, name)
@@ -143,8 +145,11 @@ def odd_setting(folder: Path, component: Any) -> str:
     return ""
 
 
-def load_network(pipeline: Pipeline, name: str) -> Any:
-    """Load a component with weights, in float32, and check that the weights are complete."""
+def load_network(pipeline: Pipeline, name: str, **config: Any) -> Any:
+    """Load a component with weights, in float32, and check that the weights are complete.
+
+    The values `config` replace those of its config.json.
+    """
     folder = folder_of(pipeline.folder, name)
     safe = has_safetensors(folder, name)
     network, report = load_component(
@@ -152,8 +157,15 @@ def load_network(pipeline: Pipeline, name: str) -> Any:
         name,
         output_loading_info=True,
         use_safetensors=safe,
-        variant=variant_in(folder, name, "safetensors" if safe else "bin", pipeline.variant),
+        variant=variant_in(
+            folder,
+            "safetensors" if safe else "bin",
+            pipeline.variant,
+            name=name,
+            required=name in NETWORKS,
+        ),
         **{"dtype" if name in FROM_TRANSFORMERS else "torch_dtype": torch.float32},
+        **config,
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in report[problem])
@@ -164,7 +176,9 @@ def load_network(pipeline: Pipeline, name: str) -> Any:
             )
     # The alignment of memory-mapped weights depends on the file's header, and affects the last bits
     # of sums. Copying removes that dependence.
-    for tensor in (*network.parameters(), *network.buffers()):
+    for key, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if not tensor.isfinite().all():
+            raise RefusedError(f"has the weight {key!r} of the {name} that is not finite")
         tensor.data = tensor.data.clone()
     return network
 
@@ -174,54 +188,8 @@ def folder_of(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
-def variant_in(folder: Path, name: str, suffix: str, wanted: str | None) -> str | None:
-    """The variant of the weights in `folder` to read: None for `diffusion_pytorch_model.SUFFIX`.
-
-    A variant that is alone is read; `wanted` decides among several. Only the diffusion model has
-    to have the variant `wanted`. Raises `RefusedError` if there is a choice, or nothing to choose.
-    """
-    matches = (WEIGHTS.fullmatch(file.name) for file in folder.iterdir())
-    found = {m["a"] or m["b"] for m in matches if m and m["suffix"] == suffix} or {None}
-    if wanted in found:
-        return wanted
-    listed = ", ".join(sorted(variant or "(none)" for variant in found))
-    if wanted is not None and name in NETWORKS:
-        raise RefusedError(f"has no variant {wanted!r} of the {name}; expected one of {listed}")
-    if None in found or len(found) == 1:
-        return next(iter(found)) if len(found) == 1 else None
-    raise RefusedError(
-        f"has the weights of the {name} in several variants, {listed}; choose one by the option "
-        "variant, as in diffusers:DIR?variant=fp16"
-    )
-
-
-def has_safetensors(folder: Path, name: str) -> bool:
-    """Whether the weights in `folder` are safetensors; raises if they are disallowed pickles."""
-    if any(folder.glob("*.safetensors")):
-        return True
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    if not pickles:
-        raise RefusedError(
-            f"has no weights of the {name} in {folder}; if they exist only as a variant, name it, "
-            "as in diffusers:OWNER/NAME?variant=fp16"
-        )
-    if not pickles_allowed():
-        raise RefusedError(
-            f"has the weights of the {name} as a pickle, {pickles[0]}; convert it once with "
-            f"from_pretrained(DIR, use_safetensors=False).save_pretrained(DIR) of its class, where "
-            f"DIR is {str(folder)!r}, or set {ALLOW_PICKLE}=1 to let torch's weights-only reader "
-            "read it"
-        )
-    return False
-
-
-def pickles_allowed() -> bool:
-    """Whether the user allows pickles to be read by torch's weights-only reader."""
-    return os.environ.get(ALLOW_PICKLE) == "1"
-
-
 def is_pipeline_folder(path: Path) -> bool:
-    """Whether `path` is a pipeline folder, or one of a UNet and its scheduler."""
+    """Whether `path` is a pipeline folder, or one of a network and its scheduler."""
     return (path / INDEX).is_file() or bool(index_of(path))
 
 

@@ -1,6 +1,5 @@
 """Converts schedulers of the diffusers library to preconditionings."""
 
-import math
 from typing import Any
 
 from torch import Tensor
@@ -84,14 +83,20 @@ def precondition_of(
         )
     if config.get("prediction_type", "epsilon") != "epsilon":
         refuse(config, prediction_type=config["prediction_type"])
-    for key in ("sigma_min", "sigma_max", "sigma_data"):
-        if not isinstance(config[key], int | float) or not 0 < config[key] < math.inf:
-            raise RefusedError(
-                f"has a scheduler whose {key} is {config[key]!r}; expected a positive number"
-            )
+    low, high, sigma_data = (config[key] for key in ("sigma_min", "sigma_max", "sigma_data"))
+    # Beyond these bounds float32 has no squares.
+    if not all(type(value) in (int, float) and 1e-18 < value < 1e18 for value in (low, sigma_data)):
+        raise RefusedError(
+            f"has a scheduler whose sigma_min is {low!r} and sigma_data {sigma_data!r}; expected "
+            "positive numbers"
+        )
+    if type(high) not in (int, float) or not low < high < 1e18:
+        raise RefusedError(
+            f"has a scheduler whose sigma_max is {high!r}; expected a number above its sigma_min, "
+            f"{low!r}"
+        )
     edm = TimestepEDMPrecondition if name == CONSISTENCY_SCHEDULER else EDMPrecondition
-    levels = [config["sigma_min"], config["sigma_max"]]
-    return edm(sigma_data=config["sigma_data"], **narrowed(levels, sigma_min, sigma_max))
+    return edm(sigma_data=sigma_data, **narrowed([low, high], sigma_min, sigma_max))
 
 
 def vp_table(scheduler: Any) -> Tensor:

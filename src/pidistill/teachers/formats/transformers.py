@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.errors import one_line
+from pidistill.files import read_json
 from pidistill.networks.diffusers_transformer import ClassTransformer, PromptTransformer
 from pidistill.networks.diffusers_unet import arguments_of
 from pidistill.teachers.formats import RefusedError, pipeline_folder
-from pidistill.teachers.formats.latent import read_prompts
+from pidistill.teachers.formats.network_checks import sample_shape, sides_of
 from pidistill.teachers.formats.pipeline_folder import Pipeline
 
 T5_LENGTH = 256
@@ -19,14 +20,20 @@ ENCODED_AT_ONCE = 16
 """Prompts per call of a text encoder; T5 needs about 20 MB for each."""
 
 
-def class_transformer(transformer: Any, options: dict[str, Any]) -> tuple[ClassTransformer, int]:
-    """A DiTTransformer2DModel as a raw network, and its number of labels.
+def class_transformer(pipeline: Pipeline, options: dict[str, Any]) -> tuple[ClassTransformer, int]:
+    """The DiTTransformer2DModel of a pipeline as a raw network, and its number of labels.
 
     Raises `RefusedError` if the options ask for prompts, or for another row without a label.
     """
-    classes = transformer.config.num_embeds_ada_norm
     if "prompts" in options:
         raise RefusedError("is not conditioned on text; omit the option prompts")
+    transformer = load_transformer(pipeline)
+    if type(transformer).__name__ != "DiTTransformer2DModel":
+        raise RefusedError(
+            f"has a {type(transformer).__name__}; expected a class-conditional DiT or a "
+            "transformer of Stable Diffusion 3"
+        )
+    classes = transformer.config.num_embeds_ada_norm
     if options.get("null_class", classes) != classes:
         raise RefusedError(
             f"has {classes} classes and one row for 'no label', {classes}, but null_class is "
@@ -38,18 +45,16 @@ def class_transformer(transformer: Any, options: dict[str, Any]) -> tuple[ClassT
     return network, classes
 
 
-def prompt_transformer(
-    pipeline: Pipeline, transformer: Any, options: dict[str, Any]
-) -> tuple[PromptTransformer, int]:
-    """An SD3Transformer2DModel with the lines of a file as its labels, and their number.
+def prompt_transformer(pipeline: Pipeline, prompts: list[str]) -> PromptTransformer:
+    """The SD3Transformer2DModel of a pipeline with `prompts` as its labels.
 
-    Raises `PidistillError` if there are no prompts, and `RefusedError` if the text encoders are not
-    those of Stable Diffusion 3.
+    Raises `RefusedError` if its text encoders are not those of Stable Diffusion 3.
     """
-    prompts = read_prompts(options["prompts"])
-    texts, pooled = encode_prompts(
-        pipeline, [*prompts, ""], width=transformer.config.joint_attention_dim
-    )
+    clip, t5, pooled = encode_prompts(pipeline, [*prompts, ""])
+    transformer = load_transformer(pipeline)
+    if t5 is None:
+        t5 = torch.zeros(len(clip), T5_LENGTH, transformer.config.joint_attention_dim)
+    texts = torch.cat([nn.functional.pad(clip, (0, t5.shape[2] - clip.shape[2])), t5], dim=1)
     with torch.device("meta"):
         network = PromptTransformer(
             arguments_of(transformer), prompts, prompt_length=texts.shape[1]
@@ -63,7 +68,24 @@ def prompt_transformer(
                 f"expects {expected[-1]}"
             )
         setattr(network, name, rows)
-    return network, len(prompts)
+    return network
+
+
+def load_transformer(pipeline: Pipeline) -> Any:
+    """The pipeline's transformer. Raises `RefusedError` if its sample_size is not that of a square.
+
+    The library computes with the size, and takes an integer only.
+    """
+    path = pipeline_folder.folder_of(pipeline.folder, "transformer") / "config.json"
+    changed = {}
+    if "sample_size" in (config := read_json(path)):
+        changed["sample_size"], width = sides_of(config["sample_size"])
+        if width != changed["sample_size"]:
+            raise RefusedError(
+                f"has a transformer whose sample_size is {config['sample_size']}; expected one "
+                "number, as its samples are square"
+            )
+    return pipeline_folder.load_network(pipeline, "transformer", **changed)
 
 
 def take_weights(network: ClassTransformer | PromptTransformer, transformer: Any) -> None:
@@ -71,18 +93,17 @@ def take_weights(network: ClassTransformer | PromptTransformer, transformer: Any
 
     Raises `RefusedError` if the network does not return samples of the shape that it takes.
     """
-    channels, size = transformer.config.in_channels, transformer.config.sample_size
-    x = torch.empty((1, channels, size, size), device="meta")
+    shape = sample_shape(transformer.config)
+    x = torch.empty((1, *shape), device="meta")
     try:
         out = network(x, x[:, 0, 0, 0])
     except Exception as error:  # an odd config can raise anything
         raise RefusedError(
-            f"has a transformer that does not take samples of shape {(channels, size, size)}: "
-            f"{one_line(error)}"
+            f"has a transformer that does not take samples of shape {shape}: {one_line(error)}"
         ) from error
     if out.shape[2:] != x.shape[2:]:
         raise RefusedError(
-            f"has a transformer whose sample_size is {size}; expected a multiple of its "
+            f"has a transformer whose sample_size is {shape[1]}; expected a multiple of its "
             f"patch_size, {transformer.config.patch_size}"
         )
     network.transformer.load_state_dict(transformer.state_dict(), strict=True, assign=True)
@@ -90,23 +111,21 @@ def take_weights(network: ClassTransformer | PromptTransformer, transformer: Any
     network.transformer.pos_embed.pos_embed = transformer.pos_embed.pos_embed
 
 
-def encode_prompts(pipeline: Pipeline, prompts: list[str], *, width: int) -> tuple[Tensor, Tensor]:
-    """Prompts as Stable Diffusion 3 sees them (Esser et al. 2024).
+def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Prompts as Stable Diffusion 3 sees them (Esser et al. 2024), in float32.
 
-    Returns the tokens of two CLIP encoders side by side, zero-padded to `width`, followed by those
-    of T5, shape (n, length, width); and the pooled projections of both CLIP encoders side by side,
-    shape (n, size). Without a T5 encoder its tokens are zeros. Both are float32.
+    Returns the tokens of two CLIP encoders side by side and those of T5, both (n, length, width),
+    and the pooled projections of both CLIP encoders side by side, (n, size). The tokens of T5 are
+    None in a pipeline without it.
     """
     length = pipeline_folder.load_component(pipeline, "tokenizer").model_max_length
     # One encoder after the other, so that only one is in memory.
     clip = [encoded(pipeline, which, prompts, length, clip_states) for which in ("", "_2")]
-    if pipeline_folder.has_component(pipeline, "text_encoder_3"):
-        (t5,) = encoded(pipeline, "_3", prompts, T5_LENGTH, t5_states)
-    else:
-        t5 = torch.zeros(len(prompts), T5_LENGTH, width)
-    tokens = torch.cat([tokens for tokens, _ in clip], dim=2)
-    tokens = nn.functional.pad(tokens, (0, t5.shape[2] - tokens.shape[2]))
-    return torch.cat([tokens, t5], dim=1), torch.cat([pooled for _, pooled in clip], dim=1)
+    tokens, pooled = (torch.cat(parts, dim=-1) for parts in zip(*clip, strict=True))
+    if not pipeline_folder.has_component(pipeline, "text_encoder_3"):
+        return tokens, None, pooled
+    (t5,) = encoded(pipeline, "_3", prompts, T5_LENGTH, t5_states)
+    return tokens, t5, pooled
 
 
 @torch.no_grad()
