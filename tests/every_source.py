@@ -10,6 +10,7 @@ import torch
 
 from pidistill.files import write_json
 from pidistill.model_folder import write_description
+from pidistill.networks.edm2_unet import EDM2UNet
 from pidistill.networks.song_unet import SongUNet
 from pidistill.storage import write_tensors
 from pidistill.teachers.mixture import MIXTURES
@@ -39,6 +40,12 @@ def edm(folder, precondition):
     content = edm_files.checkpoint(edm_files.randomized(network), precondition)
     (folder / "network.pkl").write_bytes(edm_files.dumps(content))
     return f"edm:{folder / 'network.pkl'}"
+
+
+def edm2_guided(folder):
+    guide = edm_files.edm2_checkpoint(edm_files.randomized(EDM2UNet(16, 3, 3, 10, 8, [1, 1])))
+    (folder / "guide.pkl").write_bytes(edm_files.dumps(guide))
+    return f"edm:{FIXTURES / 'edm2_cond.pkl'}?guide={folder / 'guide.pkl'}&guidance=2"
 
 
 def score_sde(folder, config):
@@ -86,6 +93,8 @@ SPECS = {
     "native": native,
     "edm ddpm++": lambda folder, _: f"edm:{FIXTURES / 'edm_ddpmpp_uncond.pkl'}",
     "edm adm": lambda folder, _: f"edm:{FIXTURES / 'edm_adm_cond.pkl'}",
+    "edm2": lambda folder, _: f"edm:{FIXTURES / 'edm2_latents.pkl'}",
+    "edm2 guided": lambda folder, _: edm2_guided(folder),
     "edm vp": lambda folder, _: edm(folder, "VPPrecond"),
     "edm ve": lambda folder, _: edm(folder, "VEPrecond"),
     "edm iddpm": lambda folder, _: edm(folder, "iDDPMPrecond"),
@@ -93,6 +102,7 @@ SPECS = {
         folder, {**score_sde_files.NCSNPP, "fourier": False}
     ),
     "score-sde ve": lambda folder, _: score_sde(folder, score_sde_files.NCSNPP),
+    "lucidrains": lambda folder, _: f"lucidrains:{FIXTURES / 'lucidrains.pt'}?image_size=8",
     "diffusers": lambda folder, _: pipeline(folder, "?sigma_max=80"),
     "diffusers v": lambda folder, _: pipeline(
         folder, "?sigma_max=80", prediction_type="v_prediction"

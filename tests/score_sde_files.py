@@ -88,7 +88,7 @@ class FilteredConv(nn.Module):
 class Combine(nn.Module):
     def __init__(self, n_in, n_out):
         super().__init__()
-        self.Conv = nn.Conv2d(n_in, n_out, 1)
+        self.Conv_0 = nn.Conv2d(n_in, n_out, 1)
 
 
 class ScoreNetwork(nn.Module):
@@ -112,7 +112,8 @@ class ScoreNetwork(nn.Module):
                 kept += [n]
             if level < len(mult) - 1:
                 m += [Block(n, n, emb, taps, unet_reference.down)]
-                m += [Combine(3, n)] if encoder == "input_skip" else []
+                m += [Combine(3, n)] if encoder in ("input_skip", "input_cat") else []
+                n *= 2 if encoder == "input_cat" else 1
                 if encoder == "residual":
                     m += [FilteredConv(aux, n, taps)]
                     aux = n
@@ -147,9 +148,10 @@ class ScoreNetwork(nn.Module):
                 hs.append(next(m)(h) if h.shape[-1] in self.attention else h)
             if level < self.levels - 1:
                 h = next(m)(hs[-1], temb)
-                if self.encoder == "input_skip":
+                if self.encoder in ("input_skip", "input_cat"):
                     aux = unet_reference.down(aux, self.taps)
-                    h = h + next(m).Conv(aux)
+                    g = next(m).Conv_0(aux)
+                    h = g + h if self.encoder == "input_skip" else torch.cat([g, h], 1)
                 if self.encoder == "residual":
                     h = aux = (next(m)(aux) + h) / math.sqrt(2)
                 hs.append(h)
@@ -185,7 +187,13 @@ CASES = {
     "ncsnpp_vp": {**NCSNPP, "fourier": False},
     "ncsnpp_ve": NCSNPP,
     "ncsnpp_ve_output_skip": {**NCSNPP, "decoder": "output_skip", "mult": (1, 2, 2)},
-    "ncsnpp_ve_input_skip": {**NCSNPP, "encoder": "input_skip"},
+    "ncsnpp_ve_input_skip": {
+        **NCSNPP,
+        "encoder": "input_skip",
+        "decoder": "output_skip",
+        "mult": (1, 1, 2),
+    },
+    "ncsnpp_ve_input_cat": {**NCSNPP, "encoder": "input_cat", "mult": (1, 2, 1)},
     "one_level": {**CONFIG, "mult": (1,), "attention": ()},
 }
 

@@ -42,6 +42,7 @@ class GuidedDenoiser(Denoiser):
             )
         self.denoiser = denoiser
         self.decoder = denoiser.decoder
+        self.class_names = denoiser.class_names
         self.scale = scale
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:

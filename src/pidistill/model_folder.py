@@ -70,6 +70,7 @@ def describe(model: Model) -> dict[str, Any]:
         "sample_shape": list(model.sample_shape),
         "num_classes": model.num_classes,
         "source": model.source,
+        **({"class_names": list(model.class_names)} if model.class_names else {}),
     }
 
 
@@ -108,6 +109,7 @@ def build_model(description: dict[str, Any], name: str, network: nn.Module | Non
             source=description["source"],
             **description["options"],
         )
+        model.class_names = _class_names(description, name)
     except PidistillError:
         raise
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -123,6 +125,17 @@ def _shape(description: dict[str, Any], name: str) -> tuple[int, ...]:
             f"{name}: sample_shape is {shape!r}; expected a list of positive integers"
         )
     return tuple(shape)
+
+
+def _class_names(description: dict[str, Any], name: str) -> tuple[str, ...]:
+    """The names of the classes, after checking that there is one for each or none."""
+    names = description.get("class_names", [])
+    is_list = isinstance(names, list) and all(isinstance(n, str) for n in names)
+    if not is_list or len(names) not in (0, description["num_classes"]):
+        raise PidistillError(
+            f"{name}: class_names is {names!r}; expected {description['num_classes']} names"
+        )
+    return tuple(names)
 
 
 def weights_name(ema: float) -> str:

@@ -1,5 +1,6 @@
 """ScoreSDE checkpoints, against a compact independent implementation of their module list."""
 
+import math
 import warnings
 
 import pytest
@@ -34,13 +35,14 @@ def test_agrees_with_a_second_implementation(config, described, tmp_path):
     net = network(config)
     path = tmp_path / "checkpoint_8.pth"
     torch.save(checkpoint(net), path)
-    if described or len(config["attention"]) != 1:
+    if described or not config["fourier"]:
         write_json(tmp_path / "checkpoint_8.json", said(config))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message=".*continuous time was assumed")
             teacher = load_teacher(str(path))
     else:
-        with pytest.warns(UserWarning, match="SDE was assumed|and 32x32"):
+        with pytest.warns(UserWarning, match="images of 32x32, the VE SDE was assumed"):
             teacher = load_teacher(f"score-sde:{path}")
     assert teacher.sample_shape == (3, config["size"], config["size"])
     assert teacher.num_classes == 0
@@ -50,6 +52,67 @@ def test_agrees_with_a_second_implementation(config, described, tmp_path):
         answer = teacher(x, sigma)
         expected = expected_denoised(net, x, sigma)
     for one, other in zip(answer.double(), expected, strict=True):
+        assert (one - other).norm() < 1e-5 * other.norm()
+
+
+ALPHAS = (1 - torch.linspace(0.1, 20, 100).double() / 100).cumprod(0)
+
+
+def discrete_ve(net, y, sigma):
+    """Ten levels from 50 to 0.01, told by their index; D at the levels and between them."""
+    levels = torch.logspace(math.log10(50), -2, 10).double()
+    index = (levels[None].log() - (sigma[:, None] / 2).log()).abs().argmin(1)
+    level, s = (v[:, None, None, None] for v in (levels[index], sigma / 2))
+    return 2 * ((y + 1) / 2 + s**2 * net(y, index.double()) / level) - 1
+
+
+def discrete_vp(net, x, sigma):
+    index = ((1 - ALPHAS[None]).sqrt() / ALPHAS.sqrt() - sigma[:, None]).abs().argmin(1)
+    alpha = ALPHAS[index].sqrt()[:, None, None, None]
+    return x - (1 - alpha**2).sqrt() / alpha * net(alpha * x, index.double())
+
+
+def sub_vp(net, x, sigma):
+    """The marginal at a time, found by bisection of sigma(t)."""
+    low, high = torch.zeros_like(sigma), torch.ones_like(sigma)
+    for _ in range(60):
+        t = (low + high) / 2
+        alpha = (-t * t * 19.9 / 4 - t * 0.1 / 2).exp()
+        below = (1 - alpha**2) / alpha < sigma
+        low, high = torch.where(below, t, low), torch.where(below, high, t)
+    alpha = alpha[:, None, None, None]
+    return x - (1 - alpha**2) / alpha * net(alpha * x, 999 * t)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "levels"),
+    [
+        ("sde=vesde", discrete_ve, [100.0, 0.02, 15.1, 3.0, 0.5]),
+        (
+            "sde=vpsde&continuous=false&num_scales=100",
+            discrete_vp,
+            ((1 - ALPHAS) / ALPHAS).sqrt()[[0, 7, 50, 99]].tolist(),
+        ),
+        ("sde=subvpsde", sub_vp, [150.0, 20.0, 2.0, 0.3, 0.01]),
+    ],
+)
+def test_what_positional_embeddings_hide_is_asked_for_and_read_when_told(
+    options, expected, levels, tmp_path
+):
+    net = network({**NCSNPP, "fourier": False})
+    net.sigmas = torch.logspace(math.log10(50), -2, 10).double()
+    path = tmp_path / "a.pth"
+    torch.save(checkpoint(net), path)
+    with pytest.raises(PidistillError, match=r"does not state its SDE.*sde=subvpsde") as caught:
+        load_teacher(str(path))
+    assert "\n" not in str(caught.value)
+    teacher = load_teacher(f"score-sde:{path}?{options}&image_size=32")
+    sigma = torch.tensor(levels)
+    x = torch.randn(len(sigma), 3, 32, 32) * (0.5 + sigma[:, None, None, None])
+    with torch.no_grad():
+        answer = teacher(x, sigma).double()
+        right = expected(net.double(), x.double(), sigma.double())
+    for one, other in zip(answer, right, strict=True):
         assert (one - other).norm() < 1e-5 * other.norm()
 
 
@@ -125,7 +188,11 @@ def test_other_content_is_refused(load, content, match):
 @pytest.mark.parametrize(
     ("description", "match"),
     [
-        ({"sde": "subvpsde"}, "the sde 'subvpsde'; only 'vpsde'"),
+        ({"sde": "subvpsde", "continuous": False}, "expected 'vpsde' with True, .*'subvpsde'"),
+        ({"sde": ["vpsde"]}, "but the sde "),
+        ({"skip_rescale": False}, "skip_rescale False; .* only True"),
+        ({"scale_by_sigma": True}, "scale_by_sigma True"),
+        ({"num_scales": 1}, "num_scales 1"),
         ({"image_size": 31}, "image_size 31 .* expected a multiple of 2"),
         ({"image_size": "32"}, "image_size '32'"),
         ({"fir": 1}, "fir 1"),
@@ -140,8 +207,8 @@ def test_a_wrong_description_is_named(load, description, match):
 
 
 def test_an_image_size_that_nothing_tells_is_asked_for(load):
-    with pytest.raises(PidistillError, match=r'put {"image_size": N}'):
-        load(checkpoint(network(CASES["one_level"])), {"fir": False})
+    with pytest.raises(PidistillError, match=r"append \?image_size=N"):
+        load(checkpoint(network(CASES["one_level"])), {"fir": False, "sde": "vpsde"})
 
 
 def test_damage_is_one_error_or_loads(load, tmp_path):

@@ -108,7 +108,7 @@ def test_guided_euler_is_stable_diffusion_3_s_own_loop(tmp_path, with_t5):
 
 
 @pytest.mark.parametrize("kind", ["dit", "sd3"])
-def test_a_student_is_distilled_and_needs_no_pipeline(tmp_path, kind, capsys):
+def test_a_student_is_distilled_and_needs_no_pipeline(tmp_path, kind):
     if kind == "dit":
         dit(tmp_path / "pipeline", SCHEDULERS["flow"](), num_embeds_ada_norm=3)
         teacher = f"diffusers:{tmp_path / 'pipeline'}?guidance=2"
@@ -117,6 +117,7 @@ def test_a_student_is_distilled_and_needs_no_pipeline(tmp_path, kind, capsys):
         teacher = spec(tmp_path, "&guidance=2")
     run = tmp_path / "run"
     options = ["--max-train-steps", "2", "--batch-size", "4", "--set", "preview_steps=0"]
+    options += ["--method", "pid", "--set", "method.derivative=jvp"]
     assert main(["distill", "--teacher", teacher, "--out", str(run), *options]) == 0
     assert main(["sample", str(run), "-n", "2", "--out", str(tmp_path / "x.png")]) == 0
     assert main(["evaluate", str(run), "-n", "4", "--metrics", "error", "--num-error", "2"]) == 0

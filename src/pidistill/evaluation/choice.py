@@ -1,6 +1,6 @@
 """Which metrics are computed: those that are asked for, or all that fit what is there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -10,11 +10,15 @@ from pidistill.evaluation.features.base import FeatureNetwork
 from pidistill.evaluation.metrics import METRICS
 from pidistill.evaluation.reference import Reference
 from pidistill.evaluation.sampling import Sampler, Subject
+from pidistill.evaluation.scores import SPLITS
 from pidistill.noise import device_of
 from pidistill.students.path import PathStudent
 
 DEFAULT = ("fid", "label-agreement", "error", "trajectory", "diversity", "training-images", "speed")
 """Metrics computed by default, if their requirements are met."""
+
+ENOUGH_FOR_IS = 5000
+"""Published scores are of 50,000 samples."""
 
 NEEDS = {
     "features": "a feature network for samples of this shape; choose features",
@@ -67,6 +71,30 @@ def choose_metrics(
             if not met[need]:
                 raise PidistillError(f"the metric {name!r} needs {NEEDS[need]}")
     return tuple(dict.fromkeys(asked))
+
+
+def needed_network(
+    network: FeatureNetwork | None, names: Sequence[str], num: int, say: Callable[[str], None]
+) -> FeatureNetwork | None:
+    """The network if one of the metrics `names` needs it; says so if `num` samples are few for it.
+
+    Raises `PidistillError` if there are too few samples for an Inception Score.
+    """
+    if network is None or not any("features" in METRICS[name].needs for name in names):
+        return None
+    if "fid" in names and num <= network.num_features:
+        say(
+            f"{num} samples are few for a Frechet distance of {network.num_features} features: it "
+            "comes out too large, and compares only with others of as many samples"
+        )
+    if "is" in names and num < 2 * SPLITS:
+        raise PidistillError(
+            f"an Inception Score of {num} samples means nothing; expected at least {2 * SPLITS}, "
+            f"two in each of its {SPLITS} parts"
+        )
+    if "is" in names and num < ENOUGH_FOR_IS:
+        say(f"{num} samples are few for an Inception Score, which comes out too small")
+    return network
 
 
 @torch.no_grad()

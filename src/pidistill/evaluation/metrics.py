@@ -23,7 +23,7 @@ from pidistill.evaluation.scores import inception_score, kernel_distance
 from pidistill.evaluation.speed import measure_speed
 from pidistill.evaluation.streaming import Seen, as_measured, as_pixels
 from pidistill.evaluation.trajectory import rms, trajectory_metrics
-from pidistill.students.base import labels_for
+from pidistill.students.labels import labels_for
 from pidistill.students.path import PathStudent
 
 QUANTILES = (0.5, 0.9, 0.99)

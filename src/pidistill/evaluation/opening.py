@@ -164,7 +164,7 @@ def _rates(ema: Averages, folder: Path) -> list[float | None]:
 
 
 def open_reference(
-    given: str | Path | Dataset | Tensor | Reference | None, opened: Opened
+    given: str | Path | Dataset | Tensor | Reference | None, opened: Opened, say: Say
 ) -> Reference | None:
     """Read the reference, or open the teacher named by `teacher[:SPEC]`, which `drawn` draws from.
 
@@ -189,12 +189,17 @@ def open_reference(
         reference = read_reference(given)
     if reference.images is not None:
         shape = reference.images.shape[1:]
-    if shape is not None and tuple(shape) != tuple(subject.image_shape):
-        raise PidistillError(
-            f"the reference {reference.name} holds samples of shape {tuple(shape)}; those to "
-            f"measure have {tuple(subject.image_shape)}"
-        )
-    return reference
+    if shape is None or tuple(shape) == tuple(subject.image_shape):
+        return reference
+    grey = (1, *subject.image_shape[1:])
+    if reference.images is not None and subject.image_shape[0] == 3 and tuple(shape) == grey:
+        say(f"the reference {reference.name} is grey; its channel is repeated for RGB samples")
+        return reference._replace(images=reference.images.expand(-1, 3, -1, -1))
+    hint = "; read it as folder:PATH?channels=1" if tuple(shape[1:]) == grey[1:] else ""
+    raise PidistillError(
+        f"the reference {reference.name} holds samples of shape {tuple(shape)}; those to measure "
+        f"have {tuple(subject.image_shape)}{hint}"
+    )
 
 
 def drawn(reference: Reference | None, num: int, seed: int, progress: Show) -> Reference | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
-from pidistill.evaluation.choice import choose_metrics
+from pidistill.evaluation.choice import choose_metrics, needed_network
 from pidistill.evaluation.features import FeatureNetwork
 from pidistill.evaluation.features.trained import Encoder
 from pidistill.evaluation.metrics import METRICS, Measured, Values, compute
@@ -90,10 +90,10 @@ def evaluate(
         store=store,
         say=say,
     )
-    compared = open_reference(reference, opened)
+    compared = open_reference(reference, opened, say)
     candidate = choose_network(features, weights, allow_download, opened.first, compared, say)
     names = choose_metrics(metrics, opened.first, opened.teacher, compared, candidate)
-    network = candidate if any("features" in METRICS[name].needs for name in names) else None
+    network = needed_network(candidate, names, opened.num, say)
     compared = drawn(compared, num_error, max(seeds) + 1, progress)
     terms = Terms(opened, compared, network, num_error, processes or ALONE, progress, say)
     return terms.results(names, seeds, pictures)

@@ -64,7 +64,8 @@ def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
     if spec.endswith(".npz"):
         given = _read_statistics(Path(spec))
         return Reference(spec, read_samples(spec) if given is None else None, given)
-    return Reference(spec, load_data(f"folder:{spec}" if Path(spec).is_dir() else spec).images)
+    data = f"folder:{spec}" if Path(spec.partition("?")[0]).is_dir() else spec
+    return Reference(spec, load_data(data).images)
 
 
 def _read_statistics(file: Path) -> Statistics | None:

@@ -19,7 +19,7 @@ from pidistill.methods.settings import MethodSettings
 from pidistill.noise import initial_noise
 from pidistill.ode import solve
 from pidistill.precondition import EDMPrecondition
-from pidistill.students.base import labels_for
+from pidistill.students.labels import labels_for
 
 
 class DenoisingSettings(MethodSettings):
@@ -94,6 +94,7 @@ class Denoising(Method):
             num_classes=data.num_classes,
             source=f"a denoiser of {data.name}",
         )
+        student.class_names = data.class_names
         return cls(settings, student)
 
     def loss(self, batch: Batch) -> Losses:

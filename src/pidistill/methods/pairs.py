@@ -22,7 +22,8 @@ from pidistill.numerics import precise
 from pidistill.ode import solve
 from pidistill.processes import ALONE, Processes
 from pidistill.storage import read_tensors, write_tensors
-from pidistill.students.base import labels_for, require_finite
+from pidistill.students.base import require_finite
+from pidistill.students.labels import labels_for
 from pidistill.teachers.fingerprint import teacher_fingerprint
 
 MANIFEST = "manifest.json"

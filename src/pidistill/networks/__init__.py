@@ -29,6 +29,7 @@ from pidistill.networks.dhariwal_unet import DhariwalUNet
 from pidistill.networks.diffusers_transformer import ClassTransformer, PromptTransformer
 from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet
 from pidistill.networks.edm2_unet import EDM2UNet
+from pidistill.networks.lucidrains_unet import LucidrainsUNet
 from pidistill.networks.mlp import MLP
 from pidistill.networks.song_unet import SongUNet
 from pidistill.settings import STRICT, validate
@@ -42,6 +43,7 @@ NETWORKS: dict[str, Any] = {
     "text_unet": TextUNet,
     "class_transformer": ClassTransformer,
     "prompt_transformer": PromptTransformer,
+    "lucidrains_unet": LucidrainsUNet,
 }
 """Classes by their name in configs and `network.json`."""
 

@@ -99,6 +99,9 @@ class EDMUNet(nn.Module):
     decoder_attends_once = False
     """Whether only the last block of a decoder level has attention."""
 
+    halving_widens = 1
+    """By how much the extra layers after a downsampling block multiply its width."""
+
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
@@ -175,6 +178,7 @@ class EDMUNet(nn.Module):
                 self.enc[f"{name}_down"] = encoder(width, width, down=True)
                 for key, layer in self.after_halving(level, width).items():
                     self.enc[f"{name}_{key}"] = layer
+                width *= self.halving_widens
             skip_widths.append(width)
             for i in range(num_blocks):
                 wide = widths[level]
@@ -214,6 +218,8 @@ class EDMUNet(nn.Module):
                 aux = layer(aux)
             elif key.endswith("aux_skip"):
                 x = skips[-1] = x + layer(aux)
+            elif key.endswith("aux_cat"):
+                x = skips[-1] = torch.cat([layer(aux), x], dim=1)
             elif key.endswith("aux_residual"):
                 x = skips[-1] = aux = (x + layer(aux)) * math.sqrt(0.5)
             else:

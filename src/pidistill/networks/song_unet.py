@@ -20,7 +20,7 @@ from pidistill.networks.layers import (
 
 CHOICES = {
     "embedding_type": ("positional", "fourier"),
-    "encoder_type": ("standard", "residual", "skip"),
+    "encoder_type": ("standard", "residual", "skip", "skip_cat"),
     "decoder_type": ("standard", "skip"),
 }
 
@@ -44,7 +44,8 @@ class SongUNet(EDMUNet):
         label_dropout: Probability of dropping a label in training.
         embedding_type: `positional` (DDPM++) or `fourier` (NCSN++).
         channel_mult_noise: Width of the noise embedding; 1 (DDPM++) or 2 (NCSN++).
-        encoder_type: `standard` (DDPM++), `residual` (NCSN++) or `skip`.
+        encoder_type: `standard` (DDPM++), `residual` (NCSN++), `skip`, or `skip_cat`, which
+            concatenates what `skip` adds.
         decoder_type: `standard` or `skip`.
         resample_filter: `[1, 1]` (DDPM++) or `[1, 3, 3, 1]` (NCSN++).
         patch_size: Side of the pixel patches that are folded into channels (pixel unshuffle): the
@@ -91,6 +92,7 @@ class SongUNet(EDMUNet):
             )
         self.patch_size = patch_size
         self.folded_in, self.folded_out = in_channels * patch_size**2, out_channels * patch_size**2
+        self.halving_widens = 2 if encoder_type == "skip_cat" else 1
         width, noise_width = model_channels * channel_mult_emb, model_channels * channel_mult_noise
         self.map_noise: nn.Module
         if embedding_type == "positional":
@@ -121,11 +123,11 @@ class SongUNet(EDMUNet):
     def after_halving(self, level: int, width: int) -> dict[str, nn.Module]:
         config = self.config
         taps = config["resample_filter"]
-        if config["encoder_type"] == "skip":
+        if config["encoder_type"] in ("skip", "skip_cat"):
             channels = self.folded_in
             return {
                 "aux_down": Conv2d(channels, channels, 0, down=True, resample_filter=taps),
-                "aux_skip": Conv2d(channels, width, 1),
+                f"aux_{config['encoder_type'].removeprefix('skip_')}": Conv2d(channels, width, 1),
             }
         if config["encoder_type"] == "residual":
             above = config["model_channels"] * config["channel_mult"][level - 2]

@@ -15,15 +15,18 @@ from pidistill.precondition.karras import (
     VEPrecondition,
     VPPrecondition,
 )
+from pidistill.precondition.score_sde import DiscreteVEPrecondition, SubVPPrecondition
 
 __all__ = [
     "PRECONDITIONS",
+    "DiscreteVEPrecondition",
     "DiscreteVPPrecondition",
     "EDMPrecondition",
     "FlowPrecondition",
     "IDDPMPrecondition",
     "Precondition",
     "Scales",
+    "SubVPPrecondition",
     "TimestepEDMPrecondition",
     "VEPrecondition",
     "VPPrecondition",
@@ -36,6 +39,8 @@ PRECONDITIONS: dict[str, type[Precondition]] = {
     "ve": VEPrecondition,
     "iddpm": IDDPMPrecondition,
     "discrete_vp": DiscreteVPPrecondition,
+    "discrete_ve": DiscreteVEPrecondition,
+    "sub_vp": SubVPPrecondition,
     "flow": FlowPrecondition,
     "edm_timestep": TimestepEDMPrecondition,
 }

@@ -47,6 +47,8 @@ class DiscreteVPPrecondition:
     sigma_max: float
     prediction_type: str = "epsilon"
     sigma_data: float = 0.5
+    timestep_scale: float = 1.0
+    """The network's time input is the timestep times this."""
 
     def __post_init__(self) -> None:
         """Check the table and store the logarithms of its noise levels."""
@@ -66,7 +68,7 @@ class DiscreteVPPrecondition:
 
     def scales(self, sigma: Tensor) -> Scales:
         """The four factors at `sigma` (b,)."""
-        timestep = self.timestep(sigma)
+        timestep = self.timestep_scale * self.timestep(sigma)
         if self.prediction_type == "epsilon":
             return noise_prediction(sigma, timestep)
         total = sigma**2 + 1
@@ -88,7 +90,9 @@ class DiscreteVPPrecondition:
         return snapped.to(sigma.dtype)
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
-        r"""The timestep as a monotone C1 function of `sigma`, an integer at every discrete level.
+        r"""`timestep_scale` times the timestep, as a monotone C1 function of `sigma`.
+
+        The timestep is an integer at every discrete level.
 
         Cubic Hermite interpolation in $\ln \sigma$ with slopes
         $dt / d\ln\sigma = 2 / (\ln\sigma_{t+1} - \ln\sigma_{t-1})$ at the nodes: the harmonic mean
@@ -99,7 +103,7 @@ class DiscreteVPPrecondition:
         cubic = u**2 * (3 - 2 * u) + step * u * (1 - u) * (
             slope[index] * (1 - u) - slope[index + 1] * u
         )
-        return (index + cubic).to(sigma.dtype)
+        return self.timestep_scale * (index + cubic).to(sigma.dtype)
 
     def _locate(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The timestep below `sigma` (b,), the fraction of the way to the next, and the interval.

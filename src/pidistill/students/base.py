@@ -14,6 +14,7 @@ from pidistill.numerics import precise
 from pidistill.ode import Solution
 from pidistill.precondition import EDMPrecondition, Precondition
 from pidistill.schedule import require_sigma_range
+from pidistill.students.labels import labels_for
 
 _Student = TypeVar("_Student", bound="Student")
 
@@ -27,6 +28,9 @@ class Student(nn.Module):
     """Whether it can sample in any number of evaluations."""
     refines: bool = False
     """Whether it can refine samples, by `refine`."""
+
+    class_names: tuple[str, ...] = ()
+    """What the labels mean, in their order; empty if that is not known."""
 
     def __init__(
         self,
@@ -198,7 +202,7 @@ class Student(nn.Module):
                     f"teacher {teacher.source} has no network for a student to copy; pass one"
                 )
             network, precondition = copy.deepcopy(parts[0]), parts[1]
-        return cls(
+        student = cls(
             network.requires_grad_(True).eval(),  # published: no dropout in the student
             precondition,
             sample_shape=teacher.sample_shape,
@@ -206,6 +210,8 @@ class Student(nn.Module):
             source=f"distilled from {teacher.source}",
             **options,
         )
+        student.class_names = teacher.class_names
+        return student
 
 
 def require_refine(model: Denoiser | Student, refine: int) -> None:
@@ -265,33 +271,3 @@ def require_finite(x: Tensor, source: str, first: int = 0) -> None:
             f"{len(bad)} of {len(x)} samples of {source} are not finite, the first being sample "
             f"{first + bad[0]}; did its training diverge, or its numbers overflow?"
         )
-
-
-def labels_for(
-    model: Denoiser | Student, num: int, label: int | Tensor | None = None, first: int = 0
-) -> Tensor | None:
-    """Labels (num,) of the samples `first ..`; by default they cycle through the classes.
-
-    Returns None for an unconditional model. Raises `PidistillError` if a label is out of range.
-    """
-    if label is not None and model.num_classes == 0:
-        raise PidistillError(f"label is {label}, but {model.source} is not class-conditional")
-    if model.num_classes == 0:
-        return None
-    if label is None:
-        return torch.arange(first, first + num) % model.num_classes
-    if isinstance(label, int) and not -1 <= label < model.num_classes:
-        raise PidistillError(f"label is {label}; expected {_label_range(model)}")
-    labels = torch.as_tensor(label, dtype=torch.int64).cpu()
-    if labels.shape not in ((), (num,)):
-        raise PidistillError(
-            f"label has shape {tuple(labels.shape)}; expected one label, or {num} labels"
-        )
-    labels = labels.expand(num)
-    if (labels < -1).any() or (labels >= model.num_classes).any():
-        raise PidistillError(f"label is {label}; expected {_label_range(model)}")
-    return labels
-
-
-def _label_range(model: Denoiser | Student) -> str:
-    return f"0 .. {model.num_classes - 1}, or -1 for no label"

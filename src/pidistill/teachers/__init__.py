@@ -30,6 +30,7 @@ SOURCES = {
     "native": "pidistill.teachers.native",
     "edm": "pidistill.teachers.edm",
     "score-sde": "pidistill.teachers.score_sde",
+    "lucidrains": "pidistill.teachers.lucidrains",
     "diffusers": "pidistill.teachers.diffusers",
 }
 """Built-in sources by kind, written like entry points."""
@@ -47,7 +48,8 @@ def load_teacher(spec: str | Path, device: "str | torch.device | None" = None) -
 
     Args:
         spec: `digits`, `glyphs`, `mixture:NAME`, `native:DIR`, `edm:FILE`, `score-sde:FILE`,
-            `diffusers:DIR_or_REPO`, or a bare path, whose kind is inferred from its content.
+            `lucidrains:FILE`, `diffusers:DIR_or_REPO`, or a bare path, whose kind is inferred from
+            its content.
         device: Target device; None means the CPU.
 
     Raises:

@@ -6,70 +6,100 @@ the order of the trainable parameters), `optimizer` and `step`. It is read with
 `weights_only=True`. The averaged weights are renamed for a `SongUNet`, which computes the same
 function.
 
-The architecture is inferred from the weights. Settings that do not show in the weights are
-assumed, with a warning, unless a JSON file beside the checkpoint, `FILE.json` or `config.json`,
-states them:
+The architecture is inferred from the weights. Other settings are stated in the spec,
+`score-sde:FILE?sde=vesde&image_size=32`, or in a JSON file beside the checkpoint, `FILE.json` or
+`config.json`:
 
     {"sde": "vpsde", "image_size": 32, "fir": false, "beta_min": 0.1, "beta_max": 20.0}
 
-docs/teachers/score-sde.md explains the entries. The sub-VP SDE, whose checkpoints look like those
-of the VP SDE, is not supported.
+Where the published configurations of a network differ, a setting must be stated; where they agree,
+it is assumed with a warning. docs/teachers/score-sde.md explains the entries.
 """
 
 import warnings
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError, one_line
 from pidistill.paths import user_path
-from pidistill.precondition import Precondition, VEPrecondition, VPPrecondition
+from pidistill.precondition import (
+    DiscreteVEPrecondition,
+    DiscreteVPPrecondition,
+    Precondition,
+    SubVPPrecondition,
+    VEPrecondition,
+    VPPrecondition,
+)
+from pidistill.precondition.discrete import discrete_sigmas
 from pidistill.teachers.formats import RefusedError, refusals_of
 from pidistill.teachers.formats.score_sde_modules import network_config, renamed, split_parts
 from pidistill.teachers.formats.weights import (
     json_beside,
     network_with_weights,
     read_torch,
+    torch_head,
 )
+from pidistill.teachers.options import Options, parse_options
 
-OPTIONS = ("sde", "image_size", "fir", "beta_min", "beta_max", "sigma_min", "sigma_max")
+OPTIONS: Options = {
+    "sde": str,
+    "continuous": str,
+    "image_size": int,
+    "fir": str,
+    "beta_min": float,
+    "beta_max": float,
+    "sigma_min": float,
+    "sigma_max": float,
+    "num_scales": int,
+}
+FLAGS = {"true": True, "false": False}
+PUBLISHED = {
+    "skip_rescale": True,
+    "nonlinearity": "swish",
+    "resblock_type": "biggan",
+    "conditional": True,
+    "fir_kernel": [1, 3, 3, 1],
+}
+"""Settings in which all published configurations agree; no others are supported."""
 
 
 def load(locator: str) -> PreconditionedDenoiser:
-    """Load the checkpoint in the file `locator`.
+    """Load the checkpoint in a file; `locator` is its path, and options after a question mark.
 
-    Raises `PidistillError` if it is missing, damaged, or of an unsupported network or SDE.
+    Raises `PidistillError` if it is missing, damaged, of an unsupported network or SDE, or does
+    not state what it must.
     """
-    path = user_path(locator)
+    name, stated = parse_options("score-sde", locator, OPTIONS)
+    path = user_path(name)
     if not path.is_file():
-        raise PidistillError(f"{locator!r} is not a file; expected score-sde:FILE")
-    beside, options = json_beside(path)
-    unknown = [key for key in options if key not in OPTIONS]
-    if unknown:
-        raise PidistillError(
-            f"{beside} has the unknown entry {unknown[0]!r}; expected {', '.join(OPTIONS)}"
-        )
+        raise PidistillError(f"{name!r} is not a file; expected score-sde:FILE")
+    options = settings_of(path) | {key: FLAGS.get(value, value) for key, value in stated.items()}
     with refusals_of(path):
         weights, sigmas = averaged_weights(read_torch(path))
         try:
             parts = split_parts(weights)
             config, assumed = network_config(parts, options)
             state = renamed(parts, config)
-            precondition = precondition_of(config, options, sigmas)
+            precondition = precondition_of(config["embedding_type"], options, sigmas)
         except (ValueError, LookupError, ArithmeticError, RuntimeError) as error:
             raise RefusedError(
                 f"has weights whose shapes do not fit DDPM++ or NCSN++: {one_line(error)}"
             ) from error
         network = network_with_weights("song_unet", config, state, str(path))
     if "sde" not in options:
-        assumed.append("the VP SDE" if isinstance(precondition, VPPrecondition) else "the VE SDE")
+        assumed.append("the VE SDE")
+    if isinstance(precondition, VPPrecondition) and "continuous" not in options:
+        assumed.append("training in continuous time")
     if assumed:
         warnings.warn(
             f"{path.name} does not state all settings, so {', '.join(assumed)} was assumed; state "
-            f"it in {path.with_suffix('.json').name} beside it",
+            f"it in the spec, as in FILE?continuous=true&image_size=32&fir=false, or in "
+            f"{path.with_suffix('.json').name} beside it",
             stacklevel=2,
         )
     size = config["img_resolution"]
@@ -83,15 +113,7 @@ def load(locator: str) -> PreconditionedDenoiser:
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a `torch.save` file with averaged weights and a module list."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(name) as file:
-                head = file.read(4_000_000)
-    except Exception:  # a foreign archive can raise anything
-        return False
+    head = torch_head(path)
     return b"all_modules.0." in head and b"shadow_params" in head
 
 
@@ -125,23 +147,47 @@ def averaged_weights(content: Any) -> tuple[dict[str, Tensor], Tensor | None]:
     return weights, sigmas
 
 
-def precondition_of(
-    config: dict[str, Any], options: dict[str, Any], sigmas: Tensor | None
-) -> Precondition:
-    """The preconditioning of the SDE that the network was trained on.
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings in the JSON file beside `path`, if there is one."""
+    beside, settings = json_beside(path)
+    known = (*OPTIONS, *PUBLISHED, "scale_by_sigma", "centered")
+    for key in settings:
+        if key not in known:
+            raise PidistillError(
+                f"{beside} has the unknown entry {key!r}; expected {', '.join(known)}"
+            )
+    return settings
+
+
+def precondition_of(embedding: str, options: dict[str, Any], sigmas: Tensor | None) -> Precondition:
+    """The preconditioning of the SDE that a network with this embedding was trained on.
 
     The VE networks were trained on images in [0, 1]; EDM coordinates are twice as wide.
     """
-    own = {"positional": "vpsde", "fourier": "vesde"}[config["embedding_type"]]
-    sde = options.get("sde", own)
-    if sde != own:
+    if embedding == "positional" and "sde" not in options:
         raise RefusedError(
-            f"has a {config['embedding_type']} embedding but the sde {sde!r}; only {own!r} is "
-            "supported with this embedding"
+            "does not state its SDE, and networks with a positional embedding were trained on "
+            "several; append ?sde=vpsde (or ?sde=vpsde&continuous=false), ?sde=subvpsde or "
+            '?sde=vesde to its path, or put {"sde": ...} into a JSON file of the same name beside '
+            "it; the folders of the published checkpoints are vp, subvp and ve"
         )
+    sde = options.get("sde", "vesde")
+    continuous = options.get("continuous", (embedding, sde) != ("positional", "vesde"))
+    if (embedding, sde, continuous) not in list(TRAINING):  # values of JSON may not be hashable
+        known = [f"{name!r} with {flag}" for kind, name, flag in TRAINING if kind == embedding]
+        raise RefusedError(
+            f"has a {embedding} embedding but the sde {sde!r} with continuous {continuous!r}; "
+            f"expected {', '.join(known)}"
+        )
+    ve = sde == "vesde"
+    for key, value in (PUBLISHED | {"scale_by_sigma": ve, "centered": not ve}).items():
+        if options.get(key, value) != value:
+            raise RefusedError(
+                f"has {key} {options[key]!r}; for the sde {sde!r} only {value!r} is supported"
+            )
     low, high = (0.01, 50.0) if sigmas is None else (sigmas.min().item(), sigmas.max().item())
-    defaults = {"beta_min": 0.1, "beta_max": 20.0, "sigma_min": low, "sigma_max": high}
-    level = defaults | options
+    level = {"beta_min": 0.1, "beta_max": 20.0, "sigma_min": low, "sigma_max": high}
+    level |= {"num_scales": 1000 if sigmas is None else len(sigmas)} | options
     for kind in ("beta", "sigma"):
         low, high = level[f"{kind}_min"], level[f"{kind}_max"]
         if not all(isinstance(value, int | float) for value in (low, high)) or not 0 < low < high:
@@ -149,8 +195,33 @@ def precondition_of(
                 f"has {kind}_min {low!r} and {kind}_max {high!r}; expected numbers with "
                 f"0 < {kind}_min < {kind}_max"
             )
-    if sde == "vpsde":
-        return VPPrecondition(
-            beta_d=level["beta_max"] - level["beta_min"], beta_min=level["beta_min"]
-        )
-    return VEPrecondition(sigma_min=2 * level["sigma_min"], sigma_max=2 * level["sigma_max"])
+    if type(level["num_scales"]) is not int or level["num_scales"] < 2:
+        raise RefusedError(f"has num_scales {level['num_scales']!r}; expected an integer above 1")
+    return TRAINING[embedding, sde, continuous](level)
+
+
+def discrete_vp(level: dict[str, Any]) -> DiscreteVPPrecondition:
+    """The VP SDE in `num_scales` steps, as in DDPM."""
+    steps = level["num_scales"]
+    betas = torch.linspace(level["beta_min"], level["beta_max"], steps, dtype=torch.float64) / steps
+    table = (1 - betas).cumprod(0)
+    low, high = discrete_sigmas(table)[[0, -1]].tolist()
+    return DiscreteVPPrecondition(table.tolist(), sigma_min=low, sigma_max=high)
+
+
+TRAINING: dict[tuple[str, str, bool], Callable[[dict[str, Any]], Precondition]] = {
+    ("positional", "vpsde", True): lambda level: VPPrecondition(
+        beta_d=level["beta_max"] - level["beta_min"], beta_min=level["beta_min"]
+    ),
+    ("positional", "vpsde", False): discrete_vp,
+    ("positional", "subvpsde", True): lambda level: SubVPPrecondition(
+        beta_d=level["beta_max"] - level["beta_min"], beta_min=level["beta_min"]
+    ),
+    ("positional", "vesde", False): lambda level: DiscreteVEPrecondition(
+        2 * level["sigma_min"], 2 * level["sigma_max"], level["num_scales"]
+    ),
+    ("fourier", "vesde", True): lambda level: VEPrecondition(
+        sigma_min=2 * level["sigma_min"], sigma_max=2 * level["sigma_max"]
+    ),
+}
+"""The supported trainings by embedding, SDE and whether time is continuous."""

@@ -12,7 +12,7 @@ from pidistill.teachers.formats import RefusedError
 
 USUAL_ATTENTION = 16
 LAYERS: dict[str, dict[str, str | None]] = {
-    "combine": {"Conv": ""},
+    "combine": {"Conv_0": ""},
     "pyramid": {"Conv2d_0": ""},
     "attention": {"GroupNorm_0": "norm2.", **dict.fromkeys(("NIN_0", "NIN_1", "NIN_2", "NIN_3"))},
     "block": {
@@ -64,6 +64,11 @@ def kind_of(weights: dict[str, Tensor], number: int) -> str:
     if weights.keys() == {"W"}:
         return "fourier"
     names = {key.partition(".")[0] for key in weights}
+    if names == {"Conv_0"} and weights["Conv_0.weight"].shape[-1] != 1:
+        raise RefusedError(
+            f"is not supported: module {number} resamples with a convolution and without the "
+            "filter [1, 3, 3, 1]"
+        )
     for kind, layers in LAYERS.items():
         if names | {"Conv_2"} == layers.keys() | {"Conv_2"}:
             return kind
@@ -87,7 +92,8 @@ def network_config(parts: list[Part], options: dict[str, Any]) -> tuple[dict[str
     width, channels = first[2].weights["weight"].shape[:2]
     embedding_width, noise_width = first[0].weights["weight"].shape
     encoder = plain[: levels * num_blocks]
-    encoder_types = {"pyramid": "residual", "combine": "skip"}
+    if "norm" in kinds and "pyramid" in kinds[kinds.index("norm") :]:
+        raise RefusedError("has a progressive output of type 'residual', which is not supported")
     config = {
         "in_channels": channels,
         "out_channels": channels,
@@ -100,7 +106,7 @@ def network_config(parts: list[Part], options: dict[str, Any]) -> tuple[dict[str
         "num_blocks": num_blocks,
         "dropout": 0.0,
         "embedding_type": "fourier" if fourier else "positional",
-        "encoder_type": next((encoder_types[k] for k in kinds if k in encoder_types), "standard"),
+        "encoder_type": encoder_type(parts),
         "decoder_type": "skip" if kinds.count("norm") > 1 else "standard",
     }
     level_of = {part.number: i // num_blocks for i, part in enumerate(encoder)}
@@ -113,28 +119,51 @@ def network_config(parts: list[Part], options: dict[str, Any]) -> tuple[dict[str
     return {**config, **seen}, assumed
 
 
+def encoder_type(parts: list[Part]) -> str:
+    """The type of the encoder of `SongUNet`.
+
+    Where the input is concatenated, the next block is twice as wide as the layer that combines.
+    """
+    for part, following in itertools.pairwise(parts):
+        if part.kind == "pyramid":
+            return "residual"
+        if part.kind == "combine":
+            width = part.weights["Conv_0.weight"].shape[0]
+            added = following.weights["GroupNorm_0.weight"].shape[0] == width
+            return "skip" if added else "skip_cat"
+    return "standard"
+
+
 def resolution(
     config: dict[str, Any], attended: set[int], options: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """The arguments that do not show in the weights, and which of them were assumed."""
     assumed = []
     progressive = (config["encoder_type"], config["decoder_type"]) != ("standard", "standard")
+    filtered = config["encoder_type"] == "residual"  # its layers have other names without a filter
     fir, size = options.get("fir", progressive), options.get("image_size")
-    if "fir" not in options:
+    if "fir" not in options and not filtered:
         assumed.append(f"resampling {'with' if fir else 'without'} the filter [1, 3, 3, 1]")
     if size is None:
         if len(attended) != 1:
             raise RefusedError(
-                'does not state its image size; put {"image_size": N} into a JSON file of the same '
-                "name beside it"
+                "does not state its image size; append ?image_size=N to its path, or put "
+                '{"image_size": N} into a JSON file of the same name beside it'
             )
         size = USUAL_ATTENTION << min(attended)
         assumed.append(f"images of {size}x{size}")
     step = 1 << (len(config["channel_mult"]) - 1)
-    if type(size) is not int or type(fir) is not bool or size < 1 or size % step:
+    flags = (True,) if filtered else (True, False)
+    if (
+        type(size) is not int
+        or size < 1
+        or size % step
+        or type(fir) is not bool
+        or fir not in flags
+    ):
         raise RefusedError(
             f"cannot have image_size {size!r} and fir {fir!r}; expected a multiple of {step}, and "
-            "true or false"
+            f"{' or '.join(str(flag).lower() for flag in flags)}"
         )
     return {
         "img_resolution": size,
@@ -179,6 +208,8 @@ def targets(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "block", f"enc.{names[level + 1]}_down"
             if config["encoder_type"] == "skip":
                 yield "combine", f"enc.{names[level + 1]}_aux_skip"
+            if config["encoder_type"] == "skip_cat":
+                yield "combine", f"enc.{names[level + 1]}_aux_cat"
             if config["encoder_type"] == "residual":
                 yield "pyramid", f"enc.{names[level + 1]}_aux_residual"
     yield "block", f"dec.{names[last]}_in0"

@@ -72,6 +72,19 @@ def read_torch(path: Path) -> Any:
         ) from error
 
 
+def torch_head(path: Path) -> bytes:
+    """The first 4 MB of the pickle in a `torch.save` file, with its keys; empty for other files."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return b""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(name) as file:
+                return file.read(4_000_000)
+    except Exception:  # a foreign archive can raise anything
+        return b""
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict from safetensors or `torch.save`, without a prefix common to all keys.
 
