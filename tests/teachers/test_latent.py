@@ -166,6 +166,12 @@ def test_configs_of_text_pipelines(tmp_path, file, values, message):
             load_teacher(spec(tmp_path))
 
 
+def test_inpainting_is_refused_before_prompts_are_asked_for(tmp_path):
+    stable_diffusion(tmp_path, in_channels=9, out_channels=4)
+    with pytest.raises(PidistillError, match="takes 9 channels and returns 4, as for inpainting"):
+        load_teacher(f"diffusers:{tmp_path / 'pipeline'}")
+
+
 def test_networks_that_want_more_than_a_text_are_refused(tmp_path):
     stable_diffusion(tmp_path, class_embed_type="timestep")
     with pytest.raises(PidistillError, match="class_embed_type is 'timestep'"):
