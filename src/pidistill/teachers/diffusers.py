@@ -92,6 +92,7 @@ def raw_network(
 ) -> tuple[nn.Module, int, tuple[int, int, int]]:
     """The pipeline's network as a raw one, its number of labels, and the shape of its samples."""
     part = "transformer" if pipeline_folder.has_component(pipeline, "transformer") else "unet"
+    shape = sample_shape(pipeline_folder.config_of(pipeline, part))
     network: nn.Module
     if pipeline_folder.class_of(pipeline_folder.index_of(pipeline.folder), part) in TEXT_NETWORKS:
         prompts = prompts_of(name, options)
@@ -100,7 +101,7 @@ def raw_network(
         network, num_classes = transformers.class_transformer(pipeline, options)
     else:
         network, num_classes = class_network(pipeline_folder.load_network(pipeline, part), options)
-    return network, num_classes, sample_shape(getattr(network, part).config)
+    return network, num_classes, shape
 
 
 def prompts_of(name: str, options: dict[str, Any]) -> list[str]:

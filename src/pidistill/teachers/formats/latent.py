@@ -100,10 +100,16 @@ def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> Tensor:
     tokens = tokenizer(
         prompts,
         padding="max_length",
-        max_length=tokenizer.model_max_length,
+        # A tokenizer without a limit of its own states a huge one.
+        max_length=min(tokenizer.model_max_length, encoder.config.max_position_embeddings),
         truncation=True,
         return_tensors="pt",
     )
+    if tokens.input_ids.max() >= encoder.config.vocab_size:
+        raise RefusedError(
+            f"has a tokenizer of more tokens than the {encoder.config.vocab_size} of its text "
+            "encoder"
+        )
     use_mask = getattr(encoder.config, "use_attention_mask", False)
     encoded = [
         encoder(ids, attention_mask=mask if use_mask else None)[0]
