@@ -84,6 +84,7 @@ def load(locator: str) -> Denoiser:
     )
     if decoder is not None:
         denoiser.decoder = decoder
+    denoiser.class_names = class_names(pipeline, network, num_classes)
     return GuidedDenoiser(denoiser, options["guidance"]) if "guidance" in options else denoiser
 
 
@@ -102,6 +103,14 @@ def raw_network(
     else:
         network, num_classes = class_network(pipeline_folder.load_network(pipeline, part), options)
     return network, num_classes, shape
+
+
+def class_names(pipeline: Pipeline, network: Any, num_classes: int) -> tuple[str, ...]:
+    """The prompts, or the names that a DiT pipeline has for its classes; empty without names."""
+    names = pipeline_folder.index_of(pipeline.folder).get("id2label")
+    if "prompts" not in network.config and isinstance(names, dict):
+        return tuple(str(names.get(str(k), k)) for k in range(num_classes))
+    return tuple(network.config.get("prompts", ()))
 
 
 def prompts_of(name: str, options: dict[str, Any]) -> list[str]:
