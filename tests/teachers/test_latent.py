@@ -145,6 +145,33 @@ def test_prompts_that_are_no_text_or_too_many(tmp_path, content, message):
         read_prompts(str(tmp_path / "prompts.txt"))
 
 
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 10**30}, None),
+        ("unet/config.json", {"cross_attention_dim": [16, 16]}, "cross_attention_dim is"),
+        ("model_index.json", {"image_encoder": ["transformers", "CLIPVisionModel"]}, None),
+    ],
+)
+def test_configs_of_text_pipelines(tmp_path, file, values, message):
+    stable_diffusion(tmp_path)
+    config = tmp_path / "pipeline" / file
+    x, sigma = torch.ones(1, 4, 8, 8), torch.ones(1)
+    expected = load_teacher(spec(tmp_path))(x, sigma)
+    config.write_text(json.dumps(json.loads(config.read_text()) | values))
+    if message is None:
+        assert torch.equal(load_teacher(spec(tmp_path))(x, sigma), expected)
+    else:
+        with pytest.raises(PidistillError, match=message):
+            load_teacher(spec(tmp_path))
+
+
+def test_inpainting_is_refused_before_prompts_are_asked_for(tmp_path):
+    stable_diffusion(tmp_path, in_channels=9, out_channels=4)
+    with pytest.raises(PidistillError, match="takes 9 channels and returns 4, as for inpainting"):
+        load_teacher(f"diffusers:{tmp_path / 'pipeline'}")
+
+
 def test_networks_that_want_more_than_a_text_are_refused(tmp_path):
     stable_diffusion(tmp_path, class_embed_type="timestep")
     with pytest.raises(PidistillError, match="class_embed_type is 'timestep'"):

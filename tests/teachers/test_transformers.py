@@ -119,7 +119,8 @@ def test_a_student_is_distilled_and_needs_no_pipeline(tmp_path, kind):
     options = ["--max-train-steps", "2", "--batch-size", "4", "--set", "preview_steps=0"]
     options += ["--method", "pid", "--set", "method.derivative=jvp"]
     assert main(["distill", "--teacher", teacher, "--out", str(run), *options]) == 0
-    assert main(["sample", str(run), "-n", "2", "--out", str(tmp_path / "x.png")]) == 0
+    label = ["--label", "1" if kind == "dit" else PROMPTS[1]]
+    assert main(["sample", str(run), "-n", "2", *label, "--out", str(tmp_path / "x.png")]) == 0
     assert main(["evaluate", str(run), "-n", "4", "--metrics", "error", "--num-error", "2"]) == 0
     (tmp_path / "pipeline").rename(tmp_path / "elsewhere")
     student = load_student(run)
@@ -133,7 +134,10 @@ def test_a_student_is_distilled_and_needs_no_pipeline(tmp_path, kind):
 def test_a_folder_that_names_the_class_by_its_old_name_or_has_no_index(tmp_path):
     pipeline = dit(tmp_path, SCHEDULERS["ddim"](), num_embeds_ada_norm=5)
     for file, change in {
-        "model_index.json": {"transformer": ["diffusers", "Transformer2DModel"]},
+        "model_index.json": {
+            "transformer": ["diffusers", "Transformer2DModel"],
+            "id2label": {"0": "tench, Tinca tinca", "4": "hammerhead"},
+        },
         "transformer/config.json": {
             "_class_name": "Transformer2DModel",
             "num_vector_embeds": None,
@@ -142,6 +146,7 @@ def test_a_folder_that_names_the_class_by_its_old_name_or_has_no_index(tmp_path)
     }.items():
         config = json.loads((tmp_path / file).read_text())
         (tmp_path / file).write_text(json.dumps({**config, **change}))
+    assert load_teacher(str(tmp_path)).class_names[::4] == ("tench, Tinca tinca", "hammerhead")
     for _ in range(2):
         network = load_teacher(str(tmp_path)).network.transformer
         for name, tensor in pipeline.transformer.state_dict().items():

@@ -149,6 +149,7 @@ UNSUPPORTED = (
     "encoder_hid_dim_type",
     "class_embed_type",
     "num_class_embeds",
+    "time_cond_proj_dim",
 )
 """Arguments for conditioning beyond cross-attention to one text."""
 
@@ -187,7 +188,10 @@ class TextUNet(nn.Module):
             "prompt_length": prompt_length,
         }
         self.unet = library_network("UNet2DConditionModel", unet)
-        shape = (len(prompts) + 1, prompt_length, self.unet.config.cross_attention_dim)
+        width = self.unet.config.cross_attention_dim
+        if not isinstance(width, int):
+            raise PidistillError(f"the UNet's cross_attention_dim is {width}; expected one number")
+        shape = (len(prompts) + 1, prompt_length, width)
         self.register_buffer("prompts", torch.zeros(shape))
 
     @classmethod

@@ -84,6 +84,7 @@ def load(locator: str) -> Denoiser:
     )
     if decoder is not None:
         denoiser.decoder = decoder
+    denoiser.class_names = class_names(pipeline, network, num_classes)
     return GuidedDenoiser(denoiser, options["guidance"]) if "guidance" in options else denoiser
 
 
@@ -92,6 +93,7 @@ def raw_network(
 ) -> tuple[nn.Module, int, tuple[int, int, int]]:
     """The pipeline's network as a raw one, its number of labels, and the shape of its samples."""
     part = "transformer" if pipeline_folder.has_component(pipeline, "transformer") else "unet"
+    shape = sample_shape(pipeline_folder.config_of(pipeline, part))
     network: nn.Module
     if pipeline_folder.class_of(pipeline_folder.index_of(pipeline.folder), part) in TEXT_NETWORKS:
         prompts = prompts_of(name, options)
@@ -100,7 +102,15 @@ def raw_network(
         network, num_classes = transformers.class_transformer(pipeline, options)
     else:
         network, num_classes = class_network(pipeline_folder.load_network(pipeline, part), options)
-    return network, num_classes, sample_shape(getattr(network, part).config)
+    return network, num_classes, shape
+
+
+def class_names(pipeline: Pipeline, network: Any, num_classes: int) -> tuple[str, ...]:
+    """The prompts, or the names that a DiT pipeline has for its classes; empty without names."""
+    names = pipeline_folder.index_of(pipeline.folder).get("id2label")
+    if "prompts" not in network.config and isinstance(names, dict):
+        return tuple(str(names.get(str(k), k)) for k in range(num_classes))
+    return tuple(network.config.get("prompts", ()))
 
 
 def prompts_of(name: str, options: dict[str, Any]) -> list[str]:

@@ -97,13 +97,7 @@ def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> Tensor:
     """Prompt embeddings by the pipeline's text encoder, shape (n, length, width), float32."""
     tokenizer = pipeline_folder.load_component(pipeline, "tokenizer")
     encoder = pipeline_folder.load_network(pipeline, "text_encoder")
-    tokens = tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
+    tokens = tokens_of(tokenizer, encoder, prompts, tokenizer.model_max_length)
     use_mask = getattr(encoder.config, "use_attention_mask", False)
     encoded = [
         encoder(ids, attention_mask=mask if use_mask else None)[0]
@@ -112,3 +106,24 @@ def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> Tensor:
         )
     ]
     return torch.cat(encoded)
+
+
+def tokens_of(tokenizer: Any, encoder: Any, prompts: list[str], length: int) -> Any:
+    """Prompts as `length` tokens each, or as many as the text encoder takes if these are fewer.
+
+    Raises `RefusedError` if there are tokens that the text encoder does not know.
+    """
+    tokens = tokenizer(
+        prompts,
+        padding="max_length",
+        # A tokenizer without a limit of its own states a huge one.
+        max_length=min(length, getattr(encoder.config, "max_position_embeddings", length)),
+        truncation=True,
+        return_tensors="pt",
+    )
+    if tokens.input_ids.max() >= encoder.config.vocab_size:
+        raise RefusedError(
+            f"has a tokenizer of more tokens than the {encoder.config.vocab_size} of its text "
+            "encoder"
+        )
+    return tokens

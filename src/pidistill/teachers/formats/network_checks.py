@@ -18,12 +18,18 @@ def sample_shape(config: Any) -> tuple[int, int, int]:
 
     Raises `RefusedError` if it sees more than its sample, or its sample_size is no size.
     """
-    channels = config["in_channels"]
-    if config["out_channels"] not in (None, channels, 2 * channels):
+    channels, returned = config["in_channels"], config["out_channels"]
+    if not isinstance(channels, int) or channels < 1:
         raise RefusedError(
-            f"has a network that takes {channels} channels and returns {config['out_channels']}, "
-            "as for inpainting, editing or upscaling, where it sees another image beside the noisy "
-            f"one; expected {channels} channels, or {2 * channels} with a predicted variance"
+            f"has a network whose in_channels is {json.dumps(channels)}; expected a number of "
+            "channels, such as 3: set it in its config.json"
+        )
+    if returned not in (None, channels, 2 * channels):
+        raise RefusedError(
+            f"has a network that takes {channels} channels and returns {json.dumps(returned)}, as "
+            "for inpainting, editing or upscaling, where it sees another image beside the noisy "
+            f"one; expected {channels} channels, or {2 * channels} with a predicted variance, as "
+            "of the model that it was made from"
         )
     return channels, *sides_of(config["sample_size"])
 

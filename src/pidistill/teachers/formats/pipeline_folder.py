@@ -84,13 +84,17 @@ def class_of(index: dict[str, Any], name: str) -> str | None:
 def refuse_other_kinds(pipeline: Pipeline) -> None:
     """Raise `RefusedError` if a pipeline is of a kind that cannot be a teacher."""
     index = index_of(pipeline.folder)
-    for name in NETWORKS:
-        class_name = class_of(index, name)
-        if class_name and class_name not in CLASSES.get(name, ()):
-            known = [known for network in NETWORKS for known in CLASSES.get(network, ())]
+    networks = {name: class_of(index, name) for name in NETWORKS if class_of(index, name)}
+    known = " or ".join(known for name in NETWORKS for known in CLASSES.get(name, ()))
+    if not networks:
+        raise RefusedError(
+            f"is {kinds.pipeline_kind(index)} that has no unet or transformer; expected a {known}"
+        )
+    for name, class_name in networks.items():
+        if class_name not in CLASSES.get(name, ()):
             raise RefusedError(
-                f"is {kinds.pipeline_kind(index)} of {kinds.network_kind(class_name)}; expected a "
-                f"{' or '.join(known)}; {BY_HAND}"
+                f"is {kinds.pipeline_kind(index)} of {kinds.network_kind(str(class_name))}; "
+                f"expected a {known}; {BY_HAND}"
             )
     for name in kinds.CONDITIONS if class_of(index, "unet") else ():
         # Stable Diffusion has an unused image encoder, unless its UNet says otherwise.
@@ -106,6 +110,14 @@ def refuse_other_kinds(pipeline: Pipeline) -> None:
             raise RefusedError(
                 f"holds the adapter {adapter}, which would be left out; {kinds.HOW_TO_FUSE}"
             )
+
+
+def config_of(pipeline: Pipeline, name: str) -> dict[str, Any]:
+    """The config of a network of the diffusers library, with the defaults of its class."""
+    network = getattr(require("diffusers"), str(class_of(index_of(pipeline.folder), name)))
+    parameters = inspect.signature(network.__init__).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    return defaults | read_json(folder_of(pipeline.folder, name) / "config.json")
 
 
 def has_component(pipeline: Pipeline, name: str) -> bool:

@@ -11,6 +11,7 @@ from pidistill.files import read_json
 from pidistill.networks.diffusers_transformer import ClassTransformer, PromptTransformer
 from pidistill.networks.diffusers_unet import arguments_of
 from pidistill.teachers.formats import RefusedError, pipeline_folder
+from pidistill.teachers.formats.latent import tokens_of
 from pidistill.teachers.formats.network_checks import sample_shape, sides_of
 from pidistill.teachers.formats.pipeline_folder import Pipeline
 
@@ -139,9 +140,7 @@ def encoded(
     """The `states` of the text encoder with the suffix `which` for prompts of `length` tokens."""
     tokenizer = pipeline_folder.load_component(pipeline, f"tokenizer{which}")
     encoder = pipeline_folder.load_network(pipeline, f"text_encoder{which}")
-    tokens = tokenizer(
-        prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    )
+    tokens = tokens_of(tokenizer, encoder, prompts, length)
     batches = [states(encoder, ids) for ids in tokens.input_ids.split(ENCODED_AT_ONCE)]
     return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
 
