@@ -120,7 +120,9 @@ def test_latents_are_decoded_by_a_vae(place, tmp_path):
     raw = latents * (std / 0.5)[:, None, None] + mean[:, None, None]  # of images in [0, 1]
     with torch.no_grad():
         torch.testing.assert_close(teacher.decoder(latents), 2 * vae.decode(raw).sample - 1)
-    assert load_teacher(f"edm:{LATENTS}").decoder is None
+    alone = load_teacher(f"edm:{LATENTS}")
+    assert alone.decoder is None
+    assert "latents of stabilityai/sd-vae-ft-mse" in alone.source
     with pytest.raises(PidistillError, match="expected the folder of an AutoencoderKL"):
         load_teacher(f"edm:{LATENTS}?vae={FIXTURES}")
 

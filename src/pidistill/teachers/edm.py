@@ -138,7 +138,7 @@ def _load_pickle(path: Path) -> tuple[PreconditionedDenoiser, LatentScale | None
     weights = {key: weight.tensor() for key, weight in pickled.items()}
     size = config["img_resolution"]
     numbers = edm2_latent.latent_scale(content.get("encoder"), config["in_channels"])
-    latents = "" if numbers is None else ", on the latents of a VAE"
+    latents = f", latents of {edm2_latent.vae_name(content['encoder'])}" if numbers else ""
     denoiser = PreconditionedDenoiser(
         network_with_weights(name, config, weights, str(path)),
         precondition,

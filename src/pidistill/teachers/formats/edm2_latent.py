@@ -15,6 +15,7 @@ from pidistill.networks.diffusers_unet import require
 from pidistill.paths import user_path
 from pidistill.teachers.formats import RefusedError, refusals_of
 from pidistill.teachers.formats.edm_pickle import PickledArray, PickledModule
+from pidistill.teachers.formats.safe_pickle import shown
 
 
 class LatentScale(NamedTuple):
@@ -62,6 +63,12 @@ def latent_scale(encoder: Any, channels: int) -> LatentScale | None:
             f"has an encoder whose scale and bias are not {channels} numbers each, one a channel"
         )
     return LatentScale(*values)
+
+
+def vae_name(encoder: PickledModule) -> str:
+    """What the checkpoint calls its autoencoder, such as stabilityai/sd-vae-ft-mse."""
+    name = encoder.state.get("vae_name")
+    return shown(name) if type(name) is str else "a VAE"
 
 
 def load_decoder(folder: str, numbers: LatentScale) -> EDM2Decoder:
