@@ -35,12 +35,11 @@ CASES = {
             "sampling_timesteps": 50,
         },
     ),
-    "full_attn, heads, init_dim, one channel": (
+    "full_attn, heads, one channel": (
         {
             "full_attn": (True, False),
             "attn_heads": (2, 3),
             "attn_dim_head": (8, 16),
-            "init_dim": 12,
             "channels": 1,
         },
         {},

@@ -128,11 +128,19 @@ def build(order="three-major", classes=4):
     return network
 
 
-def write(tmp_path, weights, config=None, precondition="edm_timestep", name="dhariwal_unet", **top):
+def write(
+    tmp_path,
+    weights,
+    config=None,
+    precondition="edm_timestep",
+    name="dhariwal_unet",
+    settings=None,
+    **top,
+):
     torch.save(weights, tmp_path / "a.pt")
     description = {
         "network": {"name": name, "config": CONFIG | (config or {})},
-        "precondition": {"name": precondition, "config": {}},
+        "precondition": {"name": precondition, "config": settings or {}},
     }
     write_json(tmp_path / "a.json", description | top)
     return f"edm:{tmp_path / 'a.pt'}"
@@ -168,6 +176,54 @@ def test_agrees_with_a_second_computation(order, classes, top, tmp_path):
         assert (answer[i] - expected[i]).norm() < 1e-5 * expected[i].norm()
 
 
+@pytest.mark.parametrize(
+    ("settings", "alphas_bar", "scale"),
+    [
+        (
+            {"noise_schedule": "linear"},
+            (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0),
+            1,
+        ),
+        (
+            {"noise_schedule": "linear", "diffusion_steps": 500, "predict_xstart": True},
+            (1 - torch.linspace(2e-4, 0.04, 500, dtype=torch.float64)).cumprod(0),
+            1,
+        ),
+        (
+            {"noise_schedule": "cosine", "diffusion_steps": 4000, "rescale_timesteps": True},
+            (
+                (
+                    (torch.arange(1, 4001, dtype=torch.float64) / 4000 + 0.008)
+                    / 1.008
+                    * math.pi
+                    / 2
+                ).cos()
+                ** 2
+            )
+            / math.cos(0.008 / 1.008 * math.pi / 2) ** 2,
+            0.25,
+        ),
+    ],
+)
+def test_the_processes_of_guided_diffusion(settings, alphas_bar, scale, tmp_path):
+    """D from q(x_t | x_0) at the timesteps of the process."""
+    network = build("legacy")
+    options = {"precondition": "guided_diffusion", "settings": settings, "qkv_order": "legacy"}
+    teacher = load_teacher(write(tmp_path, network.state_dict(), **options))
+    steps = torch.linspace(0, 0.9 * len(alphas_bar), 8).long()
+    bar = alphas_bar[steps][:, None, None, None]
+    x_t = torch.randn(8, 3, 8, 8, dtype=torch.float64)
+    sigma = ((1 - bar) / bar).sqrt()
+    with torch.no_grad():
+        answer = teacher((x_t / bar.sqrt()).float(), sigma.flatten().float(), LABELS)
+        raw = network.double()(x_t, steps.double() * scale, LABELS)
+    expected = (
+        raw if settings.get("predict_xstart") else (x_t - (1 - bar).sqrt() * raw) / bar.sqrt()
+    )
+    for one, other in zip(answer, expected, strict=True):
+        assert (one - other).norm() < 2e-5 * other.norm()
+
+
 def test_the_wrong_order_is_another_function(tmp_path):
     """The comparison above would detect it."""
     weights = build().state_dict()
@@ -188,6 +244,10 @@ def test_two_dimensional_attention_a_prefix_and_half_precision_are_read(tmp_path
     assert {weight.dtype for weight in one.values()} == {torch.float32}
 
 
+def guided(**settings):
+    return {"precondition": "guided_diffusion", "settings": settings}
+
+
 ODD_WIDTH = {"model_channels": 160, "channel_mult": [1, 1]}
 KEY = "output_blocks.2.2.in_layers.2.weight"
 
@@ -206,7 +266,18 @@ KEY = "output_blocks.2.2.in_layers.2.weight"
         ({}, {"config": {"model_channels": 136}}, "cannot be built"),
         ({}, {"qkv_order": "other"}, "'other'; expected three-major or legacy"),
         ({}, {"qkv_order": [1]}, r"qkv_order \[1\]"),
-        ({}, {"precondition": "edm"}, "expected 'dhariwal_unet' with 'edm_timestep'"),
+        (
+            {},
+            {"precondition": "edm"},
+            r"'edm_timestep' \(consistency-models\) or 'guided_diffusion'",
+        ),
+        ({}, guided(noise_schedule="sqrt"), "noise_schedule 'sqrt'; expected linear or cosine"),
+        ({}, guided(), "wrong precondition: .*noise_schedule"),
+        ({}, guided(noise_schedule="linear", diffusion_steps=1), "diffusion_steps 1"),
+        ({}, guided(noise_schedule="linear", sigma_max=1e3), "noise levels from 0.01"),
+        ({"input_blocks.3.0.op.weight": 3}, {}, "built without resblock_updown"),
+        ({"input_blocks.1.0.emb_layers.1.weight": 128}, {}, "built without use_scale_shift_norm"),
+        ({}, {"config": {"num_heads": 3}}, "expected a multiple of 3, the number of heads"),
         ({}, {"name": "song_unet"}, "a guided-diffusion UNetModel, which do not fit 'song_unet'"),
     ],
 )

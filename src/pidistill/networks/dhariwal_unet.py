@@ -13,7 +13,11 @@ CHANNELS_PER_HEAD = 64
 
 
 class DhariwalUNet(EDMUNet):
-    """ADM: adaptive group normalisation, attention with 64 channels per head."""
+    """ADM: adaptive group normalisation, attention with 64 channels per head.
+
+    The arguments are those of `SongUNet`. `channel_mult` may have halves, and `num_heads` is the
+    number of heads of every attention; 0 means 64 channels per head.
+    """
 
     def __init__(
         self,
@@ -23,14 +27,14 @@ class DhariwalUNet(EDMUNet):
         label_dim: int = 0,
         augment_dim: int = 0,
         model_channels: int = 192,
-        channel_mult: Sequence[int] = (1, 2, 3, 4),
+        channel_mult: Sequence[float] = (1, 2, 3, 4),
         channel_mult_emb: int = 4,
         num_blocks: int = 3,
         attn_resolutions: Sequence[int] = (32, 16, 8),
         dropout: float = 0.10,
         label_dropout: float = 0.0,
+        num_heads: int = 0,
     ) -> None:
-        """Build the network. The arguments are those of `SongUNet`."""
         super().__init__(plain_arguments(locals()))
         width = model_channels * channel_mult_emb
         self.map_noise = PositionalEmbedding(model_channels, endpoint=False)
@@ -44,11 +48,16 @@ class DhariwalUNet(EDMUNet):
         first = model_channels * channel_mult[0]
         width = self.build_levels(
             img_resolution,
+<<<<<<< HEAD
             Conv2d(in_channels, first, 3),
             first,
             block,
+=======
+            in_channels,
+            int(model_channels * channel_mult[0]),
+>>>>>>> h-sde
             block,
-            num_heads=lambda width: width // CHANNELS_PER_HEAD,
+            num_heads=lambda width: num_heads or width // CHANNELS_PER_HEAD,
         )
         self.out_norm = group_norm(width, eps=1e-5)
         self.out_conv = Conv2d(width, out_channels, 3, init_scale=NEAR_ZERO)

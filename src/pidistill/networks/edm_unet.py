@@ -167,7 +167,7 @@ class EDMUNet(nn.Module):
         num_blocks = self.config["num_blocks"]
         resolutions = [resolution >> level for level in range(len(self.config["channel_mult"]))]
         names = [f"{size}x{size}" for size in resolutions]
-        widths = [self.config["model_channels"] * m for m in self.config["channel_mult"]]
+        widths = [int(self.config["model_channels"] * m) for m in self.config["channel_mult"]]
         attends = [size in self.config["attn_resolutions"] for size in resolutions]
         skip_widths: list[int] = []
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()

@@ -1,4 +1,4 @@
-"""The U-Net of denoising-diffusion-pytorch 2, with its names of weights."""
+"""The U-Net of denoising-diffusion-pytorch since version 1.9, with its names of weights."""
 
 import itertools
 import math
@@ -27,10 +27,10 @@ class RMSNorm(nn.Module):
 class ConvBlock(nn.Module):
     """Convolution, normalisation, an optional scale and shift, activation, dropout."""
 
-    def __init__(self, width_in: int, width_out: int, dropout: float = 0.0) -> None:
+    def __init__(self, width_in: int, width_out: int, groups: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.proj = nn.Conv2d(width_in, width_out, 3, padding=1)
-        self.norm = RMSNorm(width_out)
+        self.norm = nn.GroupNorm(groups, width_out) if groups else RMSNorm(width_out)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
@@ -45,11 +45,13 @@ class ConvBlock(nn.Module):
 class ResidualBlock(nn.Module):
     """Two `ConvBlock`s, the first modulated by the embedding, and a skip connection."""
 
-    def __init__(self, width_in: int, width_out: int, embedding: int, dropout: float) -> None:
+    def __init__(
+        self, width_in: int, width_out: int, embedding: int, groups: int, dropout: float
+    ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * width_out))
-        self.block1 = ConvBlock(width_in, width_out, dropout)
-        self.block2 = ConvBlock(width_out, width_out)
+        self.block1 = ConvBlock(width_in, width_out, groups, dropout)
+        self.block2 = ConvBlock(width_out, width_out, groups)
         same = width_in == width_out
         self.res_conv = nn.Identity() if same else nn.Conv2d(width_in, width_out, 1)
 
@@ -130,6 +132,8 @@ class LucidrainsUNet(nn.Module):
         self_condition: Whether the input also takes an estimate of the clean image. It is always
             zero here, as in the first step of the original's sampler.
         learned_variance: Whether the output has a predicted variance, in as many channels again.
+        groups: Groups of the normalisation in residual blocks (8 by default before version 2);
+            0 means the root mean square of each pixel.
         theta: One over the lowest frequency of the embedding.
         dropout: Dropout probability in training.
     """
@@ -146,6 +150,7 @@ class LucidrainsUNet(nn.Module):
         memory: int = 4,
         self_condition: bool = False,
         learned_variance: bool = False,
+        groups: int = 0,
         theta: float = 10000,
         dropout: float = 0.0,
     ) -> None:
@@ -161,7 +166,7 @@ class LucidrainsUNet(nn.Module):
         )
 
         def block(width_in: int, width_out: int) -> ResidualBlock:
-            return ResidualBlock(width_in, width_out, 4 * dim, dropout)
+            return ResidualBlock(width_in, width_out, 4 * dim, groups, dropout)
 
         def attend(level: int, width: int) -> FullAttention:
             kind = FullAttention if full[level] else LinearAttention

@@ -191,8 +191,15 @@ def _load_state_dict(path: Path) -> PreconditionedDenoiser:
             raise RefusedError(
                 f"holds the weights of a guided-diffusion UNetModel, which do not fit {name!r} "
                 f"with the precondition {precondition!r}; expected {openai_unet.NETWORK!r} with "
-                "'edm_timestep' (consistency-models) or 'iddpm'"
+                "'edm_timestep' (consistency-models) or 'guided_diffusion' and its noise_schedule, "
+                "linear or cosine (see docs/teachers/edm.md)"
             )
+        if precondition == "guided_diffusion":
+            precondition = "discrete_vp"
+            try:
+                settings = openai_unet.discrete_vp_settings(**settings)
+            except TypeError as error:
+                raise PidistillError(f"{beside} has a wrong precondition: {error}") from error
         order = description.get("qkv_order", "three-major")
         weights = openai_unet.renamed_weights(weights, arguments, order)
     weights.pop("map_augment.weight", None)

@@ -8,6 +8,7 @@ The architecture is inferred from the weights, the objective from the loss weigh
 The image size is not in the file and must be stated. docs/teachers/lucidrains.md has all options.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pidistill.teachers.options import Options, parse_options
 OPTIONS: Options = {
     "image_size": int,
     "objective": str,
+    "groups": int,
     "theta": float,
     "sigma_min": float,
     "sigma_max": float,
@@ -49,10 +51,13 @@ def load(locator: str) -> PreconditionedDenoiser:
             config = network_config(weights)
         except (ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise RefusedError(
-                "does not have the U-Net of denoising-diffusion-pytorch 2 with "
+                "does not have the U-Net of denoising-diffusion-pytorch with "
                 f"GaussianDiffusion: {one_line(error)}"
             ) from error
         size = image_size(options, 2 ** (len(config["dim_mults"]) - 1))
+        for key in ("groups", "theta"):
+            if options.get(key, 1) <= 0:
+                raise RefusedError(f"has {key} {options[key]}; expected a positive number")
         objective = options.get("objective") or objective_of(buffers)
         if objective not in OBJECTIVES:
             raise RefusedError(
@@ -64,7 +69,13 @@ def load(locator: str) -> PreconditionedDenoiser:
             options.get("sigma_min"),
             options.get("sigma_max"),
         )
-        config |= {"theta": options["theta"]} if "theta" in options else {}
+        if config["groups"] and "groups" not in options:
+            warnings.warn(
+                f"{path.name} does not state resnet_block_groups, so {config['groups']} was "
+                "assumed, the package's default; state it as in FILE?image_size=64&groups=8",
+                stacklevel=2,
+            )
+        config |= {key: options[key] for key in ("groups", "theta") if key in options}
         return PreconditionedDenoiser(
             network_with_weights("lucidrains_unet", config, weights, str(path)),
             precondition,

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from pidistill.teachers.formats import RefusedError
 
+USUAL_GROUPS = 8
 OTHERS = {
     "time_mlp.0.weights": "has a learned or random sinusoidal embedding",
     "classes_emb.weight": "is conditioned on classes (classifier_free_guidance)",
-    "downs.0.0.block1.norm.weight": "was written by version 1, whose blocks have group "
-    "normalisation; convert it by retraining with version 2",
+    "downs.0.2.fn.fn.to_qkv.weight": "was written by a version before 1.9, whose layers compute "
+    "something else",
 }
 """Weights of networks that are not supported, and what these are."""
 
@@ -25,7 +26,7 @@ def network_config(weights: dict[str, Tensor]) -> dict[str, Any]:
     """
     for key, what in OTHERS.items():
         if key in weights:
-            raise RefusedError(f"{what}, which is not supported")
+            raise RefusedError(f"{what}; that is not supported")
     init_dim, taken = weights["init_conv.weight"].shape[:2]
     given = weights["final_conv.weight"].shape[0]
     if max(taken, given) not in (min(taken, given), 2 * min(taken, given)):
@@ -49,6 +50,7 @@ def network_config(weights: dict[str, Tensor]) -> dict[str, Any]:
             memory.shape[3 if wide else 2] for memory, wide in zip(memories, full, strict=True)
         ],
         "memory": weights["mid_attn.mem_kv"].shape[2],
+        "groups": USUAL_GROUPS if "downs.0.0.block1.norm.weight" in weights else 0,
         "self_condition": taken > given,
         "learned_variance": given > taken,
     }

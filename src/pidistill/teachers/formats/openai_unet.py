@@ -1,12 +1,14 @@
 """Converts weights of OpenAI's `UNetModel` to our `DhariwalUNet`.
 
 The networks of guided-diffusion (Dhariwal & Nichol 2021) and of consistency-models (Song et al.
-2023) compute the same function as `DhariwalUNet` if they were built with `resblock_updown`,
-`use_scale_shift_norm` and 64 channels per head. They differ in the names of the weights, the number
-of axes of the attention weights, the order of queries, keys and values, and the label embedding,
-which is transposed.
+2023) compute the same function as `DhariwalUNet` if they were built with `resblock_updown` and
+`use_scale_shift_norm`. They differ in the names of the weights, the number of axes of the attention
+weights, the order of queries, keys and values, and the label embedding, which is transposed.
 """
 
+import dataclasses
+import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +17,9 @@ from torch import Tensor, nn
 
 from pidistill.networks.dhariwal_unet import CHANNELS_PER_HEAD, DhariwalUNet
 from pidistill.networks.edm_unet import UNetBlock
+from pidistill.precondition.discrete import discrete_sigmas
 from pidistill.teachers.formats import RefusedError
+from pidistill.teachers.formats.discrete_schedule import table_precondition
 from pidistill.teachers.formats.weights import empty_network
 
 NETWORK = "dhariwal_unet"
@@ -52,12 +56,63 @@ def is_openai_unet(weights: dict[str, Tensor]) -> bool:
     return any(key.startswith("input_blocks.") for key in weights)
 
 
+def discrete_vp_settings(
+    *,
+    noise_schedule: str,
+    diffusion_steps: int = 1000,
+    predict_xstart: bool = False,
+    rescale_timesteps: bool = False,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> dict[str, Any]:
+    """The settings of `DiscreteVPPrecondition` for a training of guided-diffusion.
+
+    The arguments are its flags. A sampler's `timestep_respacing` changes nothing: the network is
+    told the timestep of the full process.
+
+    Raises `RefusedError` if the schedule is unknown or the noise levels do not lie within it.
+    """
+    if type(diffusion_steps) is not int or diffusion_steps < 2:
+        raise RefusedError(f"has diffusion_steps {diffusion_steps!r}; expected an integer above 1")
+    if noise_schedule == "linear":
+        scale = 1000 / diffusion_steps
+        betas = torch.linspace(1e-4 * scale, 0.02 * scale, diffusion_steps, dtype=torch.float64)
+    elif noise_schedule == "cosine":
+        t = torch.arange(diffusion_steps + 1, dtype=torch.float64) / diffusion_steps
+        bar = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+        betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+    else:
+        raise RefusedError(f"has the noise_schedule {noise_schedule!r}; expected linear or cosine")
+    precondition = table_precondition(
+        discrete_sigmas((1 - betas).cumprod(0)),
+        "sample" if predict_xstart else "epsilon",
+        sigma_min,
+        sigma_max,
+        timestep_scale=1000 / diffusion_steps if rescale_timesteps else 1.0,
+    )
+    return dataclasses.asdict(precondition)
+
+
+def refuse_other_blocks(weights: dict[str, Tensor]) -> None:
+    """Raise `RefusedError` if a `UNetModel` was built with blocks that `DhariwalUNet` lacks."""
+    key = "input_blocks.1.0.emb_layers.1.weight"
+    width = len(weights.get("input_blocks.1.0.out_layers.0.weight", ()))
+    if any(re.fullmatch(r"input_blocks\.\d+\.0\.op\.(weight|bias)", key) for key in weights):
+        flag = "resblock_updown"
+    elif key in weights and len(weights[key]) == width:
+        flag = "use_scale_shift_norm"
+    else:
+        return
+    raise RefusedError(f"holds a UNetModel built without {flag}, which is not supported")
+
+
 def renamed_weights(
     weights: dict[str, Tensor], config: dict[str, Any], qkv_order: Any
 ) -> dict[str, Tensor]:
     """Convert the state dict of a `UNetModel` to one of `DhariwalUNet(**config)`."""
     if not isinstance(qkv_order, str) or qkv_order not in QKV_ORDERS:
         raise RefusedError(f"has the qkv_order {qkv_order!r}; expected {' or '.join(QKV_ORDERS)}")
+    refuse_other_blocks(weights)
     network = empty_network(NETWORK, config)
     assert isinstance(network, DhariwalUNet)
     require_same_function(network)
@@ -96,10 +151,13 @@ def require_same_function(network: DhariwalUNet) -> None:
             )
         if isinstance(module, UNetBlock) and module.num_heads:
             width = module.proj.weight.shape[0]  # type: ignore[union-attr]
-            if width != module.num_heads * CHANNELS_PER_HEAD:
+            stated = network.config["num_heads"]
+            divisor = stated or CHANNELS_PER_HEAD
+            if width % divisor:
                 raise RefusedError(
                     f"cannot be of this network: {name} has attention over {width} channels; "
-                    f"expected a multiple of {CHANNELS_PER_HEAD}, the channels per head"
+                    f"expected a multiple of {divisor}, the "
+                    f"{'number of heads' if stated else 'channels per head'}"
                 )
 
 
