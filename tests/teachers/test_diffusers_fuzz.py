@@ -1,6 +1,6 @@
 """Every scheduler and every field of a UNet2DModel: D is the library's, or there is one line.
 
-The fields are those of the installed library. Many more are tried, in about twenty minutes, by
+The fields are those of the installed library. Many more are tried, in about ten minutes, by
 `pytest -m slow tests/teachers/test_diffusers_fuzz.py`.
 """
 
