@@ -2,8 +2,7 @@
 
     python3 .ci/readme.py NAME
 
-prints the fenced block that follows the comment `<!-- ci: NAME -->` in README.md or in
-CONTRIBUTING.md.
+prints the fenced block that follows the comment `<!-- ci: NAME -->` in one of the `PAGES`.
 """
 
 import re
@@ -11,9 +10,10 @@ import sys
 from pathlib import Path
 
 root = Path(__file__).parent.parent
-texts = [(root / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")]
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/your-own-data.md")
+texts = [(root / name).read_text(encoding="utf-8") for name in PAGES]
 blocks = dict(re.findall(r"<!-- ci: (\w+) -->\n```bash\n(.*?)```", "".join(texts), flags=re.DOTALL))
 name = sys.argv[1]
 if name not in blocks:
-    sys.exit(f"README and CONTRIBUTING have no block {name!r}; they have {', '.join(blocks)}")
+    sys.exit(f"{', '.join(PAGES)} have no block {name!r}; they have {', '.join(blocks)}")
 print(blocks[name], end="")

@@ -67,6 +67,17 @@ def text_encoder(folder):
     return tokenizer, transformers.CLIPTextModel(config).eval()
 
 
+def autoencoder():
+    """A small one for latents of 4 channels."""
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).eval()
+
+
 def stable_diffusion(folder, prediction_type="epsilon", **config):
     """Save a small Stable Diffusion pipeline with random weights, and return it."""
     torch.manual_seed(0)
@@ -82,15 +93,8 @@ def stable_diffusion(folder, prediction_type="epsilon", **config):
         cross_attention_dim=16,
         **config,
     ).eval()
-    autoencoder = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-    ).eval()
     pipeline = diffusers.StableDiffusionPipeline(
-        vae=autoencoder,
+        vae=autoencoder(),
         text_encoder=encoder,
         tokenizer=tokenizer,
         unet=unet,

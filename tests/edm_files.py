@@ -93,6 +93,18 @@ def checkpoint(network, precond="EDMPrecond", settings=None, *, attributes=None)
     return {"ema": ema, "dataset_kwargs": EasyDict(path="x.zip", use_labels=False)}
 
 
+def edm2_checkpoint(network, encoder=None):
+    """The content of an EDM2 checkpoint; `encoder` has the state of a StabilityVAEEncoder."""
+    config = {k: v for k, v in network.config.items() if k not in ("out_channels", "label_dropout")}
+    unet = persistent(network, {"img_channels": config.pop("in_channels"), **config})
+    unet.class_name = "UNet"
+    ema = persistent(nn.Module())
+    ema.class_name, ema.state["_modules"] = "Precond", {"unet": unet}
+    if encoder is not None:
+        encoder = Persistent("StabilityVAEEncoder", encoder)
+    return EasyDict(encoder=encoder, loss_fn=Persistent("EDM2Loss", {}), ema=ema)
+
+
 def dumps(content, protocol=4):
     """Pickle a checkpoint with the names of EDM's modules."""
     with edm_modules():

@@ -10,6 +10,7 @@ import torch
 
 from pidistill.files import write_json
 from pidistill.model_folder import write_description
+from pidistill.networks.edm2_unet import EDM2UNet
 from pidistill.networks.song_unet import SongUNet
 from pidistill.storage import write_tensors
 from pidistill.teachers.mixture import MIXTURES
@@ -41,6 +42,12 @@ def edm(folder, precondition):
     return f"edm:{folder / 'network.pkl'}"
 
 
+def edm2_guided(folder):
+    guide = edm_files.edm2_checkpoint(edm_files.randomized(EDM2UNet(16, 3, 3, 10, 8, [1, 1])))
+    (folder / "guide.pkl").write_bytes(edm_files.dumps(guide))
+    return f"edm:{FIXTURES / 'edm2_cond.pkl'}?guide={folder / 'guide.pkl'}&guidance=2"
+
+
 def score_sde(folder, config):
     network = score_sde_files.network(config)
     torch.save(score_sde_files.checkpoint(network), folder / "checkpoint.pth")
@@ -62,6 +69,23 @@ def prompts(folder, more=""):
     return diffusers_pipelines.spec(folder, more)
 
 
+def transformer(folder, more=""):
+    import diffusers_transformers
+
+    diffusers_transformers.dit(
+        folder, diffusers_transformers.SCHEDULERS["flow"](), num_embeds_ada_norm=3
+    )
+    return f"diffusers:{folder}{more}"
+
+
+def prompts_3(folder, more=""):
+    import diffusers_pipelines
+    import diffusers_transformers
+
+    diffusers_transformers.stable_diffusion_3(folder)
+    return diffusers_pipelines.spec(folder, more)
+
+
 SPECS = {
     **{f"mixture:{name}": lambda folder, _, name=name: f"mixture:{name}" for name in MIXTURES},
     "digits": lambda folder, _: "digits",
@@ -69,6 +93,8 @@ SPECS = {
     "native": native,
     "edm ddpm++": lambda folder, _: f"edm:{FIXTURES / 'edm_ddpmpp_uncond.pkl'}",
     "edm adm": lambda folder, _: f"edm:{FIXTURES / 'edm_adm_cond.pkl'}",
+    "edm2": lambda folder, _: f"edm:{FIXTURES / 'edm2_latents.pkl'}",
+    "edm2 guided": lambda folder, _: edm2_guided(folder),
     "edm vp": lambda folder, _: edm(folder, "VPPrecond"),
     "edm ve": lambda folder, _: edm(folder, "VEPrecond"),
     "edm iddpm": lambda folder, _: edm(folder, "iDDPMPrecond"),
@@ -83,4 +109,6 @@ SPECS = {
     ),
     "diffusers text": lambda folder, _: prompts(folder),
     "diffusers guided text": lambda folder, _: prompts(folder, "&guidance=3"),
+    "diffusers transformer": lambda folder, _: transformer(folder, "?sigma_max=80"),
+    "diffusers guided text 3": lambda folder, _: prompts_3(folder, "&guidance=3&sigma_max=80"),
 }

@@ -13,7 +13,7 @@ from pidistill.methods import method_class
 from pidistill.methods.base import Batch
 from pidistill.networks import new_network
 from pidistill.noise import Draws
-from pidistill.students.base import labels_for
+from pidistill.students.labels import labels_for
 from pidistill.training.assemble import build_trainer
 from pidistill.training.config import parse_config
 

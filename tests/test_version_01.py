@@ -12,7 +12,7 @@ import torch
 from pidistill import PidistillError, initial_noise, load_student, load_teacher, solve
 from pidistill.methods.pid import PIDSettings
 from pidistill.settings import read_toml
-from pidistill.students.base import labels_for
+from pidistill.students.labels import labels_for
 from pidistill.training.config import parse_config
 
 FOLDERS = Path(__file__).parent / "fixtures" / "v01"

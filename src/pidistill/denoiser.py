@@ -57,6 +57,8 @@ class Denoiser(nn.Module):
 
     evaluations_per_call = 1
     """Network evaluations per sample in one call."""
+    class_names: tuple[str, ...] = ()
+    """What the labels mean, in their order; empty if that is not known."""
 
     def network_to_copy(self) -> "tuple[nn.Module, Precondition] | None":
         """The raw network for a student to copy and its preconditioning, or None."""

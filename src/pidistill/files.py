@@ -116,6 +116,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def require_writable_folder(folder: str | Path) -> None:
+    """Make `folder` if it is missing; raise `PidistillError` unless files can be written to it.
+
+    Meant to be called before the work whose results go there.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PidistillError(f"cannot write to the folder {folder}: {error.strerror}") from error
+
+
 def sync(path: Path) -> None:
     """Flush a file, or the entries of a folder, to disk, so they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,6 @@
-r"""Classifier-free guidance (Ho and Salimans 2022) as a wrapper around a conditional denoiser.
+r"""Guidance, as a wrapper around a denoiser: classifier-free, and by a weaker denoiser.
+
+Classifier-free guidance (Ho and Salimans 2022) is
 
 $$D_w(x, \sigma, c) = D(x, \sigma) + w (D(x, \sigma, c) - D(x, \sigma))$$
 
@@ -40,6 +42,7 @@ class GuidedDenoiser(Denoiser):
             )
         self.denoiser = denoiser
         self.decoder = denoiser.decoder
+        self.class_names = denoiser.class_names
         self.scale = scale
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
@@ -58,4 +61,58 @@ class GuidedDenoiser(Denoiser):
 
     def network_to_copy(self) -> tuple[nn.Module, Precondition] | None:
         """The network and preconditioning of the wrapped denoiser."""
+        return self.denoiser.network_to_copy()
+
+
+class AutoguidedDenoiser(Denoiser):
+    r"""Autoguidance (Karras et al. 2024a): a denoiser led away from a weaker version of itself.
+
+    $$D_w(x, \sigma, c) = D(x, \sigma, c) + (w - 1) (D(x, \sigma, c) - D_{guide}(x, \sigma, c))$$
+
+    A guide without labels gives classifier-free guidance with a second network.
+    """
+
+    evaluations_per_call = 2
+
+    def __init__(self, denoiser: Denoiser, guide: Denoiser, scale: float) -> None:
+        """Lead `denoiser` away from `guide` at scale w.
+
+        Raises `PidistillError` if the guide is for samples of another shape, for other labels, or
+        for fewer noise levels.
+        """
+        super().__init__(
+            sigma_min=denoiser.sigma_min,
+            sigma_max=denoiser.sigma_max,
+            sigma_data=denoiser.sigma_data,
+            sample_shape=denoiser.sample_shape,
+            num_classes=denoiser.num_classes,
+            source=f"{denoiser.source} with guidance {scale} by {guide.source}",
+        )
+        if guide.sample_shape != denoiser.sample_shape:
+            raise PidistillError(
+                f"the guide {guide.source} is for samples of shape {guide.sample_shape}; expected "
+                f"{denoiser.sample_shape}, as {denoiser.source}"
+            )
+        if guide.num_classes not in (0, denoiser.num_classes):
+            raise PidistillError(
+                f"the guide {guide.source} has {guide.num_classes} classes; expected none, or "
+                f"{denoiser.num_classes}, as {denoiser.source}"
+            )
+        if guide.sigma_min > denoiser.sigma_min or guide.sigma_max < denoiser.sigma_max:
+            raise PidistillError(
+                f"the guide {guide.source} is for sigma from {guide.sigma_min:g} to "
+                f"{guide.sigma_max:g}; expected all levels of {denoiser.source}, "
+                f"{denoiser.sigma_min:g} to {denoiser.sigma_max:g}"
+            )
+        self.denoiser, self.guide, self.scale = denoiser, guide, scale
+        self.decoder = denoiser.decoder
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """D_w(x, sigma, label); arguments as in `Denoiser.forward`."""
+        main: Tensor = self.denoiser(x, sigma, label)
+        weak: Tensor = self.guide(x, sigma, label if self.guide.num_classes else None)
+        return main + (self.scale - 1) * (main - weak)
+
+    def network_to_copy(self) -> tuple[nn.Module, Precondition] | None:
+        """The network and preconditioning of the denoiser without its guide."""
         return self.denoiser.network_to_copy()

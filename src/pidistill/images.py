@@ -1,14 +1,14 @@
-"""Samples as pictures: 8-bit conversion, grids and PNG files."""
+"""Pictures: 8-bit conversion, grids, and image files of every kind."""
 
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
 
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
 from pidistill.files import replacing
 
 
@@ -68,3 +68,93 @@ def save_png(path: str | Path, picture: np.ndarray) -> None:
     """Write a picture (height, width, 3), uint8, as PNG, atomically."""
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="png")
+
+
+GREY_MODES = ("1", "L")
+COLOUR_MODES = ("RGB", "CMYK", "YCbCr", "LAB", "HSV")
+ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def read_image(
+    path: str | Path, *, background: str | None = None, size: int | None = None
+) -> np.ndarray:
+    """Read an image file as 8-bit pixels (height, width, channels), 1 channel if it is grey.
+
+    16 bits become 8 (value / 257, rounded), and EXIF orientation is applied.
+
+    Args:
+        path: A file in any format that Pillow reads.
+        background: The colour behind transparent pixels, such as `white` or `#808080`; None
+            refuses images with any.
+        size: Resize the shorter side to this (bilinear), then crop the centre to a square, as the
+            training scripts of diffusers do; None keeps the size.
+
+    Raises:
+        PidistillError: The file is damaged, has several frames, has transparent pixels but
+            `background` is None, or its numbers have no fixed range, as in the mode `F`.
+    """
+    try:
+        with Image.open(path) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise PidistillError(f"{path} has {image.n_frames} frames; expected a still image")
+            plain = _plain(ImageOps.exif_transpose(image), str(path), background)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, PidistillError):
+            raise
+        raise PidistillError(f"{path} is not a readable image: {one_line(error)}") from error
+    if size is not None:
+        plain = _square(plain, size)
+    return np.atleast_3d(np.asarray(plain))
+
+
+def _plain(image: Image.Image, name: str, background: str | None) -> Image.Image:
+    """An image as one of mode `L` or `RGB`, without transparency."""
+    if image.mode in DEEP_MODES or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        deep = np.asarray(image).astype(np.float64)
+        return Image.fromarray((deep / 257).round().clip(0, 255).astype(np.uint8))
+    has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
+    if image.mode == "P" and not has_alpha:
+        colours = np.asarray(image.convert("RGB"))
+        is_grey = bool((colours == colours[..., :1]).all())
+        return image.convert("L" if is_grey else "RGB")
+    if has_alpha and image.mode in (*ALPHA_MODES, *GREY_MODES, "P", "RGB"):
+        return _opaque(image, name, background)
+    if image.mode in (*GREY_MODES, *COLOUR_MODES):
+        return image.convert("L" if image.mode in GREY_MODES else "RGB")
+    raise PidistillError(
+        f"{name} is of Pillow's mode {image.mode!r}, whose numbers have no fixed range; convert it "
+        "to 8 or 16 bits"
+    )
+
+
+def _opaque(image: Image.Image, name: str, background: str | None) -> Image.Image:
+    is_grey = image.mode in ("L", "1", "LA", "La")
+    layer = image.convert("LA").convert("RGBA") if is_grey else image.convert("RGBA")
+    if not (np.asarray(layer.getchannel("A")) == 255).all():
+        if background is None:
+            raise PidistillError(
+                f"{name} has transparent pixels; choose what is behind them, as in "
+                "folder:PATH?background=white"
+            )
+        behind = Image.new("RGBA", layer.size, ImageColor.getrgb(background))
+        layer = Image.alpha_composite(behind, layer)
+        is_grey = is_grey and len(set(ImageColor.getrgb(background)[:3])) == 1
+    return layer.convert("RGB").getchannel(0) if is_grey else layer.convert("RGB")
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """The centre of an image, resized so that its shorter side is `size`."""
+    width, height = image.size
+    short = min(width, height)
+    image = image.resize(
+        (int(size * width / short), int(size * height / short)), Image.Resampling.BILINEAR
+    )
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of the formats that Pillow reads, such as `.png`, in lower case."""
+    extensions = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, format in extensions if format in Image.OPEN)

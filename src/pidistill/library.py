@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pidistill.methods.settings import MethodSettings
     from pidistill.students.base import Student
     from pidistill.training.config import RunConfig
-    from pidistill.training.trainer import StepReport, Trainer
+    from pidistill.training.log import StepReport
+    from pidistill.training.trainer import Trainer
 
 DEFAULT_PRESET = "matched"
 """What a distillation starts from, unless it names a method that this preset is not made for."""

@@ -13,7 +13,7 @@ from torch import nn
 from pidistill.denoiser import PreconditionedDenoiser
 from pidistill.errors import PidistillError, one_line
 from pidistill.files import json_text, read_json, write_text
-from pidistill.networks import build_described, describe_network
+from pidistill.networks import build_described, describe_network, require_shape
 from pidistill.paths import user_path
 from pidistill.precondition import PRECONDITIONS, build_precondition
 from pidistill.storage import load_weights, read_tensors
@@ -70,6 +70,7 @@ def describe(model: Model) -> dict[str, Any]:
         "sample_shape": list(model.sample_shape),
         "num_classes": model.num_classes,
         "source": model.source,
+        **({"class_names": list(model.class_names)} if model.class_names else {}),
     }
 
 
@@ -96,19 +97,45 @@ def build_model(description: dict[str, Any], name: str, network: nn.Module | Non
             )
         if kind not in KINDS:
             raise PidistillError(f"{name}: unknown kind {kind!r}; expected {', '.join(KINDS)}")
+        shape, num_classes = _shape(description, name), description["num_classes"]
+        if network is None:
+            network = build_described(description["network"])
+            require_shape(network, shape, name)
         model: Model = KINDS[kind](
-            build_described(description["network"]) if network is None else network,
+            network,
             build_precondition(precondition["name"], precondition["config"]),
-            sample_shape=tuple(description["sample_shape"]),
-            num_classes=description["num_classes"],
+            sample_shape=shape,
+            num_classes=num_classes,
             source=description["source"],
             **description["options"],
         )
+        model.class_names = _class_names(description, name)
     except PidistillError:
         raise
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise PidistillError(f"{name} does not describe a model: {one_line(error)}") from error
     return model
+
+
+def _shape(description: dict[str, Any], name: str) -> tuple[int, ...]:
+    """The shape of a sample, after checking that it is one."""
+    shape = description["sample_shape"]
+    if not (isinstance(shape, list) and shape and all(type(n) is int and n > 0 for n in shape)):
+        raise PidistillError(
+            f"{name}: sample_shape is {shape!r}; expected a list of positive integers"
+        )
+    return tuple(shape)
+
+
+def _class_names(description: dict[str, Any], name: str) -> tuple[str, ...]:
+    """The names of the classes, after checking that there is one for each or none."""
+    names = description.get("class_names", [])
+    is_list = isinstance(names, list) and all(isinstance(n, str) for n in names)
+    if not is_list or len(names) not in (0, description["num_classes"]):
+        raise PidistillError(
+            f"{name}: class_names is {names!r}; expected {description['num_classes']} names"
+        )
+    return tuple(names)
 
 
 def weights_name(ema: float) -> str:

@@ -1,7 +1,6 @@
 """Sample files: `.png` grids and folders for viewing, `.npz` arrays for evaluation."""
 
 import contextlib
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from pidistill import images
 from pidistill.errors import PidistillError
-from pidistill.files import replacing
+from pidistill.files import replacing, require_writable_folder
 
 SUFFIXES = (".png", ".npz", "")
 MIN_SAMPLES = 4
@@ -31,13 +30,7 @@ def require_writable(path: str | Path) -> None:
         raise PidistillError(f"{path} ends in {path.suffix!r}; expected .png, .npz or a folder")
     if path.suffix and path.is_dir():
         raise PidistillError(f"{path} is a folder; expected a file")
-    folder = path.parent if path.suffix else path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise PidistillError(f"{path} cannot be written: {error.strerror}") from error
+    require_writable_folder(path.parent if path.suffix else path)
 
 
 def require_drawable(path: str | Path, sample_shape: tuple[int, ...]) -> None:
@@ -46,15 +39,15 @@ def require_drawable(path: str | Path, sample_shape: tuple[int, ...]) -> None:
         images.require_image(sample_shape)
 
 
-def write_samples(path: str | Path, x: Tensor) -> None:
+def write_samples(path: str | Path, x: Tensor, columns: int | None = None) -> None:
     """Write samples (n, c, h, w) in [-1, 1], each file atomically.
 
-    A `.png` is a grid; an `.npz` stores `samples`, float32, unchanged; a path without a suffix is a
-    folder of pictures, 000000.png and so on.
+    A `.png` is a grid of `columns`, or nearly square; an `.npz` stores `samples`, float32,
+    unchanged; a path without a suffix is a folder of pictures, 000000.png and so on.
     """
     path = Path(path)
     if path.suffix.lower() == ".png":
-        images.save_png(path, images.grid(x))
+        images.save_png(path, images.grid(x, columns=columns))
     elif path.suffix.lower() == ".npz":
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, samples=x.float().cpu().numpy())
@@ -100,16 +93,24 @@ def samples_of(array: np.ndarray, name: str) -> Tensor:
 
     Raises `PidistillError`, which calls them `name`, if they are neither, or not finite.
     """
-    if array.dtype == np.uint8 and array.ndim == 4:
-        return images.from_uint8(torch.from_numpy(array))
-    return _floats(array, name)
+    x = pixels_of(array, name, last=False)
+    return images.from_uint8(x) if x.dtype == torch.uint8 else x
+
+
+def read_array(array: np.ndarray, name: str) -> Tensor:
+    """An array of a foreign file as float32 samples, images (n, c, h, w) in [-1, 1].
+
+    Arguments and errors as in `pixels_of`; channels may be first or last.
+    """
+    x = pixels_of(array, name, last=True)
+    return images.from_uint8(x) if x.dtype == torch.uint8 else x
 
 
 def read_pixels(file: str | Path) -> Tensor:
     """Read the samples of an `.npz` file, unchanged.
 
-    They are the array `samples`, floating-point numbers in [-1, 1] of shape (n, ...), or `arr_0`,
-    8-bit images of shape (n, h, w, c) as in guided-diffusion's evaluations.
+    They are the array `samples`, of shape (n, ...), or `arr_0`, images of shape (n, h, w, c) as in
+    guided-diffusion's evaluations; each as in `pixels_of`.
 
     Returns:
         Shape (n, ...), float32; or shape (n, c, h, w), uint8.
@@ -119,14 +120,14 @@ def read_pixels(file: str | Path) -> Tensor:
             executed: pickled arrays are rejected.
     """
     with open_npz(file) as content:
-        name = next((name for name in READERS if name in content), None)
+        name = next((name for name in ARRAYS if name in content), None)
         if name is None:
             raise PidistillError(
                 f"{file} contains {', '.join(content.files) or 'nothing'}; expected an array "
                 "'samples' or 'arr_0'"
             )
         array = content[name]
-    samples = READERS[name](array, f"{file}: {name}")
+    samples = pixels_of(array, f"{file}: {name}", last=name == "arr_0")
     if len(samples) < MIN_SAMPLES:
         raise PidistillError(
             f"{file} contains {len(samples)} sample(s); expected at least {MIN_SAMPLES}, two per "
@@ -135,30 +136,53 @@ def read_pixels(file: str | Path) -> Tensor:
     return samples
 
 
-def _floats(array: np.ndarray, name: str) -> Tensor:
-    """Samples as pidistill writes them."""
-    if array.dtype.kind != "f" or array.ndim < 2:
+def pixels_of(array: np.ndarray, name: str, *, last: bool) -> Tensor:
+    """Samples in an array, of any byte order and precision.
+
+    Args:
+        array: Floating-point numbers (n, ...), for images in [-1, 1]; or images of integers in
+            0 .. 255.
+        name: What errors call it.
+        last: Whether channels are expected last, where both are possible.
+
+    Returns:
+        Shape (n, ...), float32; or images (n, c, h, w), uint8.
+
+    Raises:
+        PidistillError: It is neither, not finite, or images in a range that is not [-1, 1].
+    """
+    axis = _channel_axis(array.shape, last)
+    is_integer, is_real = array.dtype.kind in "iu", array.dtype.kind == "f"
+    if not (is_real and array.ndim > 1) and not (is_integer and axis):
         raise PidistillError(
             f"{name} is {array.dtype} of shape {array.shape}; expected floating-point numbers of "
-            "shape (n, ...) in [-1, 1]"
+            "shape (n, ...) in [-1, 1], or 8-bit images of shape (n, h, w, 3) or (n, 3, h, w)"
         )
-    if not np.isfinite(array).all():
-        raise PidistillError(f"{name} has a number that is not finite; expected [-1, 1]")
-    reach = float(np.abs(array).max(initial=0))
-    if images.is_image(array.shape[1:]) and reach > FARTHEST:
-        raise PidistillError(f"{name} reaches {reach:.4g}; expected images in [-1, 1]")
-    return torch.from_numpy(array).float()
-
-
-def _bytes(array: np.ndarray, name: str) -> Tensor:
-    """Images as guided-diffusion's evaluations write them."""
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3):
+    if axis == 3:
+        array = array.transpose(0, 3, 1, 2)
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if is_integer:
+        if low < 0 or high > 255:
+            raise PidistillError(f"{name} holds {low} .. {high}; expected integers in 0 .. 255")
+        return torch.from_numpy(np.ascontiguousarray(array, np.uint8))
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as not finite
+        numbers = np.ascontiguousarray(array, np.float32)
+    num_bad = int((~np.isfinite(numbers)).sum())
+    if num_bad:
+        raise PidistillError(f"{name} has {num_bad} numbers that are not finite; expected [-1, 1]")
+    if axis and high > 0 and (low >= 0 or max(-low, high) > FARTHEST):
         raise PidistillError(
-            f"{name} is {array.dtype} of shape {array.shape}; expected 8-bit images of shape "
-            "(n, h, w, 3)"
+            f"{name} holds {low:.4g} .. {high:.4g}; expected images in [-1, 1]: store "
+            "2 * x - 1 of [0, 1], x / 127.5 - 1 of [0, 255], or 8-bit integers"
         )
-    return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(numbers)
 
 
-READERS = {"samples": _floats, "arr_0": _bytes}
-"""Readers of sample arrays by name; the first array present is read."""
+def _channel_axis(shape: tuple[int, ...], last: bool) -> int:
+    """The axis of the channels of images of this shape; 0 if they are no images."""
+    axes = (3, 1) if last else (1, 3)
+    return next((axis for axis in axes if len(shape) == 4 and shape[axis] in (1, 3)), 0)
+
+
+ARRAYS = ("samples", "arr_0")
+"""The arrays of samples by name; the first that is there is read."""

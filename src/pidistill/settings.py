@@ -35,7 +35,7 @@ def validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: s
         prefix: Prefix of its keys in errors, such as `"method."`.
 
     Raises:
-        PidistillError: A key is unknown (the message names the closest known one) or a value is
+        PidistillError: A key is unknown (the message names a similar one, or all) or a value is
             invalid; only the first problem is reported.
     """
     try:
@@ -51,7 +51,10 @@ def _first_problem(
     *table, last = location = problem["loc"] or ("",)
     key = prefix + ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(last), _keys_at(model, table), n=1, cutoff=0.0)
+        known = _keys_at(model, table)
+        near = difflib.get_close_matches(str(last), known, n=1)
+        if not near:
+            return f"{origin}: unknown key {key!r}; expected one of {', '.join(known)}"
         nearest = prefix + ".".join(map(str, [*table, *near]))
         return f"{origin}: unknown key {key!r}; did you mean {nearest!r}?"
     message = problem["msg"].removeprefix("Value error, ")

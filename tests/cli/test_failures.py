@@ -1,7 +1,9 @@
 """What the world does to a command: one line, exit code 2, and nothing lost."""
 
 import errno
+import math
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -10,7 +12,12 @@ import torch
 
 from pidistill.cli import main, one_line
 from pidistill.errors import PidistillError
+from pidistill.evaluation import sampling
 from pidistill.methods.pid_map import PIDMap
+from pidistill.storage import read_tensors, write_tensors
+from pidistill.training.trainer import Trainer
+
+from recipes import RUNS, TINY, write_recipe
 
 NETWORK = ["--set", 'network={name="mlp",config={width=16,num_blocks=1,embedding_width=8}}']
 TRAIN = ["distill", "--teacher", "mixture:ring", "--batch-size", "8", *NETWORK]
@@ -142,3 +149,53 @@ def test_a_run_under_nohup_does_not_stop_when_the_terminal_closes(tmp_path, monk
         assert train_with_signal(monkeypatch, tmp_path, signal.SIGHUP) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("sample digits --out {}/a.npz --label 99999999999999999999999", ("label", "0 .. 9")),
+        ("sample digits --out {}/a.npz --device meta", ("device 'meta'",)),
+        ("sample digits --out {}/file/a.npz", ("{}/file",)),
+        ("evaluate digits --out {}/file/a.json", ("{}/file",)),
+        ("evaluate digits --reference teacher:glyphs", ("(3, 32, 32)", "(1, 8, 8)")),
+        ("evaluate digits --reference teacher:digits --features colours", ("'colours'",)),
+        ("evaluate digits --reference teacher:digits --metrics beauty", ("'beauty'",)),
+        ("compare --recipe {}/recipe.toml --out {}/file/c", ("{}/file",)),
+        ("distill --teacher digits --out {}/run --set help=1", ("'help'; expected one of",)),
+        ("distill --teacher digits --out {}/run --set seeed=1", ("did you mean 'seed'",)),
+    ],
+)
+def test_what_can_be_checked_is_checked_before_any_work(
+    tmp_path, refused, monkeypatch, arguments, words
+):
+    def work(*arguments, **options):
+        raise AssertionError("it began to work")
+
+    monkeypatch.setattr(sampling, "solve", work)
+    monkeypatch.setattr(Trainer, "train_step", work)
+    (tmp_path / "file").write_text("not a folder")
+    write_recipe(tmp_path, TINY, RUNS)
+    refused(arguments.format(tmp_path, tmp_path).split(), *(w.format(tmp_path) for w in words))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_samples_that_are_not_finite_are_refused_where_they_leave_a_model(
+    tmp_path, refused, digits_student, number
+):
+    """The weights are finite, but their products are not."""
+    run = tmp_path / "run"
+    shutil.copytree(digits_student, run)
+    for file in run.glob("*.safetensors"):
+        weights = {key: 1e30 * value + 1e20 for key, value in read_tensors(file).items()}
+        write_tensors(file, weights)
+    for command in (
+        ["sample", run, "--out", tmp_path / "a.png"],
+        ["evaluate", run, "-n", "20", "--json"],
+    ):
+        refused(command, "not finite", "sample 0")
+    assert not (tmp_path / "a.png").exists()
+    key = min(weights)
+    for file in run.glob("*.safetensors"):
+        write_tensors(file, {**weights, key: torch.full_like(weights[key], number)})
+    refused(["sample", run, "--out", tmp_path / "a.png"], key, "not finite")

@@ -7,7 +7,7 @@ from pidistill.comparison.plan import plan_folders
 from pidistill.evaluation.trajectory import per_sample_rms, rms
 from pidistill.files import read_json
 from pidistill.noise import Draws
-from pidistill.students.base import labels_for
+from pidistill.students.labels import labels_for
 
 from method_runs import small, train
 

@@ -33,7 +33,7 @@ GOOD = "\n".join([TINY, RUNS, SWEEP])
     ("old", "new", "words"),
     [
         (RUNS + "\n" + SWEEP, "", "[[run]] or [[sweep]]"),
-        (SWEEP, "sede = 3", "'run.1.sede'; did you mean 'run.1.preset'?"),
+        (SWEEP, "sede = 3", "'run.1.sede'; expected one of name, preset"),
         ('"BOOT"', '"PID"', "[[run]] 'PID'"),
         ("values =", "variants =", "sweep.0.variants"),
         ('key = "method.step"', "", "key and values"),

@@ -8,13 +8,15 @@ import torch
 from pidistill import PidistillError
 from pidistill.data import load_data
 from pidistill.evaluation import evaluate
+from pidistill.evaluation.choice import choose_metrics
 from pidistill.evaluation.features import features_for
 from pidistill.evaluation.frechet import Statistics
-from pidistill.evaluation.metrics import choose_metrics, error_metrics
+from pidistill.evaluation.metrics import error_metrics
 from pidistill.evaluation.reference import Reference
 from pidistill.evaluation.sampling import GivenSamples, Sampler
 from pidistill.evaluation.speed import measure_speed
 from pidistill.students.flow_map import FlowMapStudent
+from pidistill.teachers import load_teacher
 
 OF_FEATURES = ("fid", "kid", "is", "precision-recall")
 IMAGES = Reference("x", torch.zeros(4, 1, 8, 8))
@@ -28,7 +30,7 @@ def chosen(asked, model, teacher=None, reference=None, network=None):
 
 
 def test_what_can_be_had_by_default(gaussian, gaussian_student, digits):
-    drawn = IMAGES._replace(are_drawn=True)
+    drawn = IMAGES._replace(images=None, teacher=load_teacher("digits"))
     edm = Reference("x", None, Statistics(torch.zeros(2), torch.eye(2)))
     network, (_, student) = features_for((1, 8, 8)), digits
     flow_map = FlowMapStudent.from_teacher(digits[0])
@@ -36,9 +38,9 @@ def test_what_can_be_had_by_default(gaussian, gaussian_student, digits):
         ((flow_map, digits[0]), "error trajectory diversity speed"),
         ((gaussian_student, gaussian), "error trajectory diversity speed"),
         ((gaussian,), "diversity speed"),
-        ((student, None, IMAGES, network), "fid diversity training-images speed"),
-        ((student, None, drawn, network), "fid diversity speed"),
-        ((student, None, edm, network), "fid diversity speed"),
+        ((student, None, IMAGES, network), "fid label-agreement diversity training-images speed"),
+        ((student, None, drawn, network), "fid label-agreement diversity speed"),
+        ((student, None, edm, network), "fid label-agreement diversity speed"),
         ((student, None, IMAGES), "diversity training-images speed"),
         ((torch.zeros(4, 2),), "diversity"),
     ]:

@@ -86,10 +86,10 @@ def random_logits(num, classes, seed=0):
     return 3 * torch.randn(num, classes, generator=torch.Generator().manual_seed(seed))
 
 
-@given(st.integers(1, 60), st.integers(1, 7), seeds)
+@given(st.integers(20, 60), st.integers(1, 7), seeds)
 def test_the_inception_score_is_the_definition_on_each_tenth(num, classes, seed):
     logits = random_logits(num, classes, seed)
-    splits = min(10, num)
+    splits = 10
     expected = []
     for i in range(splits):
         p = logits[i * num // splits : (i + 1) * num // splits].double().softmax(1)

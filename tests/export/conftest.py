@@ -47,7 +47,29 @@ TEXT_UNET = {
     "cross_attention_dim": 6,
 }
 
+CLASS_TRANSFORMER = {
+    "sample_size": 8,
+    "out_channels": 8,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "num_layers": 2,
+    "num_embeds_ada_norm": 3,
+}
+PROMPT_TRANSFORMER = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "caption_projection_dim": 16,
+    "num_layers": 2,
+    "joint_attention_dim": 6,
+    "pooled_projection_dim": 5,
+    "pos_embed_max_size": 6,
+}
+
 EDM = ("edm", {})
+FLOW = ("flow", {"sigma_min": 0.01, "sigma_max": 80.0})
 VP = (
     "discrete_vp",
     {
@@ -80,13 +102,22 @@ STUDENTS = {
         2,
         True,
     ),
+    "class_transformer": ("class_transformer", CLASS_TRANSFORMER, FLOW, (4, 8, 8), 3, False),
+    "prompt_transformer": (
+        "prompt_transformer",
+        {"transformer": PROMPT_TRANSFORMER, "prompts": ["one", "two"], "prompt_length": 5},
+        FLOW,
+        (4, 8, 8),
+        2,
+        True,
+    ),
 }
 
 
 def build_student(name, student_class=TrajectoryStudent, **options):
     """The student `name` of the table, or one of another class, without zero weights."""
     network_name, arguments, precondition, shape, num_classes, anchored = STUDENTS[name]
-    if network_name in ("diffusers_unet", "text_unet"):
+    if network_name not in ("mlp", "song_unet", "dhariwal_unet"):
         pytest.importorskip("diffusers")
     torch.manual_seed(0)
     network = build_network(network_name, arguments)

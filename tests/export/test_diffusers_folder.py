@@ -16,8 +16,8 @@ from PIL import Image
 from pidistill import PidistillError, initial_noise
 from pidistill.export.export import export_student
 from pidistill.images import to_uint8
-from pidistill.students.base import labels_for
 from pidistill.students.flow_map import FlowMapStudent
+from pidistill.students.labels import labels_for
 from pidistill.students.trajectory import TrajectoryStudent
 
 diffusers = pytest.importorskip("diffusers")
@@ -30,6 +30,8 @@ NAMES = [
     "diffusers_unet",
     "labelled_diffusers_unet",
     "text_unet",
+    "class_transformer",
+    "prompt_transformer",
 ]
 
 WITHOUT_PIDISTILL = """

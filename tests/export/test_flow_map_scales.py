@@ -7,8 +7,8 @@ from pidistill import initial_noise
 from pidistill.export.export import export_student
 from pidistill.export.flow_map import MOST_STEPS, flow_map_sample, flow_scales
 from pidistill.model_folder import load_student
-from pidistill.students.base import labels_for
 from pidistill.students.flow_map import FlowMapStudent
+from pidistill.students.labels import labels_for
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

@@ -7,9 +7,10 @@ from torch import nn
 from pidistill import PidistillError, initial_noise
 from pidistill.export.one_step import one_step_sample, scales_of
 from pidistill.students import TRAJECTORIES
-from pidistill.students.base import Student, labels_for
+from pidistill.students.base import Student
 from pidistill.students.consistency import ConsistencyStudent
 from pidistill.students.euler import EulerStudent
+from pidistill.students.labels import labels_for
 
 NAMES = ["mlp", "song_unet", "dhariwal_unet", "diffusers_unet"]
 

@@ -52,7 +52,15 @@ def test_any_batch_gives_the_student_s_samples(name, kind, tmp_path, student_nam
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [TrajectoryStudent, FlowMapStudent])
 @pytest.mark.parametrize(
-    "name", ["dhariwal_unet", "diffusers_unet", "labelled_diffusers_unet", "text_unet"]
+    "name",
+    [
+        "dhariwal_unet",
+        "diffusers_unet",
+        "labelled_diffusers_unet",
+        "text_unet",
+        "class_transformer",
+        "prompt_transformer",
+    ],
 )
 def test_any_batch_gives_the_student_s_samples_of_the_other_architectures(
     name, kind, tmp_path, student_named

@@ -124,7 +124,7 @@ def test_learned_timesteps_are_linear_between_whole_ones():
     ("make", "channels", "label"), [(build, 3, None), (build_text, 4, torch.tensor([0, 1, -1]))]
 )
 def test_it_is_differentiable_in_forward_mode(make, channels, label):
-    """Fused attention and group norm need help; see `_library_network`."""
+    """Fused attention and group norm need help; see `library_network`."""
     network = make().double()
     u, timestep = inputs(channels)
     u, timestep = u.double(), timestep.double() + 1

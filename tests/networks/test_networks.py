@@ -50,9 +50,13 @@ def test_a_network_of_another_class_is_described_but_not_built():
 def test_mistakes_are_named():
     with pytest.raises(PidistillError, match="'unet'; expected one of mlp"):
         new_network("unet", (2,), 0, {})
-    with pytest.raises(PidistillError, match=r"'mlp' .*depth") as caught:
-        build_network("mlp", {"sample_shape": [2], "depth": 3})
-    assert isinstance(caught.value.__cause__, TypeError)
+    for arguments in ({"depth": 3}, {"width": "3"}, {"width": -3}):
+        with pytest.raises(PidistillError, match=rf"'mlp'.*{next(iter(arguments))}|'mlp'.*-3"):
+            build_network("mlp", {"sample_shape": [2], **arguments})
+    sizes = {"model_channels": 4, "channel_mult": [1, 1, 1]}
+    for channel_mult, size in (("1,2", 8), ([1, 1, 1], 6), ([1, 1, 1, 1, 1], 8)):
+        with pytest.raises(PidistillError, match=r"channel_mult"):
+            new_network("song_unet", (1, size, size), 0, {**sizes, "channel_mult": channel_mult})
     with pytest.raises(PidistillError, match="num_classes is 4"):
         new_network("mlp", (2,), 3, {"num_classes": 4})
 

@@ -1,4 +1,4 @@
-"""What EDM's own networks answered, for every pickle in the reference folder.
+"""What the networks of EDM and EDM2 answered, for every pickle in the reference folder.
 
 The folder is the one that the environment variable PIDISTILL_REFERENCE names; by default, the
 project's own copy. A pickle `NAME.pkl` comes with `NAME.expected.safetensors`: the arrays `x`,
@@ -26,7 +26,8 @@ def expected_of(path):
     expected = path.with_suffix(".expected.safetensors")
     with safe_open(expected, "pt") as file:
         metadata = file.metadata()
-    return load_file(expected), metadata["precond"], json.loads(metadata["kwargs"])
+    kwargs = json.loads(metadata.get("kwargs") or metadata["arguments"])
+    return load_file(expected), metadata.get("precond", "Precond"), kwargs
 
 
 @pytest.mark.parametrize("spec", ["edm:{}", "{}"], ids=["named", "recognised"])

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pidistill import PidistillError, initial_noise
-from pidistill.students.base import labels_for
+from pidistill.students.labels import labels_for
 
 function_fixtures_are_fine = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -190,9 +190,13 @@ def test_trained_betas(load):
     assert torch.equal(scales.c_noise, torch.arange(50.0))
 
 
-def test_zero_terminal_snr_ends_at_the_last_finite_level(load):
-    scheduler = ddim("scaled_linear", prediction_type="v_prediction", rescale_betas_zero_snr=True)
-    assert scheduler.alphas_cumprod[-1] == 0
+@pytest.mark.parametrize(("name", "last"), [("DDIM", 0), ("EulerDiscrete", 2**-24)])
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+def test_zero_terminal_snr_ends_at_the_last_finite_level(load, name, last, schedule):
+    scheduler = getattr(diffusers, f"{name}Scheduler")(
+        **SCHEDULES[schedule], prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
+    assert scheduler.alphas_cumprod[-1] == last
     _, teacher = load(scheduler)
     assert teacher.sigma_max == pytest.approx(levels_of(scheduler)[-2].item(), rel=1e-6)
     assert teacher.precondition.scales(torch.tensor([teacher.sigma_max])).c_noise.item() == 998
@@ -264,11 +268,16 @@ def test_options_that_make_no_sense(load, query, message):
     ("scheduler", "config", "message"),
     [
         ("DDIM", {"sample_size": None}, "sample_size is null"),
+        ("DDIM", {"num_class_embeds": 0}, "num_class_embeds is 0"),
         ("DDIM", {"in_channels": 4}, "takes 4 channels and returns 3"),
         ("DDIM", {"class_embed_type": "timestep"}, "class_embed_type is 'timestep'"),
-        ("LCM", {}, "LCMScheduler"),
-        ("ScoreSdeVe", {}, "ScoreSdeVeScheduler"),
-        ("EulerDiscrete", {"timestep_type": "continuous"}, "timestep_type is 'continuous'"),
+        ("LCM", {}, r"LCMScheduler \(of a few-step model"),
+        ("ScoreSdeVe", {}, r"ScoreSdeVeScheduler \(.* score-sde:FILE"),
+        (
+            "EulerDiscrete",
+            {"timestep_type": "continuous", "prediction_type": "v_prediction"},
+            "timestep_type is 'continuous'",
+        ),
         ("FlowMatchEulerDiscrete", {"invert_sigmas": True}, "invert_sigmas is True"),
         ("EDMEuler", {"prediction_type": "v_prediction"}, "is 'v_prediction', which"),
         (

@@ -16,6 +16,7 @@ from pidistill.evaluation.trajectory import per_sample_rms
 from pidistill.images import grid
 from pidistill.model_folder import build_model, describe
 from pidistill.students.trajectory import TrajectoryStudent
+from pidistill.teachers.formats.latent import read_prompts
 
 from diffusers_pipelines import PROMPTS, spec, stable_diffusion
 
@@ -112,6 +113,63 @@ def test_prompts_are_required_and_have_to_be_there(tmp_path):
     ]:
         with pytest.raises(PidistillError, match=message):
             load_teacher(f"diffusers:{tmp_path / 'pipeline'}{query}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfa cat\n\n  two dogs \n",
+        b"a cat\r\n\r\ntwo dogs\r\n",
+        b"\r\ra cat\rtwo dogs",
+        "a cat\ntwo dogs".encode("utf-16"),
+        b"\xfe\xff" + "a cat\r\ntwo dogs\r\n".encode("utf-16-be"),
+    ],
+)
+def test_prompts_from_editors_of_all_systems(tmp_path, content):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    assert read_prompts(str(tmp_path / "prompts.txt")) == ["a cat", "two dogs"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\0cat", "character NUL"),
+        (b"caf\xe9", "cannot be read as text in UTF-8"),
+        (b"\xef\xbb\xbf \n", "is empty"),
+        (b"a\n" * 10_001, "holds 10001 prompts; expected 1 to 10000"),
+    ],
+)
+def test_prompts_that_are_no_text_or_too_many(tmp_path, content, message):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(PidistillError, match=message):
+        read_prompts(str(tmp_path / "prompts.txt"))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 10**30}, None),
+        ("unet/config.json", {"cross_attention_dim": [16, 16]}, "cross_attention_dim is"),
+        ("model_index.json", {"image_encoder": ["transformers", "CLIPVisionModel"]}, None),
+    ],
+)
+def test_configs_of_text_pipelines(tmp_path, file, values, message):
+    stable_diffusion(tmp_path)
+    config = tmp_path / "pipeline" / file
+    x, sigma = torch.ones(1, 4, 8, 8), torch.ones(1)
+    expected = load_teacher(spec(tmp_path))(x, sigma)
+    config.write_text(json.dumps(json.loads(config.read_text()) | values))
+    if message is None:
+        assert torch.equal(load_teacher(spec(tmp_path))(x, sigma), expected)
+    else:
+        with pytest.raises(PidistillError, match=message):
+            load_teacher(spec(tmp_path))
+
+
+def test_inpainting_is_refused_before_prompts_are_asked_for(tmp_path):
+    stable_diffusion(tmp_path, in_channels=9, out_channels=4)
+    with pytest.raises(PidistillError, match="takes 9 channels and returns 4, as for inpainting"):
+        load_teacher(f"diffusers:{tmp_path / 'pipeline'}")
 
 
 def test_networks_that_want_more_than_a_text_are_refused(tmp_path):

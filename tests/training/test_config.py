@@ -78,6 +78,7 @@ PID_FIELDS = {
 DENOISING_FIELDS = {
     "p_mean": st.floats(-10, 10),
     "p_std": st.floats(1e-3, 10),
+    "sigma_data": st.none() | st.floats(1e-3, 10),
     "label_dropout": st.floats(0, 1),
 }
 methods = st.fixed_dictionaries({"name": st.just("pid")}, optional=PID_FIELDS) | (

@@ -225,10 +225,10 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
     ("name", "table", "words"),
     [
         ("mlp", {"width": -1}, "does not accept these arguments"),
-        ("mlp", {"width": "wide"}, "does not accept these arguments"),
+        ("mlp", {"width": "wide"}, "width is 'wide': input should be a valid integer"),
         ("mlp", {"width": 10**30}, "does not accept these arguments"),
         ("mlp", {"width": 10**6}, r"needs .* GB with these arguments, but this machine has"),
-        ("mlp", {"depth": 3}, "unexpected keyword argument 'depth'"),
+        ("mlp", {"depth": 3}, "unknown key 'depth'"),
         ("mlp", {"sample_shape": [3]}, r"the samples imply \[2\]"),
         ("mlp", {"num_classes": 2}, "the samples imply 8"),
         ("song_unet", {}, "needs square images"),

@@ -20,6 +20,7 @@ from pidistill.processes import is_first_to_fail, is_main_process, num_processes
 VERBS = {
     "quickstart": "A first result: bundled digits teacher, one-step student, report.",
     "train-teacher": "Train a diffusion model on a data set.",
+    "train-features": "Train a feature network, for the metrics of one's own data.",
     "distill": "Distil a teacher into a one-step student.",
     "sample": "Draw samples from a student or a teacher.",
     "evaluate": "Measure a student against its teacher and a reference.",
@@ -30,6 +31,7 @@ VERBS = {
 EXAMPLES = {
     "quickstart": "--out runs/quickstart",
     "train-teacher": "folder:photos --out runs/teacher",
+    "train-features": "folder:photos --out runs/features",
     "distill": "--teacher digits --out runs/digits",
     "sample": "runs/digits -n 100 --out samples.png",
     "evaluate": "runs/digits --reference digits",

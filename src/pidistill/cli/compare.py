@@ -17,6 +17,7 @@ from pidistill.cli.console import (
     json_option,
 )
 from pidistill.cli.run import train
+from pidistill.files import require_writable_folder
 
 if TYPE_CHECKING:
     from pidistill.comparison.plan import Plan
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     metavar="DATA/FILE.npz",
     help="For DIR...: what Frechet distances are taken to. Default: what they were evaluated on.",
 )
+@click.option("--features", metavar="NAME/DIR", help="For DIR...: as for evaluate.")
 @click.option("--num", type=click.IntRange(min=2), help="For DIR...: samples.  [default: 5000]")
 @click.option("--seed", type=NOT_NEGATIVE, help="For DIR...: of noise.  [default: 0]")
 @click.option(
@@ -60,6 +62,7 @@ def compare(
     recipe_file: Path | None,
     folder: Path | None,
     reference: str | None,
+    features: str | None,
     num: int | None,
     seed: int | None,
     cost_repeats: int,
@@ -80,14 +83,21 @@ def compare(
     out = Out(as_json)
     if recipe_file is None:
         plan = plan_folders(
-            list(folders), reference=reference, num_samples=num or 5000, seed=seed or 0
+            list(folders),
+            reference=reference,
+            num_samples=num or 5000,
+            seed=seed or 0,
+            features=features or "auto",
         )
     else:
-        for name, value in (("--reference", reference), ("--num", num), ("--seed", seed)):
+        own = {"reference": reference, "features": features, "num": num, "seed": seed}
+        for name, value in own.items():
             if value is not None:
-                raise click.UsageError(f"{name} is set in the recipe; remove it here")
+                raise click.UsageError(f"--{name} is set in the recipe; remove it here")
         folder = folder or Path("comparisons") / recipe_file.stem
         plan = plan_recipe(read_recipe(recipe_file), folder)
+    if folder is not None:
+        require_writable_folder(folder)
     plan.teacher.to(best_device(device))
     with tempfile.TemporaryDirectory() as scratch:
         comparison = _train_and_measure(out, plan, Path(folder or scratch) / "samples")

@@ -42,6 +42,11 @@ refine_option = click.option(
 ema_option = click.option(
     "--ema", type=float, metavar="RATE", help="Averaging rate of the weights; 0: raw."
 )
+teacher_option = click.option(
+    "--teacher",
+    metavar="SPEC",
+    help="The run's teacher, if it is no longer where the run's config says.",
+)
 batch_size_option = click.option(
     "--batch-size",
     type=POSITIVE,
@@ -117,7 +122,7 @@ def best_device(name: str | None) -> str:
         accelerator = torch.accelerator.current_accelerator()
         return accelerator.type if accelerator and torch.accelerator.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
+        torch.empty(1, device=name).cpu()  # "meta" has no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise PidistillError(f"device {name!r} is not usable here: {reason}") from error

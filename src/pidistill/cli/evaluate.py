@@ -14,6 +14,7 @@ from pidistill.cli.console import (
     json_option,
     refine_option,
     steps_option,
+    teacher_option,
 )
 
 
@@ -82,6 +83,7 @@ from pidistill.cli.console import (
     metavar="RATE",
     help="Averaging rate of the weights, 0 for raw, or all. May be repeated.",
 )
+@teacher_option
 @steps_option
 @refine_option
 @click.option(
@@ -110,6 +112,7 @@ def evaluate(
     allow_download: bool,
     seeds: tuple[int, ...],
     rates: tuple[str, ...],
+    teacher: str | None,
     steps: int | None,
     refine: int,
     solver: str | None,
@@ -143,6 +146,7 @@ def evaluate(
         weights=weights,
         allow_download=allow_download,
         seed=seeds,
+        teacher=teacher,
         ema=rates or None,
         steps=steps,
         refine=refine,
@@ -156,13 +160,13 @@ def evaluate(
         say=out.say,
     )
     if result:  # empty in all but the main process
-        _report(out, result, file, folder)
-        if store is not None and not keep_samples:
-            shutil.rmtree(store, ignore_errors=True)
+        _report(out, result, file, folder, None if keep_samples else store)
 
 
-def _report(out: Out, result: dict[str, Any], file: Path | None, folder: Path | None) -> None:
-    """Write and print the metrics."""
+def _report(
+    out: Out, result: dict[str, Any], file: Path | None, folder: Path | None, scratch: Path | None
+) -> None:
+    """Write and print the metrics, and remove the folder `scratch`."""
     from pidistill.cli.metrics_table import print_metrics
     from pidistill.files import write_json
 
@@ -172,6 +176,8 @@ def _report(out: Out, result: dict[str, Any], file: Path | None, folder: Path | 
     if file is not None:
         out.say(f"wrote {file}, and pictures to {folder}")
     out.result(result)
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _outputs(file: Path | None, target: str) -> tuple[Path | None, Path | None]:
@@ -180,6 +186,7 @@ def _outputs(file: Path | None, target: str) -> tuple[Path | None, Path | None]:
     In a run folder, `metrics.json` and `evaluation`; with --out, `FILE.json` and `FILE`.
     """
     from pidistill.errors import PidistillError
+    from pidistill.files import require_writable_folder
     from pidistill.model_folder import is_model_folder
     from pidistill.paths import user_path
 
@@ -187,8 +194,11 @@ def _outputs(file: Path | None, target: str) -> tuple[Path | None, Path | None]:
         folder = user_path(target)
         if not is_model_folder(folder):
             return None, None
+        require_writable_folder(folder)
         return folder / "metrics.json", folder / "evaluation"
     if file.suffix != ".json":
         raise PidistillError(f"--out {file} does not end in .json")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_dir():
+        raise PidistillError(f"--out {file} is a folder; expected a file")
+    require_writable_folder(file.parent)
     return file, file.with_suffix("")

@@ -29,10 +29,12 @@ def inspect(name: str, as_json: bool) -> None:
     Nothing in a file is executed, and a run needs no plug-in that its method or network came from.
     """
     out, path = Out(as_json), user_path(name)
+    from pidistill.data import is_data_spec
+
     facts: dict[str, Any] = {"name": name}
     if any((path / file).is_file() for file in (CONFIG_FILE, "network.json")):
         facts.update(_folder_facts(path))
-    elif name.startswith("folder:"):
+    elif is_data_spec(name):
         facts.update(kind="data", **_data_facts(name))
     else:
         facts.update(_teacher_facts(name))
@@ -53,6 +55,7 @@ def _teacher_facts(spec: str) -> dict[str, Any]:
         "source": teacher.source,
         "sample_shape": list(teacher.sample_shape),
         "num_classes": teacher.num_classes,
+        **({"class_names": list(teacher.class_names)} if teacher.class_names else {}),
         **_sigmas(teacher),
         "parameters": sum(parameter.numel() for parameter in teacher.parameters()),
     }
@@ -69,11 +72,18 @@ def _data_facts(spec: str) -> dict[str, Any]:
     from pidistill.data import load_data
 
     data = load_data(spec)
-    return {
+    facts: dict[str, Any] = {
         "num_samples": len(data.images),
         "sample_shape": list(data.images.shape[1:]),
         "num_classes": data.num_classes,
+        "mean": data.images.mean().item(),
+        "sigma_data": data.images.std().item(),
     }
+    if data.labels is not None:
+        counts = data.labels.bincount(minlength=data.num_classes).tolist()
+        names = data.class_names or map(str, range(data.num_classes))
+        facts["classes"] = dict(zip(names, counts, strict=True))
+    return facts
 
 
 def _folder_facts(folder: Path) -> dict[str, Any]:
@@ -107,6 +117,7 @@ def _model_facts(folder: Path) -> dict[str, Any]:
         network, precondition = description["network"], description["precondition"]
         facts = {
             **{key: description[key] for key in ("kind", "source", "sample_shape", "num_classes")},
+            "class_names": description.get("class_names"),
             "evaluations": _evaluations(KINDS.get(description["kind"]), description["options"]),
             **_sigmas(build_precondition(precondition["name"], precondition["config"])),
             "network": network["name"] or network["class"],

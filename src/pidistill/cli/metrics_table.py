@@ -13,11 +13,19 @@ KEYS = {
     "Inception Score": "inception_score",
     "precision": "precision",
     "recall": "recall",
+    "labels": "label_agreement",
     "RMS error": "rms_error",
 }
 """The metric shown in each column, in order."""
 COLUMNS = ["", "NFE", "ms/sample", "Frechet distance", "RMS error"]
 """The columns of every table."""
+
+
+QUALITY = {
+    "held_out_accuracy": "accuracy of the features' classifier on held-out images of its data",
+    "held_out_retrieval": "held-out images that the features find again in another view",
+}
+"""How good features of one's own are (see `pidistill train-features`)."""
 
 
 def metrics_columns(metrics: dict[str, Any]) -> list[str]:
@@ -67,6 +75,9 @@ def print_context(out: Out, metrics: dict[str, Any]) -> None:
     if "reference_split_frechet_distance" in metrics:
         split = figures(metrics["reference_split_frechet_distance"])
         out.say(f"Frechet distance between two halves of the reference: {split}")
+    for key, what in QUALITY.items():
+        if key in metrics.get("features_facts", {}):
+            out.say(f"{what}: {figures(metrics['features_facts'][key])}")
     if "straightness" in metrics:
         out.say(
             f"straightness of the paths (0: straight): {figures(metrics['straightness'])}; the "

@@ -13,7 +13,8 @@ from pidistill.cli.console import NOT_NEGATIVE, PATH, POSITIVE, Out, command_lin
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pidistill.training.trainer import StepReport, Trainer
+    from pidistill.training.log import StepReport
+    from pidistill.training.trainer import Trainer
 
 POINTS = 12
 """Points of the error curve."""

@@ -20,7 +20,8 @@ from pidistill.settings import nested, parse_toml_value
 from pidistill.training.config import RunConfig
 
 if TYPE_CHECKING:
-    from pidistill.training.trainer import StepReport, Trainer
+    from pidistill.training.log import StepReport
+    from pidistill.training.trainer import Trainer
 
 TABLES = ("network", "method")
 """Fields of the run config that are tables: `--set` reaches into them."""
@@ -131,7 +132,7 @@ def run_verb(
         raise click.UsageError("Missing option '--out': name the folder of the run")
     config = resolve_config(
         folder if resume or not dry_run else None,
-        [*below, *map(_parse_assignment, assignments), fields],
+        [*below, *map(parse_assignment, assignments), fields],
         preset=preset,
         default_preset=default_preset,
         file=file,
@@ -148,7 +149,7 @@ def run_verb(
         _print_end(out, folder, what)
 
 
-def _parse_assignment(text: str) -> dict[str, Any]:
+def parse_assignment(text: str) -> dict[str, Any]:
     """`method.step=0.2` as nested tables; the value is TOML, or else a string."""
     key, equals, value = text.partition("=")
     if not key.strip() or not equals:

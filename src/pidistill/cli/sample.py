@@ -19,6 +19,7 @@ from pidistill.cli.console import (
     json_option,
     refine_option,
     steps_option,
+    teacher_option,
 )
 from pidistill.errors import PidistillError
 
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from pidistill.denoiser import Denoiser
     from pidistill.ode import Solution
+    from pidistill.students.base import Student
+
+MOST_COLUMNS = 20
+"""More classes than this do not make a grid of one column each."""
 
 
 @click.command()
@@ -39,7 +45,12 @@ if TYPE_CHECKING:
 @click.option(
     "--solver", type=click.Choice(["heun", "euler"]), help="For a teacher only; heun unless named."
 )
-@click.option("--label", type=int, metavar="L", help="One class for all samples.")
+@click.option(
+    "--label",
+    metavar="L,...",
+    help="Classes to go round, by number or name, such as 3 or 3,4; all is the default.",
+)
+@click.option("--columns", type=POSITIVE, help="Columns of a grid; by default one per class.")
 @click.option(
     "--out",
     "file",
@@ -48,6 +59,7 @@ if TYPE_CHECKING:
     metavar="FILE_or_DIR",
     help=".png for a grid, .npz for the array 'samples', or a folder for numbered PNGs.",
 )
+@teacher_option
 @batch_size_option
 @ema_option
 @device_option
@@ -59,8 +71,10 @@ def sample(
     steps: int | None,
     refine: int,
     solver: str | None,
-    label: int | None,
+    label: str | None,
+    columns: int | None,
     file: Path,
+    teacher: str | None,
     batch_size: int,
     ema: float | None,
     device: str | None,
@@ -68,7 +82,7 @@ def sample(
 ) -> None:
     """Draw samples from the run folder DIR, or from a teacher named by its spec.
 
-    Sample i depends on the seed and i only. Without --label, labels go round all classes. Where
+    Sample i depends on the seed and i only. Labels go round the classes of --label. Where
     samples are latents of a diffusers pipeline, its decoder makes images of them.
     """
     out = Out(as_json)
@@ -79,7 +93,10 @@ def sample(
     from pidistill.sample_files import require_writable, write_samples
 
     processes = join_processes()
-    draw, decoder = _open(out, model, ema, steps, refine, solver, best_device(device), file)
+    opened, draw, decoder = _open(
+        out, model, teacher, ema, steps, refine, solver, best_device(device), file
+    )
+    classes = _classes(opened, label)
     if processes.is_main:
         require_writable(file)
     # A batch that is cut elsewhere has other rounding errors.
@@ -91,7 +108,7 @@ def sample(
             x, nfe = draw(
                 len(span),
                 seed=seed,
-                label=label,
+                label=None if classes is None else _in_turn(classes, span),
                 first=span.start,
                 batch_size=batch_size,
                 on_batch=advance,
@@ -100,7 +117,10 @@ def sample(
     everything = [drawn for drawns in processes.gather(own) for drawn in drawns]
     if not processes.is_main:
         return
-    write_samples(file, torch.cat([x for x, _ in everything]))
+    around = opened.num_classes if classes is None else len(classes)
+    if columns is None and 1 < around <= MOST_COLUMNS:
+        columns = around
+    write_samples(file, torch.cat([x for x, _ in everything]), columns)
     nfe = everything[0][1]
     out.say(f"{file}: {num} samples, {nfe} network evaluation(s) each, seed {seed}")
     out.result({"out": str(file), "num_samples": num, "nfe": nfe, "seed": seed})
@@ -109,14 +129,15 @@ def sample(
 def _open(
     out: Out,
     name: str,
+    teacher: str | None,
     ema: float | None,
     steps: int | None,
     refine: int,
     solver: str | None,
     device: str,
     file: Path,
-) -> "tuple[Callable[..., Solution], nn.Module | None]":
-    """What draws samples for `file`, and what turns them into images if they are latents."""
+) -> "tuple[Student | Denoiser, Callable[..., Solution], nn.Module | None]":
+    """A model, what draws its samples for `file`, and what makes images of them if need be."""
     from pidistill.evaluation.sampling import TEACHER_STEPS, open_model, teacher_samples
     from pidistill.sample_files import require_drawable
     from pidistill.students.base import Student, require_refine
@@ -127,7 +148,7 @@ def _open(
     if isinstance(model, Student):
         if solver is not None:
             raise PidistillError(f"--solver {solver} is for teachers; {name} is a student")
-        decoder: nn.Module | None = decoder_of_run(Path(name), out.say)
+        decoder: nn.Module | None = decoder_of_run(Path(name), teacher, out.say)
         steps = steps or model.num_steps
         draw: Callable[..., Solution] = partial(model.generate, steps=steps, refine=refine)
     else:
@@ -136,4 +157,22 @@ def _open(
         draw = partial(teacher_samples, model, steps=steps, solver=solver or "heun")
     if decoder is None:
         require_drawable(file, model.sample_shape)
-    return draw, decoder
+    return model, draw, decoder
+
+
+def _classes(model: "Student | Denoiser", text: str | None) -> list[int] | None:
+    """The labels that `--label` names; None for all."""
+    from pidistill.students.labels import label_of
+
+    if text is None or (text == "all" and "all" not in model.class_names):
+        return None
+    if text in model.class_names:
+        return [label_of(model, text)]
+    return [label_of(model, part.strip()) for part in text.split(",")]
+
+
+def _in_turn(classes: list[int], span: range) -> "Tensor":
+    """Labels of the samples in `span`, which go round `classes`."""
+    import torch
+
+    return torch.tensor([classes[i % len(classes)] for i in span])

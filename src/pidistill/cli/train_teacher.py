@@ -4,15 +4,32 @@ from typing import Any
 
 import click
 
-from pidistill.cli.console import json_option
-from pidistill.cli.run import list_of_presets, run_verb, training_options
+from pidistill.cli.console import Out, duration, json_option
+from pidistill.cli.run import list_of_presets, parse_assignment, run_verb, training_options
 from pidistill.errors import PidistillError
-from pidistill.training.config import RunConfig
+from pidistill.library import resolve_config
+from pidistill.training.config import CONFIG_FILE, RunConfig
+from pidistill.training.sizes import SIZES, duration_of, network_of_size
 
 PRESETS = {"digits": "digits-teacher", "glyphs": "glyphs-teacher"}
 """The preset of a data set that has its own."""
 
 DEFAULT_PRESET = "image-teacher"
+
+
+DEFAULT_TIME = "30m"
+ENOUGH_STEPS = 6000
+"""A larger network is chosen only if the time allows it this many steps."""
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        try:
+            return value if isinstance(value, float) else duration_of(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command(
@@ -22,15 +39,77 @@ DEFAULT_PRESET = "image-teacher"
     )
 )
 @click.argument("data", metavar="DATA")
+@click.option(
+    "--size",
+    type=click.Choice(list(SIZES)),
+    help="Size of the network. Default: the largest that --time trains well.",
+)
+@click.option(
+    "--time",
+    "seconds",
+    type=_Duration(),
+    metavar="TIME",
+    help=f"Train for about this long, such as 90s, 30m or 2h: steps are timed, then their number "
+    f"is fixed. Default: {DEFAULT_TIME}, unless the settings say how long.",
+)
 @training_options(leave_out=("teacher", "data"))
 @json_option
-def train_teacher(data: str, **options: Any) -> None:
+def train_teacher(data: str, size: str | None, seconds: float | None, **options: Any) -> None:
     """Train a diffusion model (the EDM loss) on DATA: digits, glyphs, or folder:PATH of images.
 
     DIR becomes a run folder that 'native:DIR' names as a teacher.
     """
     preset = PRESETS.get(data, DEFAULT_PRESET)
-    run_verb("teacher", [], preset, _require_denoising, data=data, **options)
+    own = [options[key] for key in ("preset", "file", "max_train_steps")]
+    is_free = data not in PRESETS and not any(own) and not _sets_network(options["assignments"])
+    folder = options["folder"]
+    begun = options["resume"] and folder is not None and (folder / CONFIG_FILE).is_file()
+    below: list[dict[str, Any]] = []
+    if not begun and (size or seconds or is_free):
+        if options["max_train_steps"] is None:
+            seconds = seconds or duration_of(DEFAULT_TIME)
+        below = [_chosen(data, size, seconds, preset, options)]
+    run_verb("teacher", below, preset, _require_denoising, data=data, **options)
+
+
+def _sets_network(assignments: tuple[str, ...]) -> bool:
+    return any(text.startswith(("network", "max_train_steps")) for text in assignments)
+
+
+def _chosen(
+    data: str, size: str | None, seconds: float | None, preset: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Network and number of steps for the data, the machine and the time, as settings."""
+    from pidistill.data import load_data
+    from pidistill.training.estimate import estimate
+
+    out, images = Out(options["as_json"]), load_data(data)
+    fields = {key: options[key] for key in RunConfig.model_fields if key in options}
+    chosen: dict[str, Any] = {}
+    for name in [size] if size else SIZES:
+        network = network_of_size(name, tuple(images.images.shape[1:]))
+        layer = {"network": network, **({} if seconds is None else {"max_train_steps": 1})}
+        layers = [layer, *map(parse_assignment, options["assignments"]), {**fields, "data": data}]
+        config = resolve_config(
+            None, layers, preset=options["preset"], default_preset=preset, file=options["file"]
+        )
+        _require_denoising(config)
+        if seconds is None:
+            return layer
+        facts = estimate(config, images)
+        steps = max(1, round(seconds / facts["seconds_per_step"]))
+        if chosen and steps < ENOUGH_STEPS:
+            break
+        warmup = min(config.lr_warmup_steps, steps // 10)
+        chosen = {"network": network, "max_train_steps": steps, "lr_warmup_steps": warmup}
+        text = (
+            f"size {name}: {facts['parameters']['student']:,} parameters, "
+            f"{facts['seconds_per_step']:.3g} s a step, {steps:,} steps in {duration(seconds)}"
+        )
+        if steps < ENOUGH_STEPS:
+            break
+    out.say(f"{text}; choose another with --size and --time")
+    return chosen
 
 
 def _require_denoising(config: RunConfig) -> None:

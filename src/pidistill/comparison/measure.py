@@ -1,5 +1,6 @@
 """Measuring the runs of a plan: the same noise, teacher's solution and reference for all."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from pidistill.comparison.table import METRICS, Comparison, Row, Spread
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation import evaluate
+from pidistill.evaluation.choice import num_logits
+from pidistill.evaluation.features import FeatureNetwork, features_for, load_features
 from pidistill.evaluation.reference import Reference, read_reference
 from pidistill.files import read_json, sha256_of, write_json
 from pidistill.methods import method_class
@@ -38,12 +41,16 @@ class Measurement:
         """
         self.plan, self.store, self.progress = plan, Path(store), progress
         self.reference, identity = _read_reference(plan.reference)
+        self.features: str | FeatureNetwork = "auto"
+        if plan.features != "auto":
+            self.features = load_features(plan.features)
         self._terms = [
             teacher_fingerprint(plan.teacher),
             identity,
             plan.num_samples,
             plan.evaluation_seed,
             __version__,
+            *([] if isinstance(self.features, str) else [self.features.identity]),
         ]
         self.teacher = self._evaluate(plan.teacher, progress=progress)
 
@@ -70,6 +77,16 @@ class Measurement:
         }
         return Comparison(self.plan, self.teacher, rows)
 
+    @functools.cached_property
+    def _knows_classes(self) -> bool:
+        """Whether the features come with a classifier of the teacher's classes."""
+        teacher, network = self.plan.teacher, self.features
+        if teacher.num_classes == 0 or teacher.decoder is not None:
+            return False
+        shape, name = teacher.sample_shape, self.plan.reference
+        found = network if isinstance(network, FeatureNetwork) else features_for(shape, name)
+        return found is not None and num_logits(found, shape) == teacher.num_classes
+
     def _measure(self, folder: Path) -> ByNFE:
         student = load_student(folder, device=device_of(self.plan.teacher))
         file = folder / MEASURED_FILE
@@ -95,6 +112,8 @@ class Measurement:
     ) -> dict[str, Any]:
         """The metrics of a model on the terms of the plan; its error, if there is a teacher."""
         metrics = [*(["fid"] if self.reference else []), *(["error"] if teacher else [])]
+        if self._knows_classes:
+            metrics.append("label-agreement")
         return evaluate(
             model,
             self.reference,
@@ -103,6 +122,7 @@ class Measurement:
             teacher=teacher,
             steps=steps,
             metrics=metrics,
+            features=self.features,
             num_error=self.plan.num_samples,
             store=self.store,
             progress=progress,

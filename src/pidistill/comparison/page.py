@@ -12,7 +12,7 @@ from pidistill.noise import device_of, initial_noise
 from pidistill.ode import solve
 from pidistill.report.page import write_page
 from pidistill.report.plots import as_svg, data_uri, save_png
-from pidistill.students.base import labels_for
+from pidistill.students.labels import labels_for
 
 PICTURES = 14
 """Samples of each configuration on the page."""

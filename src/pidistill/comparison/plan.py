@@ -21,8 +21,8 @@ from pidistill.methods import method_class
 from pidistill.teachers import load_teacher
 from pidistill.teachers.fingerprint import teacher_fingerprint
 from pidistill.training.assemble import build_method
-from pidistill.training.config import RunConfig, parse_config, read_preset
-from pidistill.training.run_folder import read_config
+from pidistill.training.config import INPUTS_FILE, RunConfig, parse_config, read_preset
+from pidistill.training.run_folder import is_own_teacher, read_config
 
 PACES_FILE = "paces.json"
 """In the folder of a comparison with a budget in seconds: the measured costs, by configuration."""
@@ -68,6 +68,8 @@ class Plan:
     """NFE at which students are measured."""
     sections: list[Section]
     recipe: Recipe | None = None
+    features: str = "auto"
+    """The features of Frechet distances, as for `evaluate`."""
 
     def configurations(self) -> list[Configuration]:
         """Those of all sections."""
@@ -120,6 +122,7 @@ def plan_recipe(recipe: Recipe, out: str | Path) -> Plan:
         recipe.evaluations,
         sections,
         recipe,
+        recipe.features,
     )
 
 
@@ -175,7 +178,12 @@ class _Planner:
 
 
 def plan_folders(
-    folders: list[Path], *, reference: str | None = None, num_samples: int = 5000, seed: int = 0
+    folders: list[Path],
+    *,
+    reference: str | None = None,
+    num_samples: int = 5000,
+    seed: int = 0,
+    features: str = "auto",
 ) -> Plan:
     """Plan to measure the runs in `folders` on equal terms, as far as they are trained.
 
@@ -186,26 +194,30 @@ def plan_folders(
     step, or two have the same configuration and seed.
     """
     runs = [PlannedRun(_config_so_far(folder), folder) for folder in folders]
-    spec = runs[0].config.teacher
     for run in runs:
         if run.config.teacher is None:
             raise PidistillError(f"{run.folder} has no teacher spec in its config; remove it")
-        if run.config.teacher != spec:
+    spec = str(runs[0].config.teacher)
+    teacher = load_teacher(spec)
+    for run in runs:
+        known = (run.folder / INPUTS_FILE).is_file()
+        if not (is_own_teacher(run.folder, teacher) if known else run.config.teacher == spec):
             raise PidistillError(
-                f"{run.folder} has the teacher {run.config.teacher}, {folders[0]} has {spec}; "
-                "compare runs of one teacher"
+                f"{run.folder} was trained with another teacher, {run.config.teacher}, than "
+                f"{spec} is now; compare runs of one teacher"
             )
     files = [folder / "metrics.json" for folder in folders]
     references = {read_json(file).get("reference") for file in files if file.is_file()}
     return Plan(
         f"{len(folders)} runs",
         "The table says what the runs spent.",
-        load_teacher(str(spec)),
+        teacher,
         reference or (references.pop() if len(references) == 1 else None),
         num_samples,
         seed,
         [1, 2, 4],
         [Section("Runs", _configurations_of(runs))],
+        features=features,
     )
 
 
@@ -220,7 +232,7 @@ def _config_so_far(folder: Path) -> RunConfig:
 def _configurations_of(runs: list[PlannedRun]) -> list[Configuration]:
     groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        identity = sha256_of([deciding_settings(run.config), run.config.teacher, run.config.data])
+        identity = sha256_of([deciding_settings(run.config), run.config.data])
         groups.setdefault(identity, []).append(run)
     unique = len({run.folder.name for run in runs}) == len(runs)
     configurations = []

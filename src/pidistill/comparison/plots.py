@@ -9,13 +9,14 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from pidistill.comparison.plan import Section
 from pidistill.comparison.recipe import file_name
-from pidistill.comparison.table import METRICS, Comparison, Row
+from pidistill.comparison.table import Comparison, Row
 from pidistill.report.plots import STUDENT, TEACHER, finish_axes
 
 TITLES = {
     "rms_error": "RMS distance to the teacher's solution",
     "frechet_distance": "Frechet distance to the data",
 }
+"""The metrics that are plotted."""
 MARKERS = "os^Dv<>Ph*X"
 
 
@@ -92,7 +93,7 @@ def trade_off(rows: list[Row], teacher: dict[str, Any]) -> Figure:
 
 
 def _metrics_of(rows: list[Row]) -> list[str]:
-    return [name for name in METRICS if name in rows[0].best]
+    return [name for name in TITLES if name in rows[0].best]
 
 
 def _finish(

@@ -131,6 +131,9 @@ class Recipe(_Table):
     """Data spec: images for the methods that train on images; the others never see them."""
     reference: str | None = None
     """What Frechet distances are taken to; None leaves them out."""
+    features: str = "auto"
+    """The features of those distances, as for `evaluate`: `auto`, a name, or a folder of
+    `train-features`."""
     seeds: list[Annotated[int, pydantic.Field(ge=0, lt=2**63)]] = pydantic.Field(
         default=[0, 1, 2], min_length=1
     )

@@ -9,7 +9,7 @@ from pidistill.comparison.costs import Cost
 from pidistill.comparison.plan import Plan, Section
 from pidistill.report.numbers import figures
 
-METRICS = {"rms_error": "error", "frechet_distance": "FD"}
+METRICS = {"rms_error": "error", "frechet_distance": "FD", "label_agreement": "labels"}
 """What is measured of a student, and the heads of its columns."""
 
 DATA = {"noise": "none", "images": "images", "pairs": "none; makes pairs"}
@@ -98,10 +98,10 @@ def tables(comparison: Comparison, section: Section) -> list[Cells]:
 def quality(rows: list[Row], teacher: dict[str, Any]) -> Cells:
     """A line per configuration and NFE, after a line for the teacher."""
     metrics = [name for name in METRICS if name == "rms_error" or name in teacher]
-    of_teacher = {"rms_error": "0 by definition"}
-    if "frechet_distance" in teacher:
-        of_teacher["frechet_distance"] = figures(teacher["frechet_distance"])
-    lines = [["teacher", str(teacher["nfe"]), *of_teacher.values(), ""]]
+    of_teacher = [
+        "0 by definition" if name == "rms_error" else figures(teacher[name]) for name in metrics
+    ]
+    lines = [["teacher", str(teacher["nfe"]), *of_teacher, ""]]
     for row in rows:
         name, data = row.name, DATA[row.needs]
         if row.failures:
@@ -150,6 +150,8 @@ def legend(comparison: Comparison) -> str:
     if "reference_split_frechet_distance" in teacher:
         split = figures(teacher["reference_split_frechet_distance"])
         text += f" Between two halves of {plan.reference} it is {split}."
+    if "label_agreement" in teacher:
+        text += " labels: how often the features' classifier finds the class that was asked for."
     return text
 
 

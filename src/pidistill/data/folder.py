@@ -1,54 +1,147 @@
-"""A folder of images of one size; subfolders, if any, are the classes."""
+"""A folder of images; subfolders, if any, are the classes."""
 
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from pidistill.data.dataset import Dataset
 from pidistill.errors import PidistillError
-from pidistill.images import from_uint8
+from pidistill.images import from_uint8, image_suffixes, read_image
 from pidistill.paths import user_path
+from pidistill.progress import Show, no_progress
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+log = logging.getLogger("pidistill")
+
+OF_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "Thumbs.db", "desktop.ini")
+"""Names that systems leave in folders; like hidden ones, they are left out without a word."""
 
 
-def load_folder(locator: str) -> Dataset:
-    """Load all images below the folder `locator`, as RGB, sorted by path.
+def load_folder(
+    name: str, locator: str, options: dict[str, Any], progress: Show = no_progress
+) -> Dataset:
+    """Load all images below the folder `locator`, in natural order of their paths.
 
-    Raises `PidistillError` if there are none, one is damaged, or their sizes differ.
+    Args:
+        name: The data set's name.
+        locator: The folder.
+        options: `size` resizes and crops to squares; `channels` (1 or 3) converts, by default
+            images are grey if all are; `background` is the colour behind transparent pixels;
+            `labels` says whether folders are classes; `flip` adds the mirror image of each.
+        progress: Shows how many files are read.
+
+    Raises:
+        PidistillError: There are no images, one cannot be read, their sizes differ, or some are in
+            class folders and some are not.
     """
     folder = user_path(locator)
     if not folder.is_dir():
         raise PidistillError(f"data {str(folder)!r} is not a folder; expected a folder of images")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise PidistillError(
-            f"data folder {str(folder)!r} holds no images; expected {', '.join(sorted(SUFFIXES))}"
-        )
-    images = [_read(file) for file in files]
-    (height, width, _), *shapes = (image.shape for image in images)
-    for file, (h, w, _) in zip(files[1:], shapes, strict=True):
-        if (h, w) != (height, width):
-            raise PidistillError(
-                f"{file} is {w}x{h} pixels, but {files[0].name} is {width}x{height}; resize the "
-                "images to one size"
-            )
-    classes = [file.relative_to(folder).parts[0] for file in files if file.parent != folder]
-    names = sorted(set(classes))
-    labelled = len(classes) == len(files)
-    return Dataset(
-        from_uint8(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()),
-        torch.tensor([names.index(name) for name in classes]) if labelled else None,
-        num_classes=len(names) if labelled else 0,
-        name=f"folder:{locator}",
+    files = _image_files(folder)
+    labels, names = _classes(folder, files) if options.get("labels", True) else (None, ())
+    images = _read(files, options, progress)
+    if options.get("flip", False):
+        images = torch.cat([images, images.flip(3)])
+        labels = None if labels is None else labels.repeat(2)
+    return Dataset(from_uint8(images), labels, len(names), name, names)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """The images below `folder`; says how many other files are left out."""
+    suffixes = image_suffixes()
+    every = sorted(_files(folder), key=lambda file: natural(file.relative_to(folder)))
+    images = [file for file in every if file.suffix.lower() in suffixes]
+    others = Counter(file.suffix.lower() or "no suffix" for file in every) - Counter(
+        file.suffix.lower() for file in images
     )
+    if not images:
+        raise PidistillError(
+            f"data folder {str(folder)!r} holds no images; expected files such as .png and .jpg"
+        )
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+        log.info("%s: left out %d files that are no images (%s)", folder, others.total(), kinds)
+    return images
 
 
-def _read(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise PidistillError(f"{file} is not a readable image: {error}") from error
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below `folder`, without hidden ones; links are followed, but not in circles."""
+    seen: set[Path] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        folders[:] = [] if real in seen else [name for name in folders if not _is_hidden(name)]
+        if real not in seen:
+            yield from (Path(place) / name for name in names if not _is_hidden(name))
+        seen.add(real)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in OF_SYSTEMS
+
+
+def natural(path: Path) -> list[tuple[list[Any], str]]:
+    """A sort key by which 2 comes before 10, part by part."""
+    return [
+        ([(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", part)], part)
+        for part in path.parts
+    ]
+
+
+def _classes(folder: Path, files: list[Path]) -> tuple[torch.Tensor | None, tuple[str, ...]]:
+    """Labels and names of the classes, which are the folders in `folder`."""
+    parts = [file.relative_to(folder).parts for file in files]
+    at_root = sum(len(part) == 1 for part in parts)
+    if at_root == len(files):
+        return None, ()
+    if at_root:
+        first = next(file.name for file, part in zip(files, parts, strict=True) if len(part) == 1)
+        raise PidistillError(
+            f"{folder} holds {at_root} image(s) beside class folders, such as {first}; move them "
+            f"into class folders, or ignore the classes: folder:{folder}?labels=false"
+        )
+    names = list(dict.fromkeys(part[0] for part in parts))  # in natural order already
+    number = {name: label for label, name in enumerate(names)}
+    return torch.tensor([number[part[0]] for part in parts]), tuple(names)
+
+
+def _read(files: list[Path], options: dict[str, Any], progress: Show) -> torch.Tensor:
+    """The images (n, c, h, w), uint8."""
+    kept: list[np.ndarray] = []
+    background, size = options.get("background"), options.get("size")
+    with progress("reading images", len(files), "images") as advance:
+        for file in files:
+            image = read_image(file, background=background, size=size)
+            if kept and image.shape[:2] != kept[0].shape[:2]:
+                height, width = kept[0].shape[:2]
+                raise PidistillError(
+                    f"{file} is {image.shape[1]}x{image.shape[0]} pixels, but {files[0].name} is "
+                    f"{width}x{height}; resize and crop them, as in "
+                    f"folder:PATH?size={min(height, width)}"
+                )
+            kept.append(image)
+            advance(1)
+    channels = options.get("channels")
+    num_grey = sum(image.shape[2] == 1 for image in kept)
+    if channels is None:
+        channels = 1 if num_grey == len(kept) else 3
+        if 0 < num_grey < len(kept):
+            log.info("%d of %d images are grey; all become RGB", num_grey, len(kept))
+    pixels = np.empty((len(kept), channels, *kept[0].shape[:2]), np.uint8)
+    for i, image in enumerate(kept):
+        pixels[i] = with_channels(image, channels).transpose(2, 0, 1)
+        kept[i] = image[:0]  # frees it
+    return torch.from_numpy(pixels)
+
+
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """8-bit pixels (height, width, 1 or 3) with this number of channels; grey is luma."""
+    if image.shape[2] == channels or channels == 3:
+        return image
+    luma = image @ np.array([0.299, 0.587, 0.114])
+    return luma.round().astype(np.uint8)[..., None]

@@ -2,15 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pidistill.denoiser import Denoiser
-from pidistill.errors import PidistillError
-from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
+from pidistill.evaluation.features.base import FeatureBatch
 from pidistill.evaluation.frechet import frechet_distance, statistics
 from pidistill.evaluation.neighbours import (
     Nearest,
@@ -24,7 +23,7 @@ from pidistill.evaluation.scores import inception_score, kernel_distance
 from pidistill.evaluation.speed import measure_speed
 from pidistill.evaluation.streaming import Seen, as_measured, as_pixels
 from pidistill.evaluation.trajectory import rms, trajectory_metrics
-from pidistill.noise import device_of
+from pidistill.students.labels import labels_for
 from pidistill.students.path import PathStudent
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -129,6 +128,20 @@ def _inception_score(measured: Measured) -> Values:
     return measured.of_features(score)
 
 
+def _label_agreement(measured: Measured) -> Values:
+    sampler = measured.subject
+    assert isinstance(sampler, Sampler)
+    model = sampler.model
+
+    def agreement(of: FeatureBatch) -> Values:
+        assert of.logits is not None
+        labels = labels_for(model, len(of.logits))
+        assert labels is not None
+        return {"label_agreement": (of.logits.argmax(1) == labels).double().mean().item()}
+
+    return measured.of_features(agreement)
+
+
 def _with_spread(name: str, estimate: tuple[float, float]) -> Values:
     return {name: estimate[0], f"{name}_spread": estimate[1]}
 
@@ -195,7 +208,7 @@ class Metric(NamedTuple):
 
     values: Callable[[Measured], Values]
     needs: frozenset[str]
-    """Keys of `NEEDS`."""
+    """Keys of `choice.NEEDS`."""
     every_time: bool = True
     """Whether to measure every seed and weight average, or only the first."""
 
@@ -205,66 +218,13 @@ METRICS = {
     "kid": Metric(_kid, frozenset({"features", "images"})),
     "is": Metric(_inception_score, frozenset({"features", "classes"})),
     "precision-recall": Metric(_precision_recall, frozenset({"features", "images"})),
+    "label-agreement": Metric(_label_agreement, frozenset({"features", "labels"})),
     "error": Metric(_error, frozenset({"teacher"})),
     "trajectory": Metric(_trajectory, frozenset({"trajectory"}), every_time=False),
     "diversity": Metric(_diversity, frozenset(), every_time=False),
     "training-images": Metric(_training_images, frozenset({"real images"}), every_time=False),
     "speed": Metric(_speed, frozenset({"model"}), every_time=False),
 }
-DEFAULT = ("fid", "error", "trajectory", "diversity", "training-images", "speed")
-"""Metrics computed by default, if their requirements are met."""
-
-NEEDS = {
-    "features": "a feature network for samples of this shape; choose features",
-    "classes": "features of a classifier, such as inception",
-    "reference": "a reference",
-    "images": "a reference that holds images",
-    "real images": "a reference with images that were not drawn by a model",
-    "teacher": "a teacher to compare with: a run folder whose teacher is available, or teacher",
-    "trajectory": "a student of the method pid, pid-map or boot, and its teacher",
-    "model": "a model to time, but these are samples",
-}
-"""What a metric may need, worded for an error message."""
-
-
-def choose_metrics(
-    asked: Sequence[str] | None,
-    subject: Subject,
-    teacher: Denoiser | None,
-    reference: Reference | None,
-    network: FeatureNetwork | None,
-) -> tuple[str, ...]:
-    """The metrics to compute: those in `asked`, or by default all those in `DEFAULT` that can be.
-
-    Raises `PidistillError` if a metric in `asked` is unknown, or what it needs is missing.
-    """
-    is_model = isinstance(subject, Sampler)
-    is_path = isinstance(subject, Sampler) and isinstance(subject.model, PathStudent)
-    has_images = reference is not None and reference.images is not None
-    met = {
-        "features": network is not None,
-        "classes": network is not None and _classifies(network, subject.image_shape),
-        "reference": reference is not None,
-        "images": has_images,
-        "real images": has_images and reference is not None and not reference.are_drawn,
-        "teacher": is_model and teacher is not None,
-        "trajectory": is_path and teacher is not None,
-        "model": is_model,
-    }
-    if asked is None:
-        return tuple(name for name in DEFAULT if all(met[need] for need in METRICS[name].needs))
-    for name in asked:
-        if name not in METRICS:
-            raise PidistillError(f"unknown metric {name!r}; expected any of {', '.join(METRICS)}")
-        for need in sorted(METRICS[name].needs):
-            if not met[need]:
-                raise PidistillError(f"the metric {name!r} needs {NEEDS[need]}")
-    return tuple(dict.fromkeys(asked))
-
-
-@torch.no_grad()
-def _classifies(network: FeatureNetwork, image_shape: tuple[int, ...]) -> bool:
-    return network(torch.zeros(1, *image_shape, device=device_of(network))).logits is not None
 
 
 def compute(measured: Measured, names: Collection[str]) -> Values:

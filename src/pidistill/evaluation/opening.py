@@ -28,7 +28,11 @@ from pidistill.progress import Show
 from pidistill.sample_files import read_pixels
 from pidistill.students.base import Student, require_refine
 from pidistill.teachers import load_teacher
-from pidistill.training.run_folder import teacher_of_run, what_is_measured
+from pidistill.training.run_folder import (
+    is_own_teacher,
+    teacher_of_run,
+    what_is_measured,
+)
 
 NUM = 50_000
 """The number of samples of published FIDs."""
@@ -84,7 +88,9 @@ def open_subjects(
     if refine:
         facts["refine"] = refine
     if isinstance(teacher, str):
-        teacher = load_teacher(teacher)
+        spec, teacher = teacher, load_teacher(teacher)
+        if folder is not None and not is_own_teacher(folder, teacher):
+            say(f"{spec} is not the teacher that this run was trained with")
     elif teacher is None and folder is not None and isinstance(first, Student):
         teacher = teacher_of_run(folder, say)
     if device is not None:
@@ -158,19 +164,16 @@ def _rates(ema: Averages, folder: Path) -> list[float | None]:
 
 
 def open_reference(
-    given: str | Path | Dataset | Tensor | Reference | None,
-    opened: Opened,
-    num: int,
-    seed: int,
-    progress: Show,
+    given: str | Path | Dataset | Tensor | Reference | None, opened: Opened, say: Say
 ) -> Reference | None:
-    """Read the reference, or draw `num` samples from the teacher named by `teacher[:SPEC]`.
+    """Read the reference, or open the teacher named by `teacher[:SPEC]`, which `drawn` draws from.
 
     Raises `PidistillError` if it is missing, or its shape differs from that of the samples.
     """
     if given is None:
         return None
     subject = opened.first
+    shape: Sequence[int] | None = None
     if isinstance(given, Reference):
         reference = given
     elif isinstance(given, str) and given.partition(":")[0] == "teacher":
@@ -181,17 +184,31 @@ def open_reference(
                 f"the reference is {given!r}, but there is no teacher of images; name one as "
                 "teacher:SPEC, or a file written by pidistill sample"
             )
-        with progress("drawing the reference", num, "samples") as advance:
-            x = teacher_samples(teacher, num, seed=seed, on_batch=advance).x
-        reference = Reference(given, x.cpu(), are_drawn=True)
+        reference, shape = Reference(given, None, teacher=teacher), teacher.sample_shape
     else:
         reference = read_reference(given)
-    if reference.images is not None and reference.images.shape[1:] != subject.image_shape:
-        raise PidistillError(
-            f"the reference {reference.name} holds samples of shape "
-            f"{tuple(reference.images.shape[1:])}; those to measure have {subject.image_shape}"
-        )
-    return reference
+    if reference.images is not None:
+        shape = reference.images.shape[1:]
+    if shape is None or tuple(shape) == tuple(subject.image_shape):
+        return reference
+    grey = (1, *subject.image_shape[1:])
+    if reference.images is not None and subject.image_shape[0] == 3 and tuple(shape) == grey:
+        say(f"the reference {reference.name} is grey; its channel is repeated for RGB samples")
+        return reference._replace(images=reference.images.expand(-1, 3, -1, -1))
+    hint = "; read it as folder:PATH?channels=1" if tuple(shape[1:]) == grey[1:] else ""
+    raise PidistillError(
+        f"the reference {reference.name} holds samples of shape {tuple(shape)}; those to measure "
+        f"have {tuple(subject.image_shape)}{hint}"
+    )
+
+
+def drawn(reference: Reference | None, num: int, seed: int, progress: Show) -> Reference | None:
+    """The reference with `num` images of its teacher, if it has one."""
+    if reference is None or reference.teacher is None:
+        return reference
+    with progress("drawing the reference", num, "samples") as advance:
+        x = teacher_samples(reference.teacher, num, seed=seed, on_batch=advance).x
+    return reference._replace(images=x.cpu())
 
 
 def choose_network(

@@ -12,14 +12,17 @@ from torch import Tensor
 
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
+from pidistill.evaluation.choice import choose_metrics, needed_network
 from pidistill.evaluation.features import FeatureNetwork
-from pidistill.evaluation.metrics import METRICS, Measured, Values, choose_metrics, compute
+from pidistill.evaluation.features.trained import Encoder
+from pidistill.evaluation.metrics import METRICS, Measured, Values, compute
 from pidistill.evaluation.opening import (
     Averages,
     ModelOrSamples,
     Opened,
     Say,
     choose_network,
+    drawn,
     open_reference,
     open_subjects,
 )
@@ -71,9 +74,9 @@ def evaluate(
     - `pictures`, `store`: folders for pictures, and for samples, from which a killed call resumes.
     - `progress`, `say`: `progress(title, total, unit)` yields a counter; `say` receives notes.
 
-    Returns JSON values, without those that cannot be computed; empty in all but the main process.
-    Raises `PidistillError` if an input is missing, damaged or does not fit the others.
+    Returns JSON values, in the main process only. Raises `PidistillError` for unsuitable inputs.
     """
+    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
     opened = open_subjects(
         model_or_samples,
         num=num,
@@ -87,12 +90,12 @@ def evaluate(
         store=store,
         say=say,
     )
-    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
-    compared = open_reference(reference, opened, num_error, max(seeds) + 1, progress)
-    network = choose_network(features, weights, allow_download, opened.first, compared, say)
-    names = choose_metrics(metrics, opened.first, opened.teacher, compared, network)
-    needed = network if any("features" in METRICS[name].needs for name in names) else None
-    terms = Terms(opened, compared, needed, num_error, processes or ALONE, progress, say)
+    compared = open_reference(reference, opened, say)
+    candidate = choose_network(features, weights, allow_download, opened.first, compared, say)
+    names = choose_metrics(metrics, opened.first, opened.teacher, compared, candidate)
+    network = needed_network(candidate, names, opened.num, say)
+    compared = drawn(compared, num_error, max(seeds) + 1, progress)
+    terms = Terms(opened, compared, network, num_error, processes or ALONE, progress, say)
     return terms.results(names, seeds, pictures)
 
 
@@ -140,6 +143,8 @@ class Terms:
             facts["reference"] = self.reference.name
         if self.network is not None:
             facts["features"] = self.network.identity
+        if isinstance(self.network, Encoder):
+            facts["features_facts"] = self.network.description.facts
         return {**together(measurements, len(seeds)), **facts}
 
     def measure(self, subject: Subject, names: Collection[str]) -> Measured | None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pidistill.data import Dataset, load_data
+from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation.features.base import FeatureNetwork, features_of
 from pidistill.evaluation.frechet import Statistics, split_half_distance, statistics
@@ -44,8 +45,8 @@ class Reference(NamedTuple):
     """Shape (n, c, h, w), float32, in [-1, 1]."""
     statistics: Statistics | None = None
     """Precomputed statistics of features."""
-    are_drawn: bool = False
-    """Whether a model drew the images, so that they are not training images."""
+    teacher: Denoiser | None = None
+    """What draws the images, if they are not training images; until then, `images` is None."""
 
 
 def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
@@ -63,7 +64,8 @@ def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
     if spec.endswith(".npz"):
         given = _read_statistics(Path(spec))
         return Reference(spec, read_samples(spec) if given is None else None, given)
-    return Reference(spec, load_data(f"folder:{spec}" if Path(spec).is_dir() else spec).images)
+    data = f"folder:{spec}" if Path(spec.partition("?")[0]).is_dir() else spec
+    return Reference(spec, load_data(data).images)
 
 
 def _read_statistics(file: Path) -> Statistics | None:

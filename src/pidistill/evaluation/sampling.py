@@ -24,7 +24,7 @@ from pidistill.ode import Solution, solve
 from pidistill.paths import user_path
 from pidistill.processes import Processes
 from pidistill.storage import read_tensors, weights_sha256, write_tensors
-from pidistill.students.base import Student, sample_in_batches
+from pidistill.students.base import Student, require_finite, sample_in_batches
 from pidistill.teachers import load_teacher
 
 TEACHER_STEPS = 40
@@ -150,7 +150,9 @@ class GivenSamples:
     def draw(self, block: range, on_batch: OnBatch = lambda count: None) -> Solution:
         """The samples of a block."""
         on_batch(len(block))
-        return Solution(self.x[block.start : block.stop].cpu(), 0)
+        x = self.x[block.start : block.stop].cpu()
+        require_finite(x, "the file", block.start)
+        return Solution(x, 0)
 
 
 Subject = Sampler | GivenSamples
@@ -197,11 +199,16 @@ def teacher_samples(
 
 @torch.no_grad()
 def decoded(x: Tensor, decoder: nn.Module | None) -> Tensor:
-    """Images of latents `x` (n, ...), on the decoder's device; `x` without a decoder."""
+    """Images of latents `x` (n, ...), on the decoder's device; `x` without a decoder.
+
+    Raises `PidistillError` if an image is not finite.
+    """
     if decoder is None:
         return x
     device = device_of(decoder)
-    return torch.cat([decoder(part.to(device)) for part in x.split(DECODED_AT_ONCE)])
+    decoded = torch.cat([decoder(part.to(device)) for part in x.split(DECODED_AT_ONCE)])
+    require_finite(decoded, "the latent decoder")
+    return decoded
 
 
 def open_model(name: str | Path, ema: float | None = None) -> Student | Denoiser:

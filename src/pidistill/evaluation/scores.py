@@ -64,12 +64,11 @@ def kernel_distance(x: Tensor, y: Tensor, device: torch.device | None = None) ->
 def inception_score(logits: Tensor) -> Estimate:
     r"""$\exp \mathbb{E}_x \, \mathrm{KL}(p(y|x) \,\|\, p(y))$ from logits (n, k), in float64.
 
-    It is the mean over ten consecutive splits, or n if n < 10.
+    It is the mean over ten consecutive splits; n is at least 20.
     """
-    splits = min(SPLITS, len(logits))
     scores = []
-    for part in range(splits):
-        rows = logits[part * len(logits) // splits : (part + 1) * len(logits) // splits]
+    for part in range(SPLITS):
+        rows = logits[part * len(logits) // SPLITS : (part + 1) * len(logits) // SPLITS]
         log_p = rows.double().log_softmax(1)
         p = log_p.exp().mean(0)
         scores.append((log_p.exp() * log_p).sum(1).mean() - torch.special.xlogy(p, p).sum())

@@ -6,7 +6,8 @@ from pidistill.denoiser import Denoiser
 from pidistill.evaluation.sampling import TEACHER_STEPS, Sampler
 from pidistill.noise import initial_noise
 from pidistill.ode import solve
-from pidistill.students.base import Student, labels_for
+from pidistill.students.base import Student
+from pidistill.students.labels import labels_for
 
 SECONDS = 0.2
 """Minimum total run time of a measurement."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from pidistill.denoiser import Denoiser
 from pidistill.noise import initial_noise
 from pidistill.ode import path, sampling_sigmas
-from pidistill.students.base import labels_for
+from pidistill.students.labels import labels_for
 from pidistill.students.path import PathStudent
 
 

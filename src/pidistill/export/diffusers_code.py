@@ -222,7 +222,9 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
         if output_type == "raw":
             return x
         if self.vae is not None:
-            x = self.vae.decode(x / self.vae.config.scaling_factor, return_dict=False)[0]
+            config = self.vae.config
+            x = x / config.scaling_factor + (config.get("shift_factor") or 0)
+            x = self.vae.decode(x, return_dict=False)[0]
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise ValueError(
                 f"samples of shape {tuple(x.shape[1:])} are not images of 1 or 3 channels; "

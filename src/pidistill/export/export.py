@@ -13,7 +13,13 @@ from pidistill.export.diffusers_folder import write_pipeline
 from pidistill.export.flow_map import MOST_STEPS
 from pidistill.export.one_step import scales_of
 from pidistill.export.onnx_file import write_onnx
-from pidistill.files import replacing, require_no_way_out, write_json, write_text
+from pidistill.files import (
+    replacing,
+    require_no_way_out,
+    require_writable_folder,
+    write_json,
+    write_text,
+)
 from pidistill.images import is_image
 from pidistill.model_folder import MODEL_FILE, load_student, read_description
 from pidistill.students.base import Student
@@ -64,6 +70,7 @@ def export_student(
     if to not in FORMS:
         raise PidistillError(f"to is {to!r}; expected one of {', '.join(FORMS)}")
     require_free(path, is_file=to == "onnx")
+    require_writable_folder(path.parent)
     student = load_student(folder, ema, network=network)
     provenance = provenance_of(folder, ema)
     if to != "run" and not isinstance(student, FlowMapStudent):
@@ -71,7 +78,7 @@ def export_student(
     notes: list[str] = []
     decoder, difference = None, None
     if to == "diffusers":
-        decoder = decoder_of_run(folder, lambda line: notes.append(without_folders(line)))
+        decoder = decoder_of_run(folder, None, lambda line: notes.append(without_folders(line)))
     if to != "run":
         notes += _left_out(student, to, decoded=decoder is not None)
     card = model_card(
@@ -83,7 +90,6 @@ def export_student(
         licence=licence,
         notes=notes,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         if to == "run":
             copy_run(temporary, folder, provenance)

@@ -21,8 +21,9 @@ from pidistill.export.card import without_folders
 from pidistill.export.flow_map import flow_map_sample, flow_scales
 from pidistill.export.one_step import Scales, one_step_sample, scales_of
 from pidistill.noise import initial_noise
-from pidistill.students.base import Student, labels_for
+from pidistill.students.base import Student
 from pidistill.students.flow_map import FlowMapStudent
+from pidistill.students.labels import labels_for
 
 OPSET = 18
 """The native operator set of torch's exporter; others would need conversion."""

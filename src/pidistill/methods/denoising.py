@@ -19,7 +19,7 @@ from pidistill.methods.settings import MethodSettings
 from pidistill.noise import initial_noise
 from pidistill.ode import solve
 from pidistill.precondition import EDMPrecondition
-from pidistill.students.base import labels_for
+from pidistill.students.labels import labels_for
 
 
 class DenoisingSettings(MethodSettings):
@@ -30,6 +30,8 @@ class DenoisingSettings(MethodSettings):
     """Mean of ln(sigma) in training."""
     p_std: float = pydantic.Field(default=1.2, gt=0)
     """Standard deviation of ln(sigma) in training."""
+    sigma_data: float | None = pydantic.Field(default=None, gt=0)
+    """Standard deviation of the data for the preconditioning; unset: as measured. EDM's is 0.5."""
     label_dropout: float = pydantic.Field(default=0.1, ge=0, le=1)
     """Probability of dropping a sample's label, which trains the unconditional mode."""
 
@@ -50,6 +52,14 @@ def denoising_loss(
     denoised = denoiser(noisy, sigma.to(noisy), label).to(x0)
     weight = (sigma**2 + denoiser.sigma_data**2) / (sigma * denoiser.sigma_data) ** 2
     return weight.to(x0) * l2(denoised, x0)
+
+
+def measured_sigma_data(images: Tensor) -> float:
+    """The standard deviation of the pixels of images (n, c, h, w), to three digits."""
+    sigma_data = float(f"{images.double().std().item():.3g}")
+    if sigma_data == 0:
+        raise PidistillError("all pixels of the data are equal; nothing can be learned from them")
+    return sigma_data
 
 
 class Denoising(Method):
@@ -79,11 +89,12 @@ class Denoising(Method):
             raise PidistillError("denoising trains a network on images; set both")
         student = PreconditionedDenoiser(
             network,
-            EDMPrecondition(),
+            EDMPrecondition(sigma_data=settings.sigma_data or measured_sigma_data(data.images)),
             sample_shape=tuple(data.images.shape[1:]),
             num_classes=data.num_classes,
             source=f"a denoiser of {data.name}",
         )
+        student.class_names = data.class_names
         return cls(settings, student)
 
     def loss(self, batch: Batch) -> Losses:

@@ -22,7 +22,8 @@ from pidistill.numerics import precise
 from pidistill.ode import solve
 from pidistill.processes import ALONE, Processes
 from pidistill.storage import read_tensors, write_tensors
-from pidistill.students.base import labels_for
+from pidistill.students.base import require_finite
+from pidistill.students.labels import labels_for
 from pidistill.teachers.fingerprint import teacher_fingerprint
 
 MANIFEST = "manifest.json"
@@ -137,6 +138,7 @@ class PairFolder:
         x = solve(
             self.teacher, z.to(device), steps=self.steps, solver=self.solver, label=on_device
         ).x.cpu()
+        require_finite(x, self.teacher.source, first)
         return {"z": z, "x": x} if label is None else {"z": z, "x": x, "label": label}
 
     def load(self) -> Pairs:

@@ -16,24 +16,33 @@ its student is loaded.
 """
 
 import copy
+import functools
+import inspect
 from typing import Any
 
+import pydantic
 import torch
 from torch import nn
 
 from pidistill.errors import PidistillError, one_line
 from pidistill.networks.dhariwal_unet import DhariwalUNet
+from pidistill.networks.diffusers_transformer import ClassTransformer, PromptTransformer
 from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet
+from pidistill.networks.edm2_unet import EDM2UNet
 from pidistill.networks.lucidrains_unet import LucidrainsUNet
 from pidistill.networks.mlp import MLP
 from pidistill.networks.song_unet import SongUNet
+from pidistill.settings import STRICT, validate
 
 NETWORKS: dict[str, Any] = {
     "mlp": MLP,
     "song_unet": SongUNet,
     "dhariwal_unet": DhariwalUNet,
+    "edm2_unet": EDM2UNet,
     "diffusers_unet": DiffusersUNet,
     "text_unet": TextUNet,
+    "class_transformer": ClassTransformer,
+    "prompt_transformer": PromptTransformer,
     "lucidrains_unet": LucidrainsUNet,
 }
 """Classes by their name in configs and `network.json`."""
@@ -52,8 +61,9 @@ def network_class(name: str) -> Any:
 def build_network(name: str, config: dict[str, Any]) -> nn.Module:
     """Build the network registered as `name` from its constructor arguments.
 
-    Raises `PidistillError` if the name or an argument is unknown.
+    Raises `PidistillError` if the name or an argument is unknown, or an argument has a wrong type.
     """
+    validate(_arguments(network_class(name)), config, f"network {name!r}")
     try:
         network: nn.Module = network_class(name)(**config)
     except BAD_ARGUMENTS as error:
@@ -61,6 +71,20 @@ def build_network(name: str, config: dict[str, Any]) -> nn.Module:
             f"network {name!r} does not accept these arguments: {one_line(error)}"
         ) from error
     return network
+
+
+@functools.cache
+def _arguments(kind: Any) -> type[pydantic.BaseModel]:
+    """A strict model of the constructor arguments of a network."""
+    fields: dict[str, Any] = {}
+    settings: pydantic.ConfigDict = {**STRICT}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            settings["extra"] = "allow"
+            continue
+        required = parameter.default is parameter.empty
+        fields[name] = (parameter.annotation, ... if required else parameter.default)
+    return pydantic.create_model(kind.__name__, __config__=settings, **fields)
 
 
 def new_network(
@@ -85,6 +109,25 @@ def new_network(
                 f"{implied[key]!r}; omit it"
             )
     return build_network(name, {**implied, **config})
+
+
+def require_shape(network: nn.Module, sample_shape: tuple[int, ...], name: str) -> None:
+    """Raise `PidistillError` if the arguments of a registered network are for other samples.
+
+    `name` says where the network comes from.
+    """
+    config: Any = network.config
+    implied = {
+        "sample_shape": list(sample_shape),
+        "in_channels": sample_shape[0],
+        "img_resolution": sample_shape[-1],
+    }
+    for key in implied.keys() & config.keys():
+        if config[key] != implied[key]:
+            raise PidistillError(
+                f"{name}: the network has {key} {config[key]!r}, but samples of shape "
+                f"{sample_shape} imply {implied[key]!r}"
+            )
 
 
 def require_fit(network: nn.Module, sample_shape: tuple[int, ...], num_classes: int) -> None:

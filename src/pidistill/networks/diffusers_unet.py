@@ -5,6 +5,7 @@ The library is imported only when a network is built.
 
 import contextlib
 import importlib
+import inspect
 import json
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pidistill.errors import PidistillError
+from pidistill.errors import PidistillError, one_line
 
 
 def require(library: str) -> ModuleType:
@@ -31,13 +32,15 @@ def require(library: str) -> ModuleType:
         ) from error
 
 
-def _library_network(name: str, arguments: dict[str, Any]) -> Any:
+def library_network(name: str, arguments: dict[str, Any]) -> Any:
     """A diffusers network with fresh weights, differentiable in forward mode."""
     network_class = getattr(require("diffusers"), name)
     try:
         network = network_class(**arguments)
-    except (TypeError, ValueError) as error:
-        raise PidistillError(f"{name} does not accept these arguments: {error}") from error
+    except Exception as error:  # arguments of a wrong type can raise anything
+        raise PidistillError(
+            f"{name} does not accept these arguments: {one_line(error)}"
+        ) from error
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
             module.register_forward_pre_hook(_contiguous_tangent)
@@ -51,7 +54,7 @@ def _contiguous_tangent(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[
     return (inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:])
 
 
-def _attention_for(c_noise: Tensor) -> contextlib.AbstractContextManager[None]:
+def attention_for(c_noise: Tensor) -> contextlib.AbstractContextManager[None]:
     """Use attention that supports forward-mode derivatives if `c_noise` has a tangent."""
     return sdpa_kernel(SDPBackend.MATH) if _has_tangent(c_noise) else contextlib.nullcontext()
 
@@ -60,9 +63,17 @@ def _has_tangent(x: Tensor) -> bool:
     return forward_ad.unpack_dual(x).tangent is not None
 
 
-def _no_labels(u: Tensor) -> Tensor:
+def no_labels(u: Tensor) -> Tensor:
     """The label -1, "no label", for each sample in `u` (b, ...)."""
     return torch.full((len(u),), -1, dtype=torch.int64, device=u.device)
+
+
+def only_from_pipeline(name: str) -> PidistillError:
+    """The error for a network with encoded prompts that shall be built from scratch."""
+    return PidistillError(
+        f"a {name} cannot be built from scratch, since its prompts must be encoded; load it "
+        "from a pipeline as the teacher 'diffusers:DIR?prompts=FILE.txt'"
+    )
 
 
 def plain_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +81,15 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
     arguments = {name: value for name, value in config.items() if not name.startswith("_")}
     plain: dict[str, Any] = json.loads(json.dumps(arguments))
     return plain
+
+
+def arguments_of(model: Any) -> dict[str, Any]:
+    """The constructor arguments of a diffusers model, as JSON values.
+
+    Keys of its config that are no arguments are left out; the library ignores them with a warning.
+    """
+    known = inspect.signature(type(model).__init__).parameters
+    return plain_config({key: value for key, value in model.config.items() if key in known})
 
 
 class DiffusersUNet(nn.Module):
@@ -94,7 +114,7 @@ class DiffusersUNet(nn.Module):
                 "(null, with num_class_embeds) can serve as labels"
             )
         self.config: dict[str, Any] = {**plain_config(unet), "null_class": null_class}
-        self.unet = _library_network("UNet2DModel", unet)
+        self.unet = library_network("UNet2DModel", unet)
         self.is_conditional = self.unet.class_embedding is not None
         if self.is_conditional:
             rows, width = self.unet.class_embedding.weight.shape
@@ -118,8 +138,8 @@ class DiffusersUNet(nn.Module):
         """Return F(u, timestep, label); `c_noise` is the timestep (see `pidistill.networks`)."""
         conditions = {}
         if self.is_conditional:
-            conditions["class_labels"] = _no_labels(u) if label is None else label
-        with _attention_for(c_noise):
+            conditions["class_labels"] = no_labels(u) if label is None else label
+        with attention_for(c_noise):
             out: Tensor = self.unet(u, c_noise, return_dict=False, **conditions)[0]
         return out
 
@@ -129,6 +149,7 @@ UNSUPPORTED = (
     "encoder_hid_dim_type",
     "class_embed_type",
     "num_class_embeds",
+    "time_cond_proj_dim",
 )
 """Arguments for conditioning beyond cross-attention to one text."""
 
@@ -166,23 +187,23 @@ class TextUNet(nn.Module):
             "prompts": list(prompts),
             "prompt_length": prompt_length,
         }
-        self.unet = _library_network("UNet2DConditionModel", unet)
-        shape = (len(prompts) + 1, prompt_length, self.unet.config.cross_attention_dim)
+        self.unet = library_network("UNet2DConditionModel", unet)
+        width = self.unet.config.cross_attention_dim
+        if not isinstance(width, int):
+            raise PidistillError(f"the UNet's cross_attention_dim is {width}; expected one number")
+        shape = (len(prompts) + 1, prompt_length, width)
         self.register_buffer("prompts", torch.zeros(shape))
 
     @classmethod
     def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
         """Raise `PidistillError`: this network can only come from a pipeline."""
-        raise PidistillError(
-            "a text_unet cannot be built from scratch, since its prompts must be encoded; load it "
-            "from a pipeline as the teacher 'diffusers:DIR?prompts=FILE.txt'"
-        )
+        raise only_from_pipeline("text_unet")
 
     def forward(self, u: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F(u, timestep, prompt); `c_noise` is the timestep (see `pidistill.networks`)."""
-        rows = _no_labels(u) if label is None else label
+        rows = no_labels(u) if label is None else label
         texts = self.prompts[rows].to(u.dtype)  # row -1, the last, is the empty prompt
-        with _attention_for(c_noise):
+        with attention_for(c_noise):
             out: Tensor = self.unet(u, c_noise, texts, return_dict=False)[0]
         return out
 

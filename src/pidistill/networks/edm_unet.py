@@ -144,21 +144,26 @@ class EDMUNet(nn.Module):
     def build_levels(
         self,
         resolution: int,
-        in_channels: int,
+        first: nn.Module,
         width: int,
-        block: Callable[..., UNetBlock],
+        encoder: Callable[..., nn.Module],
+        decoder: Callable[..., nn.Module],
         num_heads: Callable[[int], int],
     ) -> int:
         """Build `enc` and `dec`, and return the width of the last block.
 
-        `resolution` is that of the top level, `width` that of the first convolution. `block` is
-        `UNetBlock` with the arguments shared by all blocks; `num_heads` maps the width of a block
-        to its number of attention heads.
+        `resolution` is that of the top level, `width` that of `first`, the first convolution.
+        `encoder` and `decoder` build a block with the arguments that all share, such as
+        `UNetBlock`; `num_heads` maps the width of a block to its number of attention heads.
         """
-
-        def blocks(width_in: int, width_out: int, attend: bool) -> UNetBlock:
-            return block(width_in, width_out, num_heads=num_heads(width_out) if attend else 0)
-
+        halvings = len(self.config["channel_mult"]) - 1
+        if resolution % 2**halvings:
+            factor = self.config["img_resolution"] // resolution * 2**halvings
+            raise PidistillError(
+                f"images have sides of {self.config['img_resolution']}; expected a multiple of "
+                f"{factor}, since channel_mult has {halvings + 1} levels; resize them, or choose "
+                "another channel_mult"
+            )
         num_blocks = self.config["num_blocks"]
         resolutions = [resolution >> level for level in range(len(self.config["channel_mult"]))]
         names = [f"{size}x{size}" for size in resolutions]
@@ -168,31 +173,38 @@ class EDMUNet(nn.Module):
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         for level, name in enumerate(names):
             if level == 0:
-                self.enc[f"{name}_conv"] = Conv2d(in_channels, width, 3)
+                self.enc[f"{name}_conv"] = first
             else:
-                self.enc[f"{name}_down"] = block(width, width, down=True)
+                self.enc[f"{name}_down"] = encoder(width, width, down=True)
                 for key, layer in self.after_halving(level, width).items():
                     self.enc[f"{name}_{key}"] = layer
                 width *= self.halving_widens
             skip_widths.append(width)
             for i in range(num_blocks):
-                self.enc[f"{name}_block{i}"] = blocks(width, widths[level], attends[level])
-                width = widths[level]
+                wide = widths[level]
+                heads = num_heads(wide) if attends[level] else 0
+                self.enc[f"{name}_block{i}"] = encoder(width, wide, num_heads=heads)
+                width = wide
                 skip_widths.append(width)
         for level, name in reversed(list(enumerate(names))):
             if level == len(names) - 1:
-                self.dec[f"{name}_in0"] = blocks(width, width, attend=True)
-                self.dec[f"{name}_in1"] = block(width, width)
+                self.dec[f"{name}_in0"] = decoder(width, width, num_heads=num_heads(width))
+                self.dec[f"{name}_in1"] = decoder(width, width)
             else:
-                self.dec[f"{name}_up"] = block(width, width, up=True)
+                self.dec[f"{name}_up"] = decoder(width, width, up=True)
             for i in range(num_blocks + 1):
                 attend = attends[level] and (i == num_blocks or not self.decoder_attends_once)
+                wide, heads = widths[level], num_heads(widths[level]) if attend else 0
                 width_in = width + skip_widths.pop()
-                self.dec[f"{name}_block{i}"] = blocks(width_in, widths[level], attend)
-                width = widths[level]
+                self.dec[f"{name}_block{i}"] = decoder(width_in, wide, num_heads=heads)
+                width = wide
             for key, layer in self.after_level(level, width).items():
                 self.dec[f"{name}_{key}"] = layer
         return width
+
+    def join(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The input of a decoder block: what comes from below, and from the encoder."""
+        return torch.cat([x, skip], dim=1)
 
     def run_levels(self, u: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the output of the last block, and the sum of the output convolutions, if any.
@@ -222,7 +234,7 @@ class EDMUNet(nn.Module):
             elif key.endswith("aux_conv"):
                 out = layer(h) if out is None else out + layer(h)
             else:
-                x = torch.cat([x, skips.pop()], dim=1) if "_block" in key else x
+                x = self.join(x, skips.pop()) if "_block" in key else x
                 x = layer(x, embedding)
         return x, out
 

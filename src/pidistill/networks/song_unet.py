@@ -87,12 +87,10 @@ class SongUNet(EDMUNet):
                 )
         if patch_size < 1 or img_resolution % patch_size:
             raise PidistillError(
-                f"patch_size is {patch_size}; expected a divisor of img_resolution, "
-                f"{img_resolution}"
+                f"patch_size is {patch_size}; expected a divisor of img_resolution {img_resolution}"
             )
-        self.patch_size = patch_size
         self.folded_in, self.folded_out = in_channels * patch_size**2, out_channels * patch_size**2
-        self.halving_widens = 2 if encoder_type == "skip_cat" else 1
+        self.patch_size, self.halving_widens = patch_size, 1 + (encoder_type == "skip_cat")
         width, noise_width = model_channels * channel_mult_emb, model_channels * channel_mult_noise
         self.map_noise: nn.Module
         if embedding_type == "positional":
@@ -116,7 +114,8 @@ class SongUNet(EDMUNet):
             adaptive_scale=False,
         )
         resolution = img_resolution // patch_size
-        self.build_levels(resolution, self.folded_in, model_channels, block, lambda width: 1)
+        first = Conv2d(self.folded_in, model_channels, 3)
+        self.build_levels(resolution, first, model_channels, block, block, lambda width: 1)
         self.init_linear_layers()
 
     def after_halving(self, level: int, width: int) -> dict[str, nn.Module]:

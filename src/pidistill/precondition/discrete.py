@@ -27,6 +27,11 @@ def discrete_sigmas(alphas_cumprod: Tensor) -> Tensor:
     return ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
 
 
+def _finest_dtype(x: Tensor) -> torch.dtype:
+    """float64 if the device of `x` supports it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
 @dataclasses.dataclass(frozen=True)
 class DiscreteVPPrecondition:
     r"""A variance-preserving network on timesteps `0 .. T-1`, as in DDPM.
@@ -114,9 +119,8 @@ class DiscreteVPPrecondition:
 
     def _ln_sigmas_on(self, sigma: Tensor) -> Tensor:
         """The table of ln(sigma) on the device of `sigma`, in float64 if the device supports it."""
-        dtype = torch.float32 if sigma.device.type == "mps" else torch.float64
         table: Tensor = self._ln_sigmas  # type: ignore[attr-defined]
-        return table.to(sigma.device, dtype)
+        return table.to(sigma.device, _finest_dtype(sigma))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +142,9 @@ class FlowPrecondition:
         return Scales(c_in, -sigma * c_in, c_in, self.smooth_c_noise(sigma))
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
-        """`num_timesteps * s`."""
-        return self.num_timesteps * sigma / (1 + sigma)
+        """`num_timesteps * s`, whose last bit a network with an embedding of timesteps can see."""
+        exact = sigma.to(_finest_dtype(sigma))
+        return (self.num_timesteps * exact / (1 + exact)).to(sigma.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

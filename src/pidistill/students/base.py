@@ -14,6 +14,7 @@ from pidistill.numerics import precise
 from pidistill.ode import Solution
 from pidistill.precondition import EDMPrecondition, Precondition
 from pidistill.schedule import require_sigma_range
+from pidistill.students.labels import labels_for
 
 _Student = TypeVar("_Student", bound="Student")
 
@@ -27,6 +28,9 @@ class Student(nn.Module):
     """Whether it can sample in any number of evaluations."""
     refines: bool = False
     """Whether it can refine samples, by `refine`."""
+
+    class_names: tuple[str, ...] = ()
+    """What the labels mean, in their order; empty if that is not known."""
 
     def __init__(
         self,
@@ -143,7 +147,8 @@ class Student(nn.Module):
 
         Raises:
             PidistillError: `num` or `batch_size` is not positive, the labels do not fit, or the
-                student cannot sample in `steps` evaluations or cannot refine.
+                student cannot sample in `steps` evaluations or cannot refine, or a sample is not
+                finite.
         """
         return sample_in_batches(
             self,
@@ -197,7 +202,7 @@ class Student(nn.Module):
                     f"teacher {teacher.source} has no network for a student to copy; pass one"
                 )
             network, precondition = copy.deepcopy(parts[0]), parts[1]
-        return cls(
+        student = cls(
             network.requires_grad_(True).eval(),  # published: no dropout in the student
             precondition,
             sample_shape=teacher.sample_shape,
@@ -205,6 +210,8 @@ class Student(nn.Module):
             source=f"distilled from {teacher.source}",
             **options,
         )
+        student.class_names = teacher.class_names
+        return student
 
 
 def require_refine(model: Denoiser | Student, refine: int) -> None:
@@ -246,32 +253,21 @@ def sample_in_batches(
         z = initial_noise(model, count, seed=seed, first=first + done)
         part = None if labels is None else labels[done : done + count].to(z.device)
         x, nfe = sample(z, part, Draws(seed, first + done, count))
+        require_finite(x, model.source, first + done)
         batches.append(x)
         on_batch(count)
     return Solution(torch.cat(batches), nfe)
 
 
-def labels_for(
-    model: Denoiser | Student, num: int, label: int | Tensor | None = None, first: int = 0
-) -> Tensor | None:
-    """Labels (num,) of the samples `first ..`; by default they cycle through the classes.
+def require_finite(x: Tensor, source: str, first: int = 0) -> None:
+    """Raise `PidistillError` unless samples `x` (n, ...) are finite; they begin with `first`.
 
-    Returns None for an unconditional model. Raises `PidistillError` if a label is out of range.
+    Samples are checked where they leave a model, since rounding to 8 bits hides what is not finite.
     """
-    if label is not None and model.num_classes == 0:
-        raise PidistillError(f"label is {label}, but {model.source} is not class-conditional")
-    if model.num_classes == 0:
-        return None
-    if label is None:
-        return torch.arange(first, first + num) % model.num_classes
-    labels = torch.as_tensor(label, dtype=torch.int64).cpu()
-    if labels.shape not in ((), (num,)):
+    finite = x.flatten(1).isfinite().all(1)
+    if not finite.all():
+        bad = (~finite).nonzero()[:, 0].tolist()
         raise PidistillError(
-            f"label has shape {tuple(labels.shape)}; expected one label, or {num} labels"
+            f"{len(bad)} of {len(x)} samples of {source} are not finite, the first being sample "
+            f"{first + bad[0]}; did its training diverge, or its numbers overflow?"
         )
-    labels = labels.expand(num)
-    if (labels < -1).any() or (labels >= model.num_classes).any():
-        raise PidistillError(
-            f"label is {label}; expected 0 .. {model.num_classes - 1}, or -1 for no label"
-        )
-    return labels

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pidistill.errors import PidistillError
 from pidistill.paths import user_path
+from pidistill.teachers.options import absolute_options
 
 if TYPE_CHECKING:
     import torch
@@ -74,11 +75,12 @@ def split_spec(spec: str | Path) -> tuple[str, str]:
     kind, _, locator = str(spec).partition(":")
     if kind in known:
         return kind, locator
-    path = user_path(spec)
+    name, mark, options = str(spec).partition("?")
+    path = user_path(name)
     for kind, source in known.items() if path.exists() else ():
         recognises = getattr(source.load(), "recognises", None)
         if recognises is not None and recognises(path):
-            return kind, str(path)
+            return kind, f"{path}{mark}{options}"
     problem = "is not recognised as a teacher" if path.exists() else "does not exist"
     raise PidistillError(
         f"teacher {str(spec)!r} {problem}; expected KIND:NAME with KIND one of {', '.join(known)}, "
@@ -87,11 +89,11 @@ def split_spec(spec: str | Path) -> tuple[str, str]:
 
 
 def absolute_spec(spec: str) -> str:
-    """The spec with its path made absolute if that path exists; otherwise unchanged."""
+    """The spec with its paths made absolute, those in its options too, where they exist."""
     kind, _, locator = spec.partition(":")
     prefix, name = (f"{kind}:", locator) if kind in sources() else ("", spec)
     name, mark, options = name.partition("?")
     path = user_path(name)
-    if not name or not path.exists():
-        return spec
-    return f"{prefix}{path.resolve()}{mark}{options}"
+    if name and path.exists():
+        name = str(path.resolve())
+    return f"{prefix}{name}{mark}{absolute_options(options)}"

@@ -1,36 +1,51 @@
 r"""Teachers from pipelines of the diffusers library.
 
 `diffusers:DIR_or_REPO[?OPTION=VALUE&...]` names a pipeline folder or a repository on the Hugging
-Face hub. Supported are UNet2DModel pipelines for images or latents (DDPM, DDIM and similar,
-consistency models, flow matching), and Stable Diffusion with a list of prompts as labels (see
-`formats/latent.py`). The network is unchanged; its conventions become a preconditioning.
+Face hub. Supported are U-Nets and DiT transformers for images or latents (DDPM, DDIM and similar,
+consistency models, flow matching), and Stable Diffusion 1 to 3 with a list of prompts as labels
+(see `formats/latent.py` and `formats/transformers.py`). The network is unchanged; its conventions
+become a preconditioning.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
 from pidistill.guidance import GuidedDenoiser
-from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, plain_config
-from pidistill.teachers.formats import RefusedError, latent, pipeline_folder, refusals_of
+from pidistill.networks.diffusers_unet import DiffusersUNet, TextUNet, arguments_of
+from pidistill.teachers.formats import (
+    RefusedError,
+    latent,
+    pipeline_folder,
+    refusals_of,
+    transformers,
+)
+from pidistill.teachers.formats.network_checks import check_shape, check_times, sample_shape
+from pidistill.teachers.formats.pipeline_folder import Pipeline
 from pidistill.teachers.formats.schedulers import precondition_of
+from pidistill.teachers.options import Options, parse_options
 
 PIXEL_SIGMA_DATA = 0.5
 """Standard deviation of images in [-1, 1] by EDM's convention; pipelines do not state it."""
 LATENT_SIGMA_DATA = 1.0
 """Pipelines scale their latents to unit variance."""
 
-OPTIONS: dict[str, type[float] | type[int] | type[str]] = {
+TEXT_NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel")
+TEXT_LOADERS = {"unet": latent.text_network, "transformer": transformers.prompt_transformer}
+"""Functions of a pipeline and its prompts, by the component that is the network."""
+
+OPTIONS: Options = {
     "sigma_min": float,
     "sigma_max": float,
     "prompts": str,
     "guidance": float,
     "null_class": int,
     "revision": str,
+    "variant": str,
 }
 
 
@@ -47,8 +62,9 @@ def load(locator: str) -> Denoiser:
     pipeline cannot be read.
     """
     name, options = parse_locator(locator)
-    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"), options.get("variant"))
     with refusals_of(name):
+        pipeline_folder.refuse_other_kinds(pipeline)
         decoder = latent.load_decoder(pipeline)
         precondition = precondition_of(
             pipeline_folder.load_component(pipeline, "scheduler"),
@@ -56,19 +72,9 @@ def load(locator: str) -> Denoiser:
             sigma_min=options.get("sigma_min"),
             sigma_max=options.get("sigma_max"),
         )
-        unet = pipeline_folder.load_network(pipeline, "unet")
-        shape = sample_shape(unet.config)
-        network: DiffusersUNet | TextUNet
-        if type(unet).__name__ == "UNet2DModel":
-            network, num_classes = class_network(unet, options)
-        elif "prompts" in options:
-            network = latent.text_network(pipeline, unet, options["prompts"])
-            num_classes = len(network.config["prompts"])
-        else:
-            raise RefusedError(
-                "is conditioned on text; name a file with one prompt per line, as in "
-                f"'diffusers:{name}?prompts=FILE.txt'"
-            )
+        network, num_classes, shape = raw_network(pipeline, name, options)
+        if isinstance(network, DiffusersUNet | TextUNet):
+            check_times(network, precondition)
     denoiser: Denoiser = PreconditionedDenoiser(
         network,
         precondition,
@@ -78,7 +84,47 @@ def load(locator: str) -> Denoiser:
     )
     if decoder is not None:
         denoiser.decoder = decoder
+    denoiser.class_names = class_names(pipeline, network, num_classes)
     return GuidedDenoiser(denoiser, options["guidance"]) if "guidance" in options else denoiser
+
+
+def raw_network(
+    pipeline: Pipeline, name: str, options: dict[str, Any]
+) -> tuple[nn.Module, int, tuple[int, int, int]]:
+    """The pipeline's network as a raw one, its number of labels, and the shape of its samples."""
+    part = "transformer" if pipeline_folder.has_component(pipeline, "transformer") else "unet"
+    shape = sample_shape(pipeline_folder.config_of(pipeline, part))
+    network: nn.Module
+    if pipeline_folder.class_of(pipeline_folder.index_of(pipeline.folder), part) in TEXT_NETWORKS:
+        prompts = prompts_of(name, options)
+        network, num_classes = TEXT_LOADERS[part](pipeline, prompts), len(prompts)
+    elif part == "transformer":
+        network, num_classes = transformers.class_transformer(pipeline, options)
+    else:
+        network, num_classes = class_network(pipeline_folder.load_network(pipeline, part), options)
+    return network, num_classes, shape
+
+
+def class_names(pipeline: Pipeline, network: Any, num_classes: int) -> tuple[str, ...]:
+    """The prompts, or the names that a DiT pipeline has for its classes; empty without names."""
+    names = pipeline_folder.index_of(pipeline.folder).get("id2label")
+    if "prompts" not in network.config and isinstance(names, dict):
+        return tuple(str(names.get(str(k), k)) for k in range(num_classes))
+    return tuple(network.config.get("prompts", ()))
+
+
+def prompts_of(name: str, options: dict[str, Any]) -> list[str]:
+    """The prompts that the options name, which a pipeline conditioned on text needs."""
+    if "prompts" not in options:
+        raise RefusedError(
+            "is conditioned on text; name a file with one prompt per line, as in "
+            f"'diffusers:{name}?prompts=FILE.txt'"
+        )
+    if "null_class" in options:
+        raise RefusedError(
+            "is conditioned on text, and the empty prompt is 'no label'; omit the option null_class"
+        )
+    return latent.read_prompts(options["prompts"])
 
 
 def load_decoder(locator: str) -> latent.LatentDecoder | None:
@@ -87,38 +133,21 @@ def load_decoder(locator: str) -> latent.LatentDecoder | None:
     Raises `PidistillError` if the pipeline or its autoencoder cannot be read.
     """
     name, options = parse_locator(locator)
-    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"))
+    pipeline = pipeline_folder.open_pipeline(name, options.get("revision"), options.get("variant"))
     with refusals_of(name):
         return latent.load_decoder(pipeline)
 
 
 def parse_locator(locator: str) -> tuple[str, dict[str, Any]]:
-    """Split `NAME?OPTION=VALUE&...` into the name and its options.
+    """The name of the pipeline, and its options; see `parse_options`.
 
     Raises `PidistillError` if the name is empty, or an option is unknown or has a bad value.
     """
-    name, _, query = locator.partition("?")
+    name, options = parse_options("diffusers", locator, OPTIONS)
     if not name:
         raise PidistillError(
             f"teacher 'diffusers:{locator}' names no pipeline; expected diffusers:DIR_or_REPO"
         )
-    options: dict[str, Any] = {}
-    for part in query.split("&") if query else []:
-        key, _, text = part.partition("=")
-        if key not in OPTIONS:
-            raise PidistillError(
-                f"unknown option {key!r} in 'diffusers:{locator}'; expected ?OPTION=VALUE&... with "
-                f"OPTION one of {', '.join(OPTIONS)}"
-            )
-        try:
-            options[key] = OPTIONS[key](text)
-        except ValueError:
-            options[key] = math.nan
-        if options[key] in ("", math.inf, -math.inf) or options[key] != options[key]:
-            kind = {str: "text", int: "an integer", float: "a finite number"}[OPTIONS[key]]
-            raise PidistillError(
-                f"option {key} is {text!r} in 'diffusers:{locator}'; expected {kind}"
-            )
     return name, options
 
 
@@ -128,6 +157,8 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
     null_class = options.get("null_class")
     if "prompts" in options:
         raise RefusedError("is not conditioned on text; omit the option prompts")
+    if unet.config.num_class_embeds == 0:
+        raise RefusedError("has a UNet whose num_class_embeds is 0; expected null, or a number")
     if null_class is not None and not 0 <= null_class < rows:
         raise RefusedError(f"has {rows} class embedding rows, but null_class is {null_class}")
     if "guidance" in options and null_class is None:
@@ -136,24 +167,8 @@ def class_network(unet: Any, options: dict[str, Any]) -> tuple[DiffusersUNet, in
             "embedding means 'no label'; specify that row as null_class"
         )
     with torch.device("meta"):
-        network = DiffusersUNet(null_class=null_class, **plain_config(unet.config))
+        network = DiffusersUNet(null_class=null_class, **arguments_of(unet))
+    check_shape(network, sample_shape(unet.config))
     network.unet.load_state_dict(unet.state_dict(), strict=True, assign=True)
     null_is_last = null_class is not None and null_class == rows - 1
     return network, rows - 1 if null_is_last else rows
-
-
-def sample_shape(config: Any) -> tuple[int, int, int]:
-    """The sample shape of a UNet with this configuration."""
-    channels, size = config["in_channels"], config["sample_size"]
-    if config["out_channels"] not in (channels, 2 * channels):
-        raise RefusedError(
-            f"has a UNet that takes {channels} channels and returns {config['out_channels']}; "
-            f"expected {channels}, or {2 * channels} with a predicted variance"
-        )
-    if size is None:
-        raise RefusedError(
-            "has a UNet whose sample_size is null; set it to the training resolution in "
-            "unet/config.json"
-        )
-    height, width = (size, size) if isinstance(size, int) else size
-    return channels, height, width

@@ -1,4 +1,7 @@
-"""Teachers from EDM checkpoints (Karras et al. 2022), read without executing their code.
+"""Teachers from checkpoints of EDM and EDM2 (Karras et al. 2022, 2024), without executing them.
+
+`edm:FILE[?OPTION=VALUE&...]`: `guide=FILE` and `guidance=W` add a second checkpoint as a guide,
+`vae=DIR` decodes the latents of EDM2 (docs/teachers/edm2.md).
 
 Two kinds of file are supported:
 
@@ -20,15 +23,19 @@ The augmentation embedding is dropped: without augmentation labels it has no eff
 activations and labels is set to 0, so that a student that copies the network has none.
 """
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any
 
-from pidistill.denoiser import PreconditionedDenoiser
+from pidistill.denoiser import Denoiser, PreconditionedDenoiser
 from pidistill.errors import PidistillError
+from pidistill.guidance import AutoguidedDenoiser
+from pidistill.networks import NETWORKS
 from pidistill.paths import user_path
 from pidistill.precondition import build_precondition
-from pidistill.teachers.formats import RefusedError, openai_unet, refusals_of
+from pidistill.teachers.formats import RefusedError, edm2_latent, openai_unet, refusals_of
+from pidistill.teachers.formats.edm2_latent import LatentScale
 from pidistill.teachers.formats.edm_module import (
     NETWORK_NAMES,
     PRECONDITION_NAMES,
@@ -43,21 +50,61 @@ from pidistill.teachers.formats.weights import (
     network_with_weights,
     read_weights,
 )
+from pidistill.teachers.options import Options, parse_options
 
+OPTIONS: Options = {"guide": str, "guidance": float, "vae": str}
 UNUSED = {"augment_dim": 0, "dropout": 0.0, "label_dropout": 0.0}
 
 
-def load(locator: str) -> PreconditionedDenoiser:
-    """Load the checkpoint in the file `locator`.
+def load(locator: str) -> Denoiser:
+    """Load the checkpoint in a file; `locator` is its path, and options after a question mark.
 
-    Raises `PidistillError` if it is missing, damaged, or not a checkpoint of an EDM network.
+    Raises `PidistillError` if a file is missing, damaged, or not a checkpoint of EDM or EDM2, or
+    the options do not fit it.
     """
-    path = user_path(locator)
+    name, options = parse_options("edm", locator, OPTIONS)
+    if ("guide" in options) != ("guidance" in options):
+        raise PidistillError(
+            f"'edm:{locator}' needs both a guide and its scale; expected "
+            "edm:FILE?guide=OTHER_FILE&guidance=2.0"
+        )
+    denoiser, numbers = _load_file(name)
+    if "vae" in options:
+        denoiser.decoder = _decoder(locator, options["vae"], numbers)
+    if "guide" not in options:
+        return denoiser
+    guide, guide_numbers = _load_file(options["guide"])
+    if guide_numbers != numbers:
+        raise PidistillError(
+            f"the guide {guide.source} is for other samples than {denoiser.source}: their encoders "
+            "differ"
+        )
+    return AutoguidedDenoiser(denoiser, guide, options["guidance"])
+
+
+def load_decoder(locator: str) -> edm2_latent.EDM2Decoder | None:
+    """Only the latent decoder of the teacher `locator`; None if it names none.
+
+    Raises `PidistillError` if the checkpoint or the autoencoder cannot be read.
+    """
+    name, options = parse_options("edm", locator, OPTIONS)
+    return _decoder(locator, options["vae"], _load_file(name)[1]) if "vae" in options else None
+
+
+def _decoder(locator: str, vae: str, numbers: LatentScale | None) -> edm2_latent.EDM2Decoder:
+    if numbers is None:
+        raise PidistillError(f"'edm:{locator}' names a VAE, but its samples are images; omit vae")
+    return edm2_latent.load_decoder(vae, numbers)
+
+
+def _load_file(name: str) -> tuple[PreconditionedDenoiser, LatentScale | None]:
+    """The denoiser in a file, and the scale of its latents if it has latents."""
+    path = user_path(name)
     if not path.is_file():
-        raise PidistillError(f"{locator!r} is not a file; expected edm:FILE")
+        raise PidistillError(f"{name!r} is not a file; expected edm:FILE")
     if path.suffix in SUFFIXES:
         with refusals_of(path):
-            return _load_state_dict(path)
+            return _load_state_dict(path), None
     with refusals_of(path, "; it is not a genuine EDM checkpoint"):
         return _load_pickle(path)
 
@@ -73,7 +120,7 @@ def recognises(path: Path) -> bool:
     return head.startswith(b"\x80") and b"torch_utils.persistence" in head
 
 
-def _load_pickle(path: Path) -> PreconditionedDenoiser:
+def _load_pickle(path: Path) -> tuple[PreconditionedDenoiser, LatentScale | None]:
     content = read_pickle(path)
     ema = content.get("ema") if type(content) is dict else None
     if not isinstance(ema, PickledModule) or ema.class_name not in PRECONDITION_NAMES:
@@ -87,20 +134,34 @@ def _load_pickle(path: Path) -> PreconditionedDenoiser:
     if 2 * sum(math.prod(weight.shape) for weight in pickled.values()) > path.stat().st_size:
         raise RefusedError("declares more weights than its size allows")
     pickled.pop("map_augment.weight", None)
-    config |= UNUSED
+    config |= _unused(name)
     weights = {key: weight.tensor() for key, weight in pickled.items()}
     size = config["img_resolution"]
-    return PreconditionedDenoiser(
+    numbers = edm2_latent.latent_scale(content.get("encoder"), config["in_channels"])
+    latents = f", latents of {edm2_latent.vae_name(content['encoder'])}" if numbers else ""
+    denoiser = PreconditionedDenoiser(
         network_with_weights(name, config, weights, str(path)),
         precondition,
         sample_shape=(config["in_channels"], size, size),
         num_classes=config["label_dim"],
-        source=f"{path.name} ({ema.class_name} of {model.class_name})",
+        source=f"{path.name} ({ema.class_name} of {model.class_name}{latents})",
     )
+    return denoiser, numbers
+
+
+def _unused(name: str) -> dict[str, Any]:
+    """What is switched off, of the arguments that the network has."""
+    known = inspect.signature(NETWORKS[name]).parameters
+    return {key: value for key, value in UNUSED.items() if key in known}
 
 
 def _load_state_dict(path: Path) -> PreconditionedDenoiser:
     beside, description = json_beside(path)
+    if beside is None and path.name.startswith("training-state"):
+        raise RefusedError(
+            "is the state of a training run of EDM or EDM2; expected the network-snapshot-*.pkl "
+            "beside it"
+        )
     if beside is None:
         raise RefusedError(
             f"has no JSON file beside it; expected {path.with_suffix('.json').name} or config.json "
@@ -123,7 +184,7 @@ def _load_state_dict(path: Path) -> PreconditionedDenoiser:
             f"{beside} names the network {name!r}; expected one of "
             f"{', '.join(NETWORK_NAMES.values())}"
         )
-    arguments: dict[str, Any] = {**config, **UNUSED}
+    arguments: dict[str, Any] = {**config, **_unused(name)}
     weights = read_weights(path)
     if openai_unet.is_openai_unet(weights):
         if name != openai_unet.NETWORK or precondition == "edm":

@@ -15,7 +15,7 @@ from pidistill.denoiser import Denoiser
 from pidistill.files import sha256_of
 from pidistill.storage import weights_sha256
 
-NOT_SETTINGS = ("source", "training")
+NOT_SETTINGS = ("source", "training", "class_names")
 """Attributes of a denoiser that do not change what it computes."""
 
 

@@ -1,4 +1,4 @@
-"""Options in the locator of a teacher: `NAME?OPTION=VALUE&...`. Imports no torch."""
+"""Options in the locator of a teacher or of data: `NAME?OPTION=VALUE&...`. Imports no torch."""
 
 import math
 from typing import Any
@@ -6,10 +6,12 @@ from typing import Any
 from pidistill.errors import PidistillError
 from pidistill.paths import user_path
 
-Options = dict[str, type[float] | type[int] | type[str]]
-"""The options of a kind of teacher, and the types of their values."""
+Options = dict[str, type[float] | type[int] | type[str] | type[bool]]
+"""The options of a kind of teacher or data, and the types of their values."""
 PATHS = ("guide", "vae", "prompts")
 """Options whose values are paths, in every kind."""
+WORDS = {"true": True, "false": False}
+EXPECTED = {str: "text", int: "an integer", float: "a finite number", bool: "true or false"}
 
 
 def parse_options(kind: str, locator: str, known: Options) -> tuple[str, dict[str, Any]]:
@@ -27,11 +29,11 @@ def parse_options(kind: str, locator: str, known: Options) -> tuple[str, dict[st
                 f"OPTION one of {', '.join(known)}"
             )
         try:
-            options[key] = known[key](text)
-        except ValueError:
+            options[key] = WORDS[text.lower()] if known[key] is bool else known[key](text)
+        except (ValueError, KeyError):
             options[key] = math.nan
         if options[key] in ("", math.inf, -math.inf) or options[key] != options[key]:
-            expected = {str: "text", int: "an integer", float: "a finite number"}[known[key]]
+            expected = EXPECTED[known[key]]
             raise PidistillError(
                 f"option {key} is {text!r} in '{kind}:{locator}'; expected {expected}"
             )

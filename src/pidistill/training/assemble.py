@@ -14,6 +14,7 @@ from pidistill.methods.base import Method
 from pidistill.networks import new_network, require_fit
 from pidistill.teachers import load_teacher
 from pidistill.training.config import RunConfig
+from pidistill.training.run_folder import input_hashes, require_same_inputs
 from pidistill.training.trainer import Trainer
 
 
@@ -57,16 +58,19 @@ def build_trainer(
         data: The images; None loads the config's.
 
     Raises:
-        PidistillError: Something that the config names is missing or does not fit.
+        PidistillError: Something that the config names is missing or does not fit, or the run in
+            `folder` was started with another teacher or other data.
     """
     if teacher is None and config.teacher is not None:
         teacher = load_teacher(config.teacher)
     if data is None and config.data is not None:
         data = load_data(config.data)
+    inputs = input_hashes(teacher, data)
+    require_same_inputs(Path(folder), inputs, config)
     with torch.random.fork_rng():  # only initial weights come from the global generator
         torch.manual_seed(config.seed)
         method = build_method(config, teacher, data, network)
-    return Trainer(config, method, folder, data=data)
+    return Trainer(config, method, folder, data=data, inputs=inputs)
 
 
 def build_method(

@@ -21,6 +21,9 @@ from pidistill.settings import STRICT, merge, validate
 CONFIG_FILE = "config.toml"
 """Name of the config in a run folder."""
 
+INPUTS_FILE = "inputs.json"
+"""In a run folder: content hashes of the run's teacher and data (see `training.run_folder`)."""
+
 CHANGEABLE = (
     "max_train_steps",
     "checkpointing_steps",
@@ -177,12 +180,25 @@ def config_text(config: RunConfig) -> str:
 
 
 def require_same_run(old: RunConfig, new: RunConfig, folder: Path) -> None:
-    """Raise `PidistillError` unless `new` continues the run that `old` began in `folder`."""
-    before = old.model_dump(exclude=set(CHANGEABLE))
-    after = new.model_dump(exclude=set(CHANGEABLE))
-    for key, value in before.items():
-        if after[key] != value:
+    """Raise `PidistillError` unless `new` continues the run that `old` began in `folder`.
+
+    Teacher and data may be elsewhere if the run knows them by content.
+    """
+    by_content = {"teacher", "data"} if (folder / INPUTS_FILE).is_file() else set()
+    free = {*CHANGEABLE, *by_content}
+    before, after = _leaves(old.model_dump(exclude=free)), _leaves(new.model_dump(exclude=free))
+    for key in [*before, *after]:
+        if before.get(key) != after.get(key):
             raise PidistillError(
-                f"{key} is {after[key]!r}, but the run in {folder} was started with {value!r}; "
-                "omit it to resume, or choose another run folder"
+                f"{key} is {after.get(key)!r}, but the run in {folder} was started with "
+                f"{before.get(key)!r}; omit it to resume, or choose another run folder"
             )
+
+
+def _leaves(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested tables by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = isinstance(value, dict) and value
+        leaves |= _leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return leaves

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from pidistill.data import Dataset
 from pidistill.machine import peak_memory
 from pidistill.methods.base import Run
 from pidistill.training.assemble import build_trainer
@@ -21,7 +22,7 @@ PATIENCE = 60.0
 """Stop timing steps after this many seconds."""
 
 
-def estimate(config: RunConfig) -> dict[str, Any]:
+def estimate(config: RunConfig, data: Dataset | None = None) -> dict[str, Any]:
     """Build everything that `config` names, time a few steps and estimate the run.
 
     All processes must call it and get the same result: the time of the slowest and the memory of
@@ -29,6 +30,7 @@ def estimate(config: RunConfig) -> dict[str, Any]:
 
     Args:
         config: The run's config.
+        data: The images; None loads the config's.
 
     Returns:
         JSON values: `parameters` of the student and every other module, by name; `peak_memory` of
@@ -39,7 +41,7 @@ def estimate(config: RunConfig) -> dict[str, Any]:
     Raises:
         PidistillError: As in `build_trainer`, or the loss is not finite.
     """
-    trainer = build_trainer(config.model_copy(update={"report_to": []}), Path("nowhere"))
+    trainer = build_trainer(config.model_copy(update={"report_to": []}), Path("nowhere"), data=data)
     method = trainer.method
     preparation = _preparation_seconds(trainer)
     trainer.train_step()

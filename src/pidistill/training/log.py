@@ -17,6 +17,20 @@ PREVIEW_COLUMNS = 10
 """Samples per row of such a grid."""
 
 
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """Progress after an optimizer step."""
+
+    step: int
+    """Optimizer steps done."""
+    images: int
+    """Samples seen."""
+    loss: float
+    """Mean loss of the student in the step, over all processes."""
+    seconds: float
+    """Training time, without interruptions."""
+
+
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """The entries of a run's log, up to the first line that is truncated or invalid."""
     path = Path(folder) / LOG_FILE

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -111,6 +112,10 @@ class TrainedPart:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.max_grad_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        for module in self.module.modules():
+            constrain: Any = getattr(module, "constrain_", None)
+            if constrain is not None:
+                constrain()
         self.averages.update(self.num_updates)
         self.num_updates += 1
         return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()

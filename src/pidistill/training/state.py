@@ -18,7 +18,7 @@ from pidistill.methods.base import Method
 from pidistill.model_folder import MODEL_FILE, description_text, write_description
 from pidistill.storage import read_tensors, write_tensors
 from pidistill.training.checkpoint import clear_unfinished, newest_checkpoint, write_checkpoint
-from pidistill.training.config import CONFIG_FILE, RunConfig, config_text
+from pidistill.training.config import CONFIG_FILE, INPUTS_FILE, RunConfig, config_text
 from pidistill.training.log import LOG_FILE, PREVIEWS, Best, Means, truncate_log
 from pidistill.training.losses import BatchMeans
 from pidistill.training.parts import TrainedPart
@@ -128,6 +128,7 @@ class RunState:
             texts={  # they make a checkpoint a run folder that can be sampled from
                 MODEL_FILE: description_text(self.method.student, config.ema_rates[0]),
                 CONFIG_FILE: config_text(config),
+                INPUTS_FILE: (folder / INPUTS_FILE).read_text(),
             },
             best=self.best.step if config.keep_best else None,
         )

@@ -26,41 +26,34 @@ from pidistill.noise import Draws
 from pidistill.numerics import precise
 from pidistill.processes import join_processes
 from pidistill.training.batches import make_batch, seed_dropout
-from pidistill.training.config import CONFIG_FILE, RunConfig, write_config
+from pidistill.training.config import CONFIG_FILE, RunConfig
 from pidistill.training.distributed import (
     compile_networks,
     make_accelerator,
     num_micro_batches,
     whole_weights,
 )
-from pidistill.training.log import PREVIEW_COLUMNS, PREVIEWS, append_to_log
+from pidistill.training.log import PREVIEW_COLUMNS, PREVIEWS, StepReport, append_to_log
 from pidistill.training.losses import LogSigmaBins, batch_means
 from pidistill.training.parts import TrainedPart
+from pidistill.training.run_folder import write_start
 from pidistill.training.state import STUDENT, RunState
 from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
 
 log = logging.getLogger("pidistill")
 
 
-@dataclasses.dataclass(frozen=True)
-class StepReport:
-    """Progress after an optimizer step."""
-
-    step: int
-    """Optimizer steps done."""
-    images: int
-    """Samples seen."""
-    loss: float
-    """Mean loss of the student in the step, over all processes."""
-    seconds: float
-    """Training time, without interruptions."""
-
-
 class Trainer:
     """Trains the parts of a method and maintains the run folder."""
 
     def __init__(
-        self, config: RunConfig, method: Method, folder: str | Path, *, data: Dataset | None = None
+        self,
+        config: RunConfig,
+        method: Method,
+        folder: str | Path,
+        *,
+        data: Dataset | None = None,
+        inputs: dict[str, str] | None = None,
     ) -> None:
         """Prepare a run; nothing is written yet.
 
@@ -69,11 +62,13 @@ class Trainer:
             method: The method to train.
             folder: The run folder.
             data: Images, for a method that needs them.
+            inputs: Content hashes for the run folder (`run_folder.input_hashes`).
 
         Raises:
             PidistillError: The batch cannot be divided as configured, or data are missing.
         """
         self.config, self.method, self.folder, self.data = config, method, Path(folder), data
+        self.inputs = inputs or {}
         if method.needs == "images" and data is None:
             raise PidistillError("this method trains on images; pass 'data'")
         self.accelerator = make_accelerator(
@@ -118,7 +113,7 @@ class Trainer:
         with self._held():
             for progress in self.method.prepare(run):
                 if self.processes.is_main and not (self.folder / CONFIG_FILE).exists():
-                    write_config(self.folder / CONFIG_FILE, self.config)
+                    write_start(self.folder, self.config, self.inputs)
                 yield progress
         self.prepared = True
 
@@ -150,7 +145,7 @@ class Trainer:
             while self.step < self.config.max_train_steps:
                 report = self.train_step()
                 if self.step == first and self.processes.is_main:  # a run that fails leaves nothing
-                    write_config(self.folder / CONFIG_FILE, self.config)
+                    write_start(self.folder, self.config, self.inputs)
                     write_description(self.folder, self.method.student, self.config.ema_rates[0])
                 done = self.step == self.config.max_train_steps
                 stop = self.processes.any(should_stop())

@@ -14,6 +14,8 @@ from pidistill.evaluation.features.base import FeatureBatch, FeatureNetwork
 from pidistill.evaluation.features.bundled import BUNDLED, load_bundled
 from pidistill.evaluation.features.dinov2 import load_dinov2
 from pidistill.evaluation.features.inception import load_inception
+from pidistill.evaluation.features.trained import is_features_folder, load_trained
+from pidistill.paths import user_path
 
 __all__ = ["FeatureBatch", "FeatureNetwork", "features_for", "load_features"]
 
@@ -33,7 +35,8 @@ def load_features(
     """Load the feature network `name`, frozen and on the CPU.
 
     Args:
-        name: `digits`, `glyphs`, `inception`, `dinov2`, or the name of a plug-in.
+        name: `digits`, `glyphs`, `inception`, `dinov2`, the name of a plug-in, or a folder of
+            `pidistill train-features`.
         weights: File or folder with the weights of `inception` or `dinov2`; None means the cache of
             their library.
         allow_download: Whether missing weights may be downloaded.
@@ -51,13 +54,18 @@ def load_features(
             f"weights is {str(weights)!r}, but the features {name!r} accept none; expected the "
             f"features {' or '.join(PUBLISHED)}"
         )
+    elif is_features_folder(user_path(name)):
+        network = load_trained(user_path(name))
     elif name in BUNDLED:
         network = load_bundled(name)
     elif name in plugins:
         network = plugins[name].load()()
     else:
         names = ("auto", *BUNDLED, *PUBLISHED, *plugins)
-        raise PidistillError(f"unknown features {name!r}; expected one of {', '.join(names)}")
+        raise PidistillError(
+            f"unknown features {name!r}; expected one of {', '.join(names)}, or a folder of "
+            "pidistill train-features"
+        )
     return network.eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Preconditioning, network arguments and weights from the pickled modules of EDM.
+"""Preconditioning, network arguments and weights from the pickled modules of EDM and EDM2.
 
 The file may be hostile, so the type and size of every value are checked before use.
 """
@@ -6,7 +6,7 @@ The file may be hostile, so the type and size of every value are checked before 
 import inspect
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from pidistill.networks import NETWORKS
 from pidistill.precondition import PRECONDITIONS, Precondition
@@ -14,14 +14,22 @@ from pidistill.teachers.formats import RefusedError
 from pidistill.teachers.formats.edm_pickle import PickledModule, PickledTensor
 from pidistill.teachers.formats.safe_pickle import shown
 
-NETWORK_NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
+NETWORK_NAMES = {
+    "SongUNet": "song_unet",
+    "DhariwalUNet": "dhariwal_unet",
+    "UNet": "edm2_unet",
+}
+EDM2 = "Precond"
+"""EDM2's name of its preconditioning, and of the only one that holds its network."""
 PRECONDITION_NAMES = {
+    EDM2: "edm",
     "EDMPrecond": "edm",
     "VPPrecond": "vp",
     "VEPrecond": "ve",
     "iDDPMPrecond": "iddpm",
 }
 SETTINGS = {  # EDM's name: (our name, lowest, highest sane value)
+    EDM2: {"sigma_data": ("sigma_data", 1e-6, 1e6)},
     "EDMPrecond": {
         "sigma_min": ("sigma_min", 0.0, 1e6),
         "sigma_max": ("sigma_max", 0.0, math.inf),
@@ -70,25 +78,33 @@ def network_of(ema: PickledModule) -> tuple[str, dict[str, Any], PickledModule]:
 
     The arguments are the network's own, or else those that `ema` passed on to it.
     """
-    model = _table(ema, "_modules").get("model")
-    if not isinstance(model, PickledModule) or model.class_name not in NETWORK_NAMES:
-        raise RefusedError(f"has {_what(model)} as its model; expected {', '.join(NETWORK_NAMES)}")
+    is_edm2 = ema.class_name == EDM2
+    model = _table(ema, "_modules").get("unet" if is_edm2 else "model")
+    expected = [name for name in NETWORK_NAMES if (name == "UNet") == is_edm2]
+    if not isinstance(model, PickledModule) or model.class_name not in expected:
+        raise RefusedError(f"has {_what(model)} as its model; expected {', '.join(expected)}")
     name = NETWORK_NAMES[model.class_name]
     known = inspect.signature(NETWORKS[name]).parameters
-    given = _arguments(model, known)
+    order = list(known)
+    if is_edm2:  # it has one argument for both numbers of channels
+        order[1:3] = ["img_channels"]
+    given = _arguments(model, order)
     if "img_resolution" not in given:
         outer = _outer_arguments(ema)
-        channels: Any = outer.get("img_channels")
+        passed_on = {key: outer[key] for key in outer if key in (*known, "img_channels")}
+        given = {**passed_on, **given}
+    if "img_channels" in given:
+        channels: Any = given.pop("img_channels")
         twice = ema.class_name == "iDDPMPrecond" and type(channels) is int
         widths = {"in_channels": channels, "out_channels": 2 * channels if twice else channels}
-        given = {**widths, **{key: outer[key] for key in outer if key in known}, **given}
+        given = {**widths, **given}
     for argument in given:
         if argument not in known:
             raise RefusedError(f"has a network with the unknown argument {_what(argument)}")
     for argument in ("img_resolution", "in_channels", "out_channels"):
         if argument not in given:
             raise RefusedError(f"has a network without the argument {argument}")
-    config = {key: _argument(key, value, known[key].default) for key, value in given.items()}
+    config = {key: _argument(known[key], value) for key, value in given.items()}
     return name, {"label_dim": 0, **config}, model
 
 
@@ -128,8 +144,9 @@ def _arguments(module: PickledModule, names: Iterable[str]) -> dict[str, Any]:
     return dict(zip(names, positional, strict=False)) | _table(module, "_init_kwargs")
 
 
-def _argument(name: str, value: Any, default: Any) -> Any:
-    """The network argument `name`, checked to have the type of its default and a sane size."""
+def _argument(parameter: inspect.Parameter, value: Any) -> Any:
+    """A network argument, checked to have the type of its default and a sane size."""
+    name, default = parameter.name, parameter.default
     largest = LARGEST.get(name, 1_000_000)
     if isinstance(default, tuple):
         if type(value) not in (list, tuple) or len(value) > LONGEST.get(name, 64):
@@ -139,6 +156,8 @@ def _argument(name: str, value: Any, default: Any) -> Any:
         if type(value) is not str:
             raise RefusedError(f"has {_what(value)} as argument {name}; expected a string")
         return shown(value)
+    if value is None and type(None) in get_args(parameter.annotation):
+        return None
     return _number(name, value, 0, largest)
 
 

@@ -1,4 +1,4 @@
-"""The contents of a genuine EDM pickle as inert records (see `safe_pickle`)."""
+"""The contents of a genuine pickle of EDM or EDM2 as inert records (see `safe_pickle`)."""
 
 import io
 import math
@@ -15,6 +15,9 @@ from pidistill.teachers.formats import RefusedError, safe_pickle
 from pidistill.teachers.formats.safe_pickle import shown
 
 NUMPY_SCALARS = {"f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q", "u1": "B", "b1": "?"}
+ARRAY = "numpy.ndarray"
+"""Stands for the class."""
+MAX_ARRAY = 64
 STORAGES = {
     ("torch", "DoubleStorage"): torch.float64,
     ("torch", "FloatStorage"): torch.float32,
@@ -100,6 +103,25 @@ class _NumpyDtype(NamedTuple):
             raise RefusedError("uses a NumPy dtype that is not little-endian")
 
 
+class PickledArray:
+    """A small one-dimensional NumPy array of numbers."""
+
+    def __init__(self) -> None:
+        self.values: tuple[Any, ...] = ()
+
+    def set_state(self, state: Any) -> None:
+        """Set the elements, from what NumPy stores of an array."""
+        match state:
+            case (int(), (int(size),), _NumpyDtype(character), bool(), bytes(data)) if (
+                0 <= size <= MAX_ARRAY and len(data) == struct.calcsize(f"<{size}{character}")
+            ):
+                self.values = struct.unpack(f"<{size}{character}", data)
+            case _:
+                raise RefusedError(
+                    f"holds a NumPy array that is not a list of at most {MAX_ARRAY} numbers"
+                )
+
+
 def _module(meta: Any) -> PickledModule:
     match meta:
         case {"class_name": str(class_name), "state": dict(state)}:
@@ -160,6 +182,12 @@ def _scalar(dtype: Any, data: Any) -> Any:
     return struct.unpack(f"<{dtype.character}", data)[0]
 
 
+def _array(*arguments: Any) -> PickledArray:
+    if arguments != (ARRAY, (0,), b"b"):
+        raise RefusedError("refers to numpy.core.multiarray._reconstruct, but for no empty array")
+    return PickledArray()
+
+
 GLOBALS: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _module,
     ("torch.nn.modules.container", "ModuleDict"): lambda: PickledModule("container", {}),
@@ -172,5 +200,8 @@ GLOBALS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _dtype,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy", "ndarray"): ARRAY,
+    ("numpy.core.multiarray", "_reconstruct"): _array,
+    ("numpy._core.multiarray", "_reconstruct"): _array,
 }
 """Every global that a genuine checkpoint names, and its replacement."""
