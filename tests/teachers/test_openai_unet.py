@@ -272,7 +272,7 @@ KEY = "output_blocks.2.2.in_layers.2.weight"
             r"'edm_timestep' \(consistency-models\) or 'guided_diffusion'",
         ),
         ({}, guided(noise_schedule="sqrt"), "noise_schedule 'sqrt'; expected linear or cosine"),
-        ({}, guided(), "wrong precondition: .*noise_schedule"),
+        ({}, guided(), "wrong precondition in its JSON file: .*noise_schedule"),
         ({}, guided(noise_schedule="linear", diffusion_steps=1), "diffusion_steps 1"),
         ({}, guided(noise_schedule="linear", sigma_max=1e3), "noise levels from 0.01"),
         ({"input_blocks.3.0.op.weight": 3}, {}, "built without resblock_updown"),

@@ -195,11 +195,7 @@ def _load_state_dict(path: Path) -> PreconditionedDenoiser:
                 "linear or cosine (see docs/teachers/edm.md)"
             )
         if precondition == "guided_diffusion":
-            precondition = "discrete_vp"
-            try:
-                settings = openai_unet.discrete_vp_settings(**settings)
-            except TypeError as error:
-                raise PidistillError(f"{beside} has a wrong precondition: {error}") from error
+            precondition, settings = "discrete_vp", openai_unet.discrete_vp_settings(settings)
         order = description.get("qkv_order", "three-major")
         weights = openai_unet.renamed_weights(weights, arguments, order)
     weights.pop("map_augment.weight", None)

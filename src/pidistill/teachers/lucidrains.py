@@ -114,6 +114,12 @@ def averaged_model(content: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             "holds no GaussianDiffusion with a Unet in ema['ema_model.*'], but another model of "
             "denoising-diffusion-pytorch, which is not supported (see docs/teachers/lucidrains.md)"
         )
+    table = averaged["sqrt_recipm1_alphas_cumprod"]
+    if table.ndim != 1 or len(table) < 2 or not (table.diff() > 0).all():
+        raise RefusedError(
+            f"has a noise schedule of shape {tuple(table.shape)} in sqrt_recipm1_alphas_cumprod; "
+            "expected at least two increasing levels"
+        )
     return weights, {key: value for key, value in averaged.items() if not key.startswith("model.")}
 
 

@@ -33,10 +33,8 @@ def network_config(weights: dict[str, Tensor]) -> dict[str, Any]:
         raise RefusedError(f"has a network that takes {taken} channels and returns {given}")
     dim = weights["time_mlp.1.weight"].shape[1]
     levels = 1 + max(int(m[1]) for key in weights if (m := re.match(r"downs\.(\d{1,3})\.", key)))
-    downs = [
-        next(w for key, w in weights.items() if re.fullmatch(rf"downs\.{i}\.3\.(1\.)?weight", key))
-        for i in range(levels)
-    ]
+    halved = [f"downs.{i}.3.1.weight" for i in range(levels - 1)]
+    downs = [weights[key] for key in (*halved, f"downs.{levels - 1}.3.weight")]
     full = [f"downs.{i}.2.to_out.weight" in weights for i in range(levels)]
     memories = [weights[f"downs.{i}.2.mem_kv"] for i in range(levels)]
     return {
@@ -64,7 +62,9 @@ def objective_of(buffers: dict[str, Tensor]) -> str:
     of the three must turn them into such a `w`.
     """
     snr = buffers["sqrt_recipm1_alphas_cumprod"].double() ** -2
-    loss_weight = buffers.get("loss_weight", torch.zeros_like(snr)).double()
+    loss_weight = buffers.get("loss_weight", torch.zeros(())).double()
+    if loss_weight.shape != snr.shape:
+        loss_weight = torch.zeros_like(snr)
     factors = {"pred_noise": snr, "pred_x0": torch.ones_like(snr), "pred_v": snr + 1}
     fits = []
     for objective, factor in factors.items():

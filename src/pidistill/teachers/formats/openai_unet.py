@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pidistill.networks.dhariwal_unet import CHANNELS_PER_HEAD, DhariwalUNet
 from pidistill.networks.edm_unet import UNetBlock
-from pidistill.precondition.discrete import discrete_sigmas
+from pidistill.precondition.discrete import DiscreteVPPrecondition, discrete_sigmas
 from pidistill.teachers.formats import RefusedError
 from pidistill.teachers.formats.discrete_schedule import table_precondition
 from pidistill.teachers.formats.weights import empty_network
@@ -56,7 +56,18 @@ def is_openai_unet(weights: dict[str, Tensor]) -> bool:
     return any(key.startswith("input_blocks.") for key in weights)
 
 
-def discrete_vp_settings(
+def discrete_vp_settings(flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `DiscreteVPPrecondition` for these flags, the arguments of `process`.
+
+    Raises `RefusedError` if a flag is unknown, missing or invalid.
+    """
+    try:
+        return dataclasses.asdict(process(**flags))
+    except TypeError as error:
+        raise RefusedError(f"has a wrong precondition in its JSON file: {error}") from error
+
+
+def process(
     *,
     noise_schedule: str,
     diffusion_steps: int = 1000,
@@ -64,8 +75,8 @@ def discrete_vp_settings(
     rescale_timesteps: bool = False,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
-) -> dict[str, Any]:
-    """The settings of `DiscreteVPPrecondition` for a training of guided-diffusion.
+) -> DiscreteVPPrecondition:
+    """The preconditioning of a network that guided-diffusion trained.
 
     The arguments are its flags. A sampler's `timestep_respacing` changes nothing: the network is
     told the timestep of the full process.
@@ -83,14 +94,13 @@ def discrete_vp_settings(
         betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
     else:
         raise RefusedError(f"has the noise_schedule {noise_schedule!r}; expected linear or cosine")
-    precondition = table_precondition(
+    return table_precondition(
         discrete_sigmas((1 - betas).cumprod(0)),
         "sample" if predict_xstart else "epsilon",
         sigma_min,
         sigma_max,
         timestep_scale=1000 / diffusion_steps if rescale_timesteps else 1.0,
     )
-    return dataclasses.asdict(precondition)
 
 
 def refuse_other_blocks(weights: dict[str, Tensor]) -> None:
