@@ -110,6 +110,10 @@ def read_image(
 
 def _plain(image: Image.Image, name: str, background: str | None) -> Image.Image:
     """An image as one of mode `L` or `RGB`, without transparency."""
+    if image.mode in DEEP_MODES and "transparency" in image.info:
+        raise PidistillError(
+            f"{name} has 16 bits and a transparent level; remove the transparency first"
+        )
     if image.mode in DEEP_MODES or (image.mode == "I" and image.format in ("PNG", "PPM")):
         deep = np.asarray(image).astype(np.float64)
         return Image.fromarray((deep / 257).round().clip(0, 255).astype(np.uint8))

@@ -195,7 +195,7 @@ def open_reference(
     if reference.images is not None and subject.image_shape[0] == 3 and tuple(shape) == grey:
         say(f"the reference {reference.name} is grey; its channel is repeated for RGB samples")
         return reference._replace(images=reference.images.expand(-1, 3, -1, -1))
-    hint = "; read it as folder:PATH?channels=1" if tuple(shape[1:]) == grey[1:] else ""
+    hint = "; read a folder as folder:PATH?channels=1" if tuple(shape[1:]) == grey[1:] else ""
     raise PidistillError(
         f"the reference {reference.name} holds samples of shape {tuple(shape)}; those to measure "
         f"have {tuple(subject.image_shape)}{hint}"

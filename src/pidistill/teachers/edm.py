@@ -155,18 +155,22 @@ def _unused(name: str) -> dict[str, Any]:
     return {key: value for key, value in UNUSED.items() if key in known}
 
 
-def _load_state_dict(path: Path) -> PreconditionedDenoiser:
-    beside, description = json_beside(path)
-    if beside is None and path.name.startswith("training-state"):
-        raise RefusedError(
+def _without_description(path: Path) -> RefusedError:
+    if path.name.startswith("training-state"):
+        return RefusedError(
             "is the state of a training run of EDM or EDM2; expected the network-snapshot-*.pkl "
             "beside it"
         )
+    return RefusedError(
+        f"has no JSON file beside it; expected {path.with_suffix('.json').name} or config.json "
+        "with the entries 'network' and 'precondition'"
+    )
+
+
+def _load_state_dict(path: Path) -> PreconditionedDenoiser:
+    beside, description = json_beside(path)
     if beside is None:
-        raise RefusedError(
-            f"has no JSON file beside it; expected {path.with_suffix('.json').name} or config.json "
-            "with the entries 'network' and 'precondition'"
-        )
+        raise _without_description(path)
     match description:
         case {
             "network": {"name": str(name), "config": dict(config)},
