@@ -45,14 +45,15 @@ def test_a_metric_that_cannot_be_computed_is_absent(digits, with_teacher, with_r
         num=12,
     )
     expected = {"nfe", "num_samples", "seed", "speed_batch_size", "ms_per_sample"}
-    expected |= {"duplicates", "nearest_sample"}
+    expected |= {"duplicates", "nearest_sample", "label_agreement", "features"}
     if with_teacher:
         expected |= {"rms_error", "error_num_samples", "error_quantiles", "teacher_nfe"}
         expected |= {"trajectory", "straightness", "teacher_straightness", "teacher_ms_per_sample"}
+        expected |= {"teacher_label_agreement"}
         assert metrics["teacher_nfe"] == 2 * TEACHER_STEPS - 1
         assert 0 < metrics["ms_per_sample"] < metrics["teacher_ms_per_sample"]
     if with_reference:
-        expected |= {"reference", "features", "nearest_training_image", *OF_REFERENCE}
+        expected |= {"reference", "nearest_training_image", *OF_REFERENCE}
     if with_teacher and with_reference:
         expected |= {"teacher_frechet_distance"}
     assert metrics.keys() == expected

@@ -24,6 +24,8 @@ ALPHAS = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0).
 TABLES = {
     **{name: {} for name in ("edm", "vp", "ve", "iddpm", "edm_timestep")},
     "discrete_vp": {"alphas_cumprod": ALPHAS, "sigma_min": 0.02, "sigma_max": 80.0},
+    "discrete_ve": {},
+    "sub_vp": {},
     "flow": {"sigma_min": 0.002, "sigma_max": 80.0},
 }
 

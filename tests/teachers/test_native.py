@@ -110,3 +110,8 @@ def test_a_bundled_teacher_says_how_good_it_is(name):
         metrics = evaluate("digits", "digits", num=4, steps=2, metrics=["fid"])
         key = "reference_split_frechet_distance"
         assert scores[key] == pytest.approx(metrics[key])
+
+
+@pytest.mark.parametrize("spec", ["digits", "mixture:ring", "native:nowhere?guide=there"])
+def test_specs_without_existing_paths_stay_as_they_are(spec):
+    assert absolute_spec(spec) == spec

@@ -90,8 +90,8 @@ def split_spec(spec: str | Path) -> tuple[str, str]:
 
 def absolute_spec(spec: str) -> str:
     """The spec with its paths made absolute, those in its options too, where they exist."""
-    kind, _, locator = spec.partition(":")
-    prefix, name = (f"{kind}:", locator) if kind in sources() else ("", spec)
+    kind, colon, locator = spec.partition(":")
+    prefix, name = (f"{kind}{colon}", locator) if kind in sources() else ("", spec)
     name, mark, options = name.partition("?")
     path = user_path(name)
     if name and path.exists():
