@@ -13,7 +13,7 @@ from pidistill.evaluation import evaluate
 from pidistill.files import read_json
 from pidistill.model_folder import write_description
 from pidistill.storage import write_tensors
-from pidistill.teachers import SOURCES, sources, split_spec
+from pidistill.teachers import SOURCES, absolute_spec, sources, split_spec
 
 ASSETS = importlib.resources.files("pidistill") / "assets"
 
