@@ -71,7 +71,7 @@ def test_samples_take_them_in_turn(folders, tmp_path, label, expected):
     assert np.allclose(np.load(out)["samples"], x.numpy(), atol=1e-6)
 
 
-def test_a_grid_has_a_column_per_class(folders, tmp_path):
+def test_classes_line_up_in_a_grid(folders, tmp_path):
     for options, columns in (([], 2), (["--label", "0,1,0"], 3), (["--columns", "6"], 6)):
         out = tmp_path / "x.png"
         arguments = ["sample", str(folders / "run"), "-n", "6", "--out", str(out), *options]

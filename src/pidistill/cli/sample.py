@@ -50,7 +50,7 @@ MOST_COLUMNS = 20
     metavar="L,...",
     help="Classes to go round, by number or name, such as 3 or 3,4; all is the default.",
 )
-@click.option("--columns", type=POSITIVE, help="Columns of a grid; by default one per class.")
+@click.option("--columns", type=POSITIVE, help="Columns of a grid; by default, classes line up.")
 @click.option(
     "--out",
     "file",
@@ -118,8 +118,8 @@ def sample(
     if not processes.is_main:
         return
     around = opened.num_classes if classes is None else len(classes)
-    if columns is None and 1 < around <= MOST_COLUMNS:
-        columns = around
+    if columns is None and 1 < around <= MOST_COLUMNS:  # classes line up in a grid nearly square
+        columns = around * max(1, round(math.sqrt(num) / around))
     write_samples(file, torch.cat([x for x, _ in everything]), columns)
     nfe = everything[0][1]
     out.say(f"{file}: {num} samples, {nfe} network evaluation(s) each, seed {seed}")
