@@ -74,6 +74,8 @@ GREY_MODES = ("1", "L")
 COLOUR_MODES = ("RGB", "CMYK", "YCbCr", "LAB", "HSV")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+FORMATS_OF_16_BITS = ("PNG", "PPM")
+"""Formats whose images of mode `I` have 16 bits."""
 
 
 def read_image(
@@ -98,7 +100,10 @@ def read_image(
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise PidistillError(f"{path} has {image.n_frames} frames; expected a still image")
-            plain = _plain(ImageOps.exif_transpose(image), str(path), background)
+            is_deep = image.mode in DEEP_MODES or (
+                image.mode == "I" and image.format in FORMATS_OF_16_BITS
+            )
+            plain = _plain(ImageOps.exif_transpose(image), str(path), background, is_deep=is_deep)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, PidistillError):
             raise
@@ -108,13 +113,29 @@ def read_image(
     return np.atleast_3d(np.asarray(plain))
 
 
-def _plain(image: Image.Image, name: str, background: str | None) -> Image.Image:
+def opaque_colour(name: str) -> tuple[int, int, int]:
+    """The RGB levels of a colour such as `white` or `#808080`.
+
+    Raises `PidistillError` if it is none that Pillow knows, or is transparent itself.
+    """
+    try:
+        levels = ImageColor.getrgb(name)
+    except ValueError:
+        levels = (0, 0, 0, 0)
+    if len(levels) != 3:
+        raise PidistillError(
+            f"background is {name!r}; expected an opaque colour, such as white or #808080"
+        )
+    return levels
+
+
+def _plain(image: Image.Image, name: str, background: str | None, *, is_deep: bool) -> Image.Image:
     """An image as one of mode `L` or `RGB`, without transparency."""
-    if image.mode in DEEP_MODES and "transparency" in image.info:
+    if is_deep and "transparency" in image.info:
         raise PidistillError(
             f"{name} has 16 bits and a transparent level; remove the transparency first"
         )
-    if image.mode in DEEP_MODES or (image.mode == "I" and image.format in ("PNG", "PPM")):
+    if is_deep:
         deep = np.asarray(image).astype(np.float64)
         return Image.fromarray((deep / 257).round().clip(0, 255).astype(np.uint8))
     has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
@@ -141,9 +162,9 @@ def _opaque(image: Image.Image, name: str, background: str | None) -> Image.Imag
                 f"{name} has transparent pixels; choose what is behind them, as in "
                 "folder:PATH?background=white"
             )
-        behind = Image.new("RGBA", layer.size, ImageColor.getrgb(background))
-        layer = Image.alpha_composite(behind, layer)
-        is_grey = is_grey and len(set(ImageColor.getrgb(background)[:3])) == 1
+        colour = opaque_colour(background)
+        layer = Image.alpha_composite(Image.new("RGBA", layer.size, colour), layer)
+        is_grey = is_grey and len(set(colour)) == 1
     return layer.convert("RGB").getchannel(0) if is_grey else layer.convert("RGB")
 
 

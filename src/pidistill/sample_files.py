@@ -141,7 +141,7 @@ def pixels_of(array: np.ndarray, name: str, *, last: bool) -> Tensor:
 
     Args:
         array: Floating-point numbers (n, ...), for images in [-1, 1]; or images of integers in
-            0 .. 255.
+            0 .. 255, grey ones also as (n, h, w).
         name: What errors call it.
         last: Whether channels are expected last, where both are possible.
 
@@ -151,8 +151,10 @@ def pixels_of(array: np.ndarray, name: str, *, last: bool) -> Tensor:
     Raises:
         PidistillError: It is neither, not finite, or images in a range that is not [-1, 1].
     """
-    axis = _channel_axis(array.shape, last)
     is_integer, is_real = array.dtype.kind in "iu", array.dtype.kind == "f"
+    if is_integer and array.ndim == 3:  # grey images, as in the files of MNIST
+        array = array[:, None]
+    axis = _channel_axis(array.shape, last)
     if not (is_real and array.ndim > 1) and not (is_integer and axis):
         raise PidistillError(
             f"{name} is {array.dtype} of shape {array.shape}; expected floating-point numbers of "
@@ -162,8 +164,11 @@ def pixels_of(array: np.ndarray, name: str, *, last: bool) -> Tensor:
         array = array.transpose(0, 3, 1, 2)
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     if is_integer:
-        if low < 0 or high > 255:
-            raise PidistillError(f"{name} holds {low} .. {high}; expected integers in 0 .. 255")
+        if low < 0 or high > 255 or high == 1:
+            hint = ": store 255 * x of two levels" if (low, high) == (0, 1) else ""
+            raise PidistillError(
+                f"{name} holds {low} .. {high}; expected integers in 0 .. 255{hint}"
+            )
         return torch.from_numpy(np.ascontiguousarray(array, np.uint8))
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as not finite
         numbers = np.ascontiguousarray(array, np.float32)

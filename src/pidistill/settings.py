@@ -57,7 +57,11 @@ def _first_problem(
             return f"{origin}: unknown key {key!r}; expected one of {', '.join(known)}"
         nearest = prefix + ".".join(map(str, [*table, *near]))
         return f"{origin}: unknown key {key!r}; did you mean {nearest!r}?"
+    if problem["type"] == "missing":
+        return f"{origin}: {key} is missing; set it, too"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "sequence_str":
+        message = "expected a list, such as [1, 2]"
     where = f"{key} is {problem['input']!r}: " if problem["loc"] else ""
     return f"{origin}: {where}{message[0].lower()}{message[1:]}"
 

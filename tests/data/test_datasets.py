@@ -38,7 +38,7 @@ def test_a_flat_folder_has_no_labels(tmp_path, caplog):
     levels = [image.unique().item() for image in data.images]
     assert levels == pytest.approx([-1, 1, 51 / 127.5 - 1])
     assert (data.labels, data.num_classes) == (None, 0)
-    assert "left out 1 files that are no images (1 .txt)" in caplog.text
+    assert "ignored 1 other file(s) (1 .txt)" in caplog.text
 
 
 def test_subfolders_are_classes_in_natural_order(tmp_path):
@@ -227,3 +227,30 @@ def test_what_will_not_do_is_named(tmp_path):
 def test_an_unknown_spec_is_refused(spec):
     with pytest.raises(PidistillError, match="unknown data"):
         load_data(spec)
+
+
+def test_what_is_missing_or_empty_is_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for name in ("a/1.png", "c/1.png"):
+        save(tmp_path / name, 9)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert load_data(f"folder:{tmp_path}").class_names == ("a", "c")
+    assert "no class without images: b" in caplog.text
+    np.savez(tmp_path / "x.npz", images=np.zeros((0, 8, 8, 1), np.uint8))
+    with pytest.raises(PidistillError, match="holds no images"):
+        load_data(f"npz:{tmp_path / 'x.npz'}")
+    np.savez(tmp_path / "x.npz", images=np.ones((4, 8, 6), np.uint8) * 7)
+    assert load_data(f"npz:{tmp_path / 'x.npz'}").images.shape == (4, 1, 8, 6)
+    np.savez(tmp_path / "x.npz", images=np.eye(8, dtype=np.uint8)[None])
+    with pytest.raises(PidistillError, match=r"0 \.\. 1; .* 255 \* x"):
+        load_data(f"npz:{tmp_path / 'x.npz'}")
+    for colour in ("nonsense", "rgba(0,0,0,0)"):
+        with pytest.raises(PidistillError, match="background"):
+            load_data(f"folder:{tmp_path}?background={colour}")
+
+
+def test_a_16_bit_pgm(tmp_path):
+    Image.fromarray(GREYS.astype(np.uint16) * 257).save(tmp_path / "a.pgm")
+    x = to_uint8(load_data(f"folder:{tmp_path}").images)
+    assert np.array_equal(x[0, 0].numpy(), GREYS)

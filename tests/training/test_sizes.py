@@ -79,3 +79,28 @@ def test_a_resumed_teacher_keeps_what_was_chosen(tmp_path):
     assert config["network"] == network_of_size("xs", (1, 8, 8))
     assert main(["train-teacher", "digits", "--out", str(tmp_path), "--resume"]) == 0
     assert read_toml(tmp_path / "config.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--time", "10s", "--max-train-steps", "5"], "either --time or --max-train-steps"),
+        (["--time", "10"], "'10' is not a duration"),
+        (["--time", "10s", "--out", "{}/taken"], "not empty"),
+        (["--time", "10s", "--out", "{}/taken/file/run"], "cannot write"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_steps_are_timed(
+    tmp_path, monkeypatch, capsys, options, words
+):
+    def work(*arguments):
+        raise AssertionError("it timed steps")
+
+    monkeypatch.setattr("pidistill.training.estimate.estimate", work)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("")
+    out = [] if "--out" in options else ["--out", str(tmp_path / "run")]
+    arguments = [option.format(tmp_path) for option in options]
+    assert main(["train-teacher", "digits", *arguments, *out]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()

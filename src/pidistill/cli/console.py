@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import sys
+import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pidistill.processes import is_main_process
 from pidistill.progress import Advance, progress
 
 PATH = click.Path(path_type=Path)
-POSITIVE, NOT_NEGATIVE = click.IntRange(min=1), click.IntRange(min=0)
+POSITIVE, NOT_NEGATIVE = click.IntRange(min=1, max=2**40), click.IntRange(min=0)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Put one JSON object on stdout, the rest on stderr."
@@ -28,7 +29,7 @@ device_option = click.option(
 )
 steps_option = click.option(
     "--steps",
-    type=POSITIVE,
+    type=click.IntRange(min=1, max=100_000),
     metavar="K",
     help="Evaluations of a student (default: as trained, 1), or a teacher's nodes (default 40).",
 )
@@ -55,6 +56,11 @@ batch_size_option = click.option(
 )
 
 
+def _in_one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A Python warning for people, without the source line that raised it."""
+    return f"warning: {message}\n"
+
+
 class Out:
     """Where a verb prints: people's tables on stdout, or JSON there and the rest on stderr.
 
@@ -70,6 +76,7 @@ class Out:
         level = logging.ERROR if quiet else logging.INFO
         logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
         logging.getLogger("httpx").setLevel(logging.WARNING)
+        warnings.formatwarning = _in_one_line
 
     def say(self, text: str) -> None:
         """Print a line for people."""

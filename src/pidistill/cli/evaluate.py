@@ -30,14 +30,14 @@ from pidistill.cli.console import (
 @click.option(
     "-n",
     "--num",
-    type=click.IntRange(min=2),
+    type=click.IntRange(min=2, max=2**40),
     default=None,
     metavar="N",
     help="Number of samples; default 50000, or all in a file.",
 )
 @click.option(
     "--num-error",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=2**40),
     default=5000,
     show_default=True,
     metavar="N",
@@ -47,16 +47,16 @@ from pidistill.cli.console import (
     "--metrics",
     default=None,
     metavar="NAME,...",
-    help="fid, kid, is, precision-recall, error, trajectory, diversity, training-images, speed; "
-    "default all that apply, except kid, is and precision-recall.",
+    help="fid, kid, is, precision-recall, label-agreement, error, trajectory, diversity, "
+    "training-images, speed; default all that apply, except kid, is and precision-recall.",
 )
 @click.option(
     "--features",
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="auto (the bundled one for the reference), digits, glyphs, inception, dinov2 or "
-    "the name of a plug-in.",
+    help="auto (the bundled one for the reference), digits, glyphs, inception, dinov2, the name of "
+    "a plug-in, or a folder of train-features.",
 )
 @click.option(
     "--weights",

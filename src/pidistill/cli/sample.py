@@ -48,7 +48,7 @@ MOST_COLUMNS = 20
 @click.option(
     "--label",
     metavar="L,...",
-    help="Classes to go round, by number or name, such as 3 or 3,4; all is the default.",
+    help="Classes to go round, by number or name, such as 3,4; -1: no label; all: the default.",
 )
 @click.option("--columns", type=POSITIVE, help="Columns of a grid; by default, classes line up.")
 @click.option(

@@ -1,5 +1,6 @@
 """`pidistill train-teacher`: a diffusion model on a data set."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -7,6 +8,7 @@ import click
 from pidistill.cli.console import Out, duration, json_option
 from pidistill.cli.run import list_of_presets, parse_assignment, run_verb, training_options
 from pidistill.errors import PidistillError
+from pidistill.files import require_writable_folder
 from pidistill.library import resolve_config
 from pidistill.training.config import CONFIG_FILE, RunConfig
 from pidistill.training.sizes import SIZES, duration_of, network_of_size
@@ -42,7 +44,8 @@ class _Duration(click.ParamType[float]):
 @click.option(
     "--size",
     type=click.Choice(list(SIZES)),
-    help="Size of the network. Default: the largest that --time trains well.",
+    help="Size of the network, from about 0.7 to 60 million parameters. Default: the largest that "
+    "--time trains well, or xs with --max-train-steps.",
 )
 @click.option(
     "--time",
@@ -55,21 +58,39 @@ class _Duration(click.ParamType[float]):
 @training_options(leave_out=("teacher", "data"))
 @json_option
 def train_teacher(data: str, size: str | None, seconds: float | None, **options: Any) -> None:
-    """Train a diffusion model (the EDM loss) on DATA: digits, glyphs, or folder:PATH of images.
+    """Train a diffusion model (the EDM loss) on DATA.
 
+    DATA is folder:PATH, npz:FILE or idx:FOLDER of images, or the bundled digits or glyphs.
     DIR becomes a run folder that 'native:DIR' names as a teacher.
     """
     preset = PRESETS.get(data, DEFAULT_PRESET)
-    own = [options[key] for key in ("preset", "file", "max_train_steps")]
-    is_free = data not in PRESETS and not any(own) and not _sets_network(options["assignments"])
-    folder = options["folder"]
+    folder, steps = options["folder"], options["max_train_steps"]
+    if seconds and steps:
+        raise click.UsageError("name either --time or --max-train-steps")
     begun = options["resume"] and folder is not None and (folder / CONFIG_FILE).is_file()
+    if begun and (size or seconds):
+        raise click.UsageError(
+            "--size and --time are for new runs; train a resumed one for longer by "
+            "--max-train-steps"
+        )
+    named = any([options["preset"], options["file"], _sets_network(options["assignments"])])
     below: list[dict[str, Any]] = []
-    if not begun and (size or seconds or is_free):
-        if options["max_train_steps"] is None:
+    if not begun and (size or seconds or not (named or data in PRESETS)):
+        if folder is not None and not options["dry_run"]:
+            _require_new(folder, data, preset, options["resume"])
+        if steps is None:
             seconds = seconds or duration_of(DEFAULT_TIME)
         below = [_chosen(data, size, seconds, preset, options)]
     run_verb("teacher", below, preset, _require_denoising, data=data, **options)
+
+
+def _require_new(folder: Path, data: str, preset: str, resume: bool) -> None:
+    """Raise `PidistillError` unless a run can begin in `folder`, before steps are timed."""
+    resolve_config(folder, [{"data": data}], default_preset=preset, resume=resume)
+    is_new = not folder.exists()
+    require_writable_folder(folder)
+    if is_new:
+        folder.rmdir()
 
 
 def _sets_network(assignments: tuple[str, ...]) -> bool:
@@ -95,6 +116,7 @@ def _chosen(
         )
         _require_denoising(config)
         if seconds is None:
+            out.say(f"size {name}; choose another with --size")
             return layer
         facts = estimate(config, images)
         steps = max(1, round(seconds / facts["seconds_per_step"]))

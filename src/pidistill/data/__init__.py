@@ -11,6 +11,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pidistill import images
 from pidistill.data.arrays import load_idx, load_npz
 from pidistill.data.dataset import Dataset, fingerprint
 from pidistill.data.digits import load_digits_images
@@ -56,7 +57,10 @@ def load_data(spec: str, progress: Show = no_progress) -> Dataset:
         )
     path, options = parse_options(kind, locator, KINDS[kind].options)
     _require_in_range(spec, options)
-    return KINDS[kind].load(spec, path, options, progress)
+    data = KINDS[kind].load(spec, path, options, progress)
+    if not len(data.images):
+        raise PidistillError(f"{spec!r} holds no images")
+    return data
 
 
 def is_data_spec(text: str) -> bool:
@@ -69,3 +73,5 @@ def _require_in_range(spec: str, options: dict[str, Any]) -> None:
         raise PidistillError(f"channels is {options['channels']} in {spec!r}; expected 1 or 3")
     if options.get("size", 1) < 1:
         raise PidistillError(f"size is {options['size']} in {spec!r}; expected a positive integer")
+    if "background" in options:
+        images.opaque_colour(options["background"])

@@ -66,7 +66,7 @@ def _image_files(folder: Path) -> list[Path]:
         )
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-        log.info("%s: left out %d files that are no images (%s)", folder, others.total(), kinds)
+        log.info("%s: ignored %d other file(s) (%s)", folder, others.total(), kinds)
     return images
 
 
@@ -77,7 +77,8 @@ def _files(folder: Path) -> Iterator[Path]:
         real = Path(place).resolve()
         folders[:] = [] if real in seen else [name for name in folders if not _is_hidden(name)]
         if real not in seen:
-            yield from (Path(place) / name for name in names if not _is_hidden(name))
+            files = (Path(place) / name for name in names if not _is_hidden(name))
+            yield from (file for file in files if file.exists())  # a link may lead nowhere
         seen.add(real)
 
 
@@ -106,6 +107,10 @@ def _classes(folder: Path, files: list[Path]) -> tuple[torch.Tensor | None, tupl
             f"into class folders, or ignore the classes: folder:{folder}?labels=false"
         )
     names = list(dict.fromkeys(part[0] for part in parts))  # in natural order already
+    empty = [p.name for p in folder.iterdir() if p.is_dir() and p.name not in names]
+    empty = [name for name in empty if not _is_hidden(name)]
+    if empty:
+        log.info("%s: no class without images: %s", folder, ", ".join(sorted(empty)))
     number = {name: label for label, name in enumerate(names)}
     return torch.tensor([number[part[0]] for part in parts]), tuple(names)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pidistill.data import Dataset, load_data
+from pidistill.data import Dataset, is_data_spec, load_data
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
 from pidistill.evaluation.features.base import FeatureNetwork, features_of
@@ -61,7 +61,7 @@ def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
     if isinstance(reference, Dataset):
         return Reference(reference.name, reference.images)
     spec = str(reference)
-    if spec.endswith(".npz"):
+    if spec.endswith(".npz") and not is_data_spec(spec):
         given = _read_statistics(Path(spec))
         return Reference(spec, read_samples(spec) if given is None else None, given)
     data = f"folder:{spec}" if Path(spec.partition("?")[0]).is_dir() else spec

@@ -105,6 +105,10 @@ class EDMUNet(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
+        for key in ("channel_mult", "model_channels", "num_blocks"):
+            values = config[key] if isinstance(config[key], list) else [config[key]]
+            if not values or min(values) <= 0:
+                raise PidistillError(f"{key} is {config[key]}; expected positive numbers")
 
     @classmethod
     def arguments_for(cls, sample_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:

@@ -43,6 +43,7 @@ CLASSES = {
 """The components of a teacher, and the classes supported for each."""
 BY_HAND = "distil it as a denoiser of your own, by pidistill.as_denoiser (docs/adding-a-teacher.md)"
 FROM_TRANSFORMERS = tuple(name for name in CLASSES if name.startswith(("text_", "tokenizer")))
+MAX_TIMESTEPS = 1_000_000
 FILES = ("*.json", "*.safetensors", "*.txt")
 NETWORKS = ("unet", "transformer", "prior", "decoder")
 """The components that can be a pipeline's diffusion model."""
@@ -136,6 +137,8 @@ def load_component(pipeline: Pipeline, name: str, **options: Any) -> Any:
         )
     library = require("transformers" if name in FROM_TRANSFORMERS else "diffusers")
     component, folder = getattr(library, class_name), folder_of(pipeline.folder, name)
+    if name == "scheduler":
+        check_timesteps(folder)
     try:
         return component.from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # a damaged folder can raise anything
@@ -143,6 +146,23 @@ def load_component(pipeline: Pipeline, name: str, **options: Any) -> Any:
             f"has the {name} {class_name}, which cannot be loaded: "
             f"{odd_setting(folder, component)}{one_line(error)}"
         ) from error
+
+
+def check_timesteps(folder: Path) -> None:
+    """Raise `RefusedError` if a scheduler's config has no plausible number of timesteps."""
+    file = folder / "scheduler_config.json"
+    config = read_json(file) if file.is_file() else {}
+    number = config.get("num_train_timesteps", 1000)
+    if number is None or (isinstance(number, int | float) and number > MAX_TIMESTEPS):
+        raise RefusedError(
+            f"has a scheduler whose num_train_timesteps is {json.dumps(number)}; expected at most "
+            f"{MAX_TIMESTEPS:,}"
+        )
+    betas = config.get("trained_betas")
+    if not (betas is None or isinstance(betas, list)):
+        raise RefusedError(
+            f"has a scheduler whose trained_betas is {json.dumps(betas)}; expected numbers"
+        )
 
 
 def odd_setting(folder: Path, component: Any) -> str:
