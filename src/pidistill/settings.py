@@ -47,7 +47,9 @@ def validate(model: type[_Model], values: dict[str, Any], origin: str, prefix: s
 def _first_problem(
     model: type[pydantic.BaseModel], error: pydantic.ValidationError, origin: str, prefix: str
 ) -> str:
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    unknown = (one for one in problems if one["type"] == "extra_forbidden")
+    problem = next(unknown, problems[0])  # a key that is missing may be there, misspelt
     *table, last = location = problem["loc"] or ("",)
     key = prefix + ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":

@@ -150,7 +150,7 @@ def check_unet(pipeline, data):
 
 
 QUICK = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     database=None,

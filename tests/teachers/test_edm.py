@@ -208,7 +208,7 @@ def set_attribute(name, value):
         (set_argument("model_channels", 7), "cannot be built|has shape|lacks"),
         (set_argument("model_channels", 4096), "has shape"),
         (set_argument("model_channels", 10**6), "1000000 as model_channels"),
-        (set_argument("channel_mult", []), "unexpected weight"),
+        (set_argument("channel_mult", []), "channel_mult is"),
         (set_argument("channel_mult", [1] * 100), "channel_mult"),
         (set_argument("channel_mult", [1, math.nan]), "nan as channel_mult"),
         (set_argument("encoder_type", "other"), "encoder_type is 'other'"),
