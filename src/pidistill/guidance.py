@@ -17,33 +17,42 @@ from pidistill.errors import PidistillError
 from pidistill.precondition import Precondition
 
 
-class GuidedDenoiser(Denoiser):
-    """`D_w` at a fixed scale, as a denoiser that costs two network evaluations per call."""
+class _Guided(Denoiser):
+    """A denoiser guided at scale w, at two network evaluations per call."""
 
     evaluations_per_call = 2
 
-    def __init__(self, denoiser: Denoiser, scale: float) -> None:
-        """Wrap `denoiser`, trained both with and without labels, at guidance scale w.
-
-        Raises `PidistillError` if the denoiser has no labels.
-        """
+    def __init__(self, denoiser: Denoiser, scale: float, source: str) -> None:
         super().__init__(
             sigma_min=denoiser.sigma_min,
             sigma_max=denoiser.sigma_max,
             sigma_data=denoiser.sigma_data,
             sample_shape=denoiser.sample_shape,
             num_classes=denoiser.num_classes,
-            source=f"{denoiser.source} with guidance {scale}",
+            source=source,
         )
+        self.denoiser, self.scale = denoiser, scale
+        self.decoder, self.class_names = denoiser.decoder, denoiser.class_names
+
+    def network_to_copy(self) -> tuple[nn.Module, Precondition] | None:
+        """The network and preconditioning of the denoiser without guidance."""
+        return self.denoiser.network_to_copy()
+
+
+class GuidedDenoiser(_Guided):
+    """`D_w` at a fixed scale, as a denoiser that costs two network evaluations per call."""
+
+    def __init__(self, denoiser: Denoiser, scale: float) -> None:
+        """Wrap `denoiser`, trained both with and without labels, at guidance scale w.
+
+        Raises `PidistillError` if the denoiser has no labels.
+        """
+        super().__init__(denoiser, scale, f"{denoiser.source} with guidance {scale}")
         if denoiser.num_classes == 0:
             raise PidistillError(
                 f"guidance is {scale}, but {denoiser.source} has no labels; guidance needs a "
                 "teacher trained both with and without labels"
             )
-        self.denoiser = denoiser
-        self.decoder = denoiser.decoder
-        self.class_names = denoiser.class_names
-        self.scale = scale
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """D_w(x, sigma, label), computed in one batched call; arguments as in `Denoiser.forward`.
@@ -59,12 +68,8 @@ class GuidedDenoiser(Denoiser):
         w = torch.as_tensor(self.scale, dtype=x.dtype)
         return unconditional + w * (conditional - unconditional)
 
-    def network_to_copy(self) -> tuple[nn.Module, Precondition] | None:
-        """The network and preconditioning of the wrapped denoiser."""
-        return self.denoiser.network_to_copy()
 
-
-class AutoguidedDenoiser(Denoiser):
+class AutoguidedDenoiser(_Guided):
     r"""Autoguidance (Karras et al. 2024a): a denoiser led away from a weaker version of itself.
 
     $$D_w(x, \sigma, c) = D(x, \sigma, c) + (w - 1) (D(x, \sigma, c) - D_{guide}(x, \sigma, c))$$
@@ -72,22 +77,14 @@ class AutoguidedDenoiser(Denoiser):
     A guide without labels gives classifier-free guidance with a second network.
     """
 
-    evaluations_per_call = 2
-
     def __init__(self, denoiser: Denoiser, guide: Denoiser, scale: float) -> None:
         """Lead `denoiser` away from `guide` at scale w.
 
         Raises `PidistillError` if the guide is for samples of another shape, for other labels, or
         for fewer noise levels.
         """
-        super().__init__(
-            sigma_min=denoiser.sigma_min,
-            sigma_max=denoiser.sigma_max,
-            sigma_data=denoiser.sigma_data,
-            sample_shape=denoiser.sample_shape,
-            num_classes=denoiser.num_classes,
-            source=f"{denoiser.source} with guidance {scale} by {guide.source}",
-        )
+        source = f"{denoiser.source} with guidance {scale} by {guide.source}"
+        super().__init__(denoiser, scale, source)
         if guide.sample_shape != denoiser.sample_shape:
             raise PidistillError(
                 f"the guide {guide.source} is for samples of shape {guide.sample_shape}; expected "
@@ -104,15 +101,10 @@ class AutoguidedDenoiser(Denoiser):
                 f"{guide.sigma_max:g}; expected all levels of {denoiser.source}, "
                 f"{denoiser.sigma_min:g} to {denoiser.sigma_max:g}"
             )
-        self.denoiser, self.guide, self.scale = denoiser, guide, scale
-        self.decoder = denoiser.decoder
+        self.guide = guide
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """D_w(x, sigma, label); arguments as in `Denoiser.forward`."""
         main: Tensor = self.denoiser(x, sigma, label)
         weak: Tensor = self.guide(x, sigma, label if self.guide.num_classes else None)
         return main + (self.scale - 1) * (main - weak)
-
-    def network_to_copy(self) -> tuple[nn.Module, Precondition] | None:
-        """The network and preconditioning of the denoiser without its guide."""
-        return self.denoiser.network_to_copy()
