@@ -9,8 +9,8 @@ where `z` has dropped out, which avoids cancellation between terms of size `sigm
 of docs/mathematics.md). For a finite difference, the intercept is an affine combination of F at a
 few noise levels. Every scheme returns F and the intercept.
 
-Noise levels and weights are float64 on the CPU: there are few of them, and the weights (up to 50 at
-N = 250) amplify every rounding error.
+Noise levels and weights are float64: there are few of them, and the weights (up to 50 at N = 250)
+amplify every rounding error.
 """
 
 import dataclasses
@@ -88,12 +88,24 @@ class OneSided:
 
     def __call__(self, F: RawStudent, s: Share, sigma: Tensor) -> Point:
         """See `DerivativeScheme`; for levels between nodes, the partner is the next node below."""
-        nodes = karras_sigmas(self.num_nodes, self.sigma_min, self.sigma_max)
+        nodes = karras_sigmas(self.num_nodes, self.sigma_min, self.sigma_max, device=sigma.device)
         index = torch.searchsorted(-nodes, -sigma, right=True)
         index = torch.where(index < self.num_nodes, index, self.num_nodes - 2)
         partner = nodes[index]
         values = F(torch.stack([sigma, partner]))
         return Point(sigma, values[0], _combine(chord_intercept(sigma, partner, s), values))
+
+
+STEP = 0.1
+"""Width of a central difference in ln(sigma) in single precision."""
+EPSILONS = 64
+"""Least width of a central difference in a coarser type, in machine epsilons. The residual's noise
+is the rounding error over the width; docs/numeric-traps.md has the measurements."""
+
+
+def step_for(precision: torch.dtype) -> float:
+    """The width of a central difference for a student evaluated in `precision`."""
+    return max(STEP, EPSILONS * torch.finfo(precision).eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +117,7 @@ class Central:
     """
 
     sigma_max: float
-    step: float = 0.1
+    step: float = STEP
     order: float = 2
     evaluations: int = 2
 

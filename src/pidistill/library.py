@@ -4,9 +4,11 @@ Imports torch only when it trains.
 """
 
 import contextlib
+import math
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,8 @@ DEFAULT_PRESET = "matched"
 """What a distillation starts from, unless it names a method that this preset is not made for."""
 METHOD_PRESET = "fast"
 """What a distillation by such a method starts from."""
+SECONDS_BETWEEN_LOSSES = 0.5
+"""How often progress shows a new loss; reading one waits for the accelerator."""
 
 
 def distill(
@@ -242,11 +246,13 @@ def drive(
             seen = preparation.done
             if should_stop():
                 raise KeyboardInterrupt
-    total = trainer.config.max_train_steps * trainer.config.batch_size
-    with show(title, total, "images") as advance:
-        seen = 0
+    steps = trainer.config.max_train_steps
+    with show(title, steps * trainer.config.batch_size, "images") as advance:
+        seen, loss, read = 0, "", -math.inf
         for report in trainer.run(should_stop):
-            advance(report.images - seen, f"step {report.step} loss {report.loss:.4g}")
+            if (now := time.monotonic()) > read + SECONDS_BETWEEN_LOSSES or report.step == steps:
+                loss, read = f"loss {report.loss:.4g}", now
+            advance(report.images - seen, f"step {report.step} {loss}")
             seen = report.images
             if on_step is not None:
                 on_step(report)

@@ -1,7 +1,7 @@
 """Random numbers that depend only on the seed and the sample index.
 
 Sample `i` owns a counter range of a Philox generator, so its numbers do not depend on the batch,
-the number of processes or the order of the work. No generator state needs saving.
+the device, the number of processes or the order of the work. No generator state needs saving.
 """
 
 import dataclasses
@@ -9,16 +9,18 @@ import math
 import zlib
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pidistill.errors import PidistillError
+from pidistill.philox import WORDS_PER_COUNT, philox_words
 
 SEEDS = 2**63
 """Number of seeds."""
 
-_WORDS_PER_COUNT = 4  # Philox-4x64 yields four 64-bit words per step
+_CPU = torch.device("cpu")
+_DRAWN_ON = ("cuda", "xpu")
+"""Types of devices that draw their own numbers; the others lack double precision or are the CPU."""
 
 
 class _Samples(Protocol):
@@ -32,12 +34,15 @@ class _Samples(Protocol):
 class Draws:
     """The random numbers of the samples `first .. first + num - 1` under `seed`.
 
-    Each purpose has its own named stream; reading a stream twice gives the same numbers.
+    Each purpose has its own named stream; reading a stream twice gives the same numbers. All
+    numbers are in double precision, on `device`: the integers behind them are the same on every
+    device, and the numbers themselves up to the rounding of its functions.
     """
 
     seed: int
     first: int
     num: int
+    device: torch.device = _CPU
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < SEEDS:
@@ -48,33 +53,39 @@ class Draws:
         size = math.prod(shape)
         words = self._words(stream, size + size % 2)
         half = words.shape[1] // 2
-        radius = np.sqrt(-2 * np.log1p(-_unit(words[:, :half])))
-        angle = 2 * np.pi * _unit(words[:, half:])
-        numbers = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-        return torch.from_numpy(numbers[:, :size].reshape(self.num, *shape))
+        radius = (-2 * torch.log1p(-_unit(words[:, :half]))).sqrt()
+        angle = 2 * math.pi * _unit(words[:, half:])
+        numbers = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+        return numbers[:, :size].reshape(self.num, *shape)
 
     def uniform(self, stream: str) -> Tensor:
         """Uniform numbers in [0, 1), one per sample, shape (num,), float64."""
-        return torch.from_numpy(_unit(self._words(stream, 1)[:, 0]))
+        return _unit(self._words(stream, 1)[:, 0])
 
     def integers(self, stream: str, high: int) -> Tensor:
         """Uniform integers in 0 .. high - 1, one per sample, shape (num,), int64."""
         return (self.uniform(stream) * high).long()
 
-    def _words(self, stream: str, num_words: int) -> np.ndarray:
-        """Raw 64-bit words, shape (num, num_words)."""
-        counts = -(-num_words // _WORDS_PER_COUNT)
-        key = np.array([self.seed, zlib.crc32(stream.encode())], dtype=np.uint64)
-        counter = np.array([self.first * counts, 0, 0, 0], dtype=np.uint64)
-        raw = np.random.Philox(key=key, counter=counter).random_raw(
-            self.num * counts * _WORDS_PER_COUNT
+    def _words(self, stream: str, num_words: int) -> Tensor:
+        """Raw 64-bit words, shape (num, num_words), as int64."""
+        counts = -(-num_words // WORDS_PER_COUNT)
+        words = philox_words(
+            (self.seed, zlib.crc32(stream.encode())),
+            self.first * counts,
+            self.num * counts,
+            self.device,
         )
-        return np.asarray(raw).reshape(self.num, -1)[:, :num_words]
+        return words.reshape(self.num, -1)[:, :num_words]
 
 
-def _unit(words: np.ndarray) -> np.ndarray:
+def drawing_device(device: torch.device) -> torch.device:
+    """Where to draw the numbers of samples on `device`: there, or on the CPU."""
+    return device if device.type in _DRAWN_ON else _CPU
+
+
+def _unit(words: Tensor) -> Tensor:
     """Map 64-bit words to [0, 1) by their upper 53 bits, the precision of a double."""
-    return np.asarray((words >> np.uint64(11)) * 2.0**-53)
+    return ((words >> 11) & (2**53 - 1)).double() * 2.0**-53
 
 
 def initial_noise(denoiser_or_student: _Samples, num: int, *, seed: int, first: int = 0) -> Tensor:
@@ -89,11 +100,12 @@ def initial_noise(denoiser_or_student: _Samples, num: int, *, seed: int, first: 
     Returns:
         Shape (num, *sample_shape), float32.
     """
-    normal = Draws(seed, first, num).normal("z", denoiser_or_student.sample_shape)
-    z = (denoiser_or_student.sigma_max * normal).float()
+    device = _CPU
     if isinstance(denoiser_or_student, torch.nn.Module):
-        z = z.to(device_of(denoiser_or_student))
-    return z
+        device = device_of(denoiser_or_student)
+    draws = Draws(seed, first, num, drawing_device(device))
+    normal = draws.normal("z", denoiser_or_student.sample_shape)
+    return (denoiser_or_student.sigma_max * normal).float().to(device)
 
 
 def device_of(module: torch.nn.Module) -> torch.device:

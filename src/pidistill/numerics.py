@@ -1,4 +1,4 @@
-"""Torch flags that the PID loss needs, set within a block and restored afterwards."""
+"""Torch flags for training and sampling, set within a block and restored afterwards."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,21 +7,37 @@ import torch
 
 
 @contextlib.contextmanager
-def precise() -> Iterator[None]:
-    """Flush subnormals to zero, and keep convolutions in full single precision.
+def precise(*, tf32: bool = False, benchmark: bool = False) -> Iterator[None]:
+    """Flush subnormals to zero, and choose the arithmetic of CUDA's convolutions and products.
 
-    Subnormal numbers slow CPU kernels down 20 times. TF32 rounds too coarsely for a difference of
-    two student evaluations with weights up to 50 (docs/numeric-traps.md). The subnormal flag
-    belongs to the calling thread, the TF32 flag to the process. Also usable as a decorator.
+    Subnormal numbers slow CPU kernels down 20 times. The subnormal flag belongs to the calling
+    thread, the others to the process. Also usable as a decorator.
+
+    Args:
+        tf32: Whether float32 is rounded to the 10 bits of TF32 there.
+        benchmark: Whether cuDNN tries its algorithms and takes the fastest, for fixed shapes.
     """
-    flushed, tf32 = flushes_subnormals(), torch.backends.cudnn.allow_tf32
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = flushes_subnormals(), cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark
     torch.set_flush_denormal(True)
-    torch.backends.cudnn.allow_tf32 = False
+    cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = tf32, tf32, benchmark
     try:
         yield
     finally:
-        torch.set_flush_denormal(flushed)
-        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_flush_denormal(before[0])
+        cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = before[1:]
+
+
+def evaluation_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype in which networks evaluate `x`: autocast's where it is on, or its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until `device` has done its work, for measuring its time."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def flushes_subnormals() -> bool:

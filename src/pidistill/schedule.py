@@ -19,6 +19,7 @@ def karras_sigmas(
     rho: float = 7.0,
     *,
     dtype: torch.dtype = torch.float64,
+    device: torch.device | None = None,
 ) -> Tensor:
     r"""The `rho`-grid of Karras et al. 2022, equation 5, from `sigma_max` down to `sigma_min`.
 
@@ -32,7 +33,7 @@ def karras_sigmas(
     if num_nodes < 2:
         raise PidistillError(f"num_nodes is {num_nodes}; a noise grid needs at least 2 nodes")
     require_sigma_range(sigma_min, sigma_max)
-    fraction = torch.arange(num_nodes, dtype=torch.float64) / (num_nodes - 1)
+    fraction = torch.arange(num_nodes, dtype=torch.float64, device=device) / (num_nodes - 1)
     sigmas = sigma_at(fraction, sigma_min, sigma_max, rho)
     sigmas[0], sigmas[-1] = sigma_max, sigma_min
     return sigmas.to(dtype)
@@ -45,6 +46,16 @@ def sigma_at(fraction: Tensor, sigma_min: float, sigma_max: float, rho: float = 
     """
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return (first + fraction * (last - first)) ** rho
+
+
+def finest_dtype(device: torch.device) -> torch.dtype:
+    """float64, in which noise levels are computed, or float32 on a device that lacks it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def constant_sigma(sigma: float, x: Tensor) -> Tensor:
+    """One noise level for all of `x` (b, ...), on its device: shape (b,), in `finest_dtype`."""
+    return torch.full((len(x),), sigma, dtype=finest_dtype(x.device), device=x.device)
 
 
 def require_sigma_range(sigma_min: float, sigma_max: float) -> None:

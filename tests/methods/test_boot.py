@@ -120,12 +120,3 @@ def test_a_batch_pairs_nodes_with_the_next_below(gaussian):
     assert sorted(set(losses.sigma.tolist()), reverse=True) == nodes[1:].tolist()
     total = losses.scalars["bootstrap"] + 0.5 * losses.scalars["boundary"]
     torch.testing.assert_close(losses.loss.mean().detach(), total)
-
-
-def test_half_precision_stays_out_of_the_difference(mlp_teacher):
-    student = TrajectoryStudent.from_teacher(mlp_teacher, anchored=True)
-    z = initial_noise(student, 8, seed=0)
-    sigma = torch.full((8,), 1.0, dtype=torch.float64)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = signal(student, z, sigma, None)
-    assert torch.equal(inside, signal(student, z, sigma, None))

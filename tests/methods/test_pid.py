@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from pidistill import initial_noise, load_teacher
-from pidistill.derivative import OneSided, chord_intercept
+from pidistill.derivative import OneSided, chord_intercept, step_for
 from pidistill.distance import l2
 from pidistill.methods.pid import DERIVATIVES, DRAWS, pid_loss
 from pidistill.networks.mlp import MLP
@@ -137,20 +137,40 @@ def test_a_sample_costs_the_evaluations_that_are_declared(mlp_teacher, derivativ
         model.network.register_forward_pre_hook(count)
     pid.loss(batch_of(mlp_teacher))
     assert seen["teacher"] == 8 * pid.teacher_evaluations
-    assert seen["student"] == 8 * pid.derivative.evaluations
+    assert seen["student"] == 8 * pid.student_evaluations
+
+
+class Elementwise(torch.nn.Module):
+    """A network that autocast leaves alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.3, -0.7]))
+
+    def forward(self, u, c_noise, label=None):
+        return torch.sin(u * self.weight + c_noise[:, None])
 
 
 @pytest.mark.parametrize("derivative", DERIVATIVES)
-def test_the_difference_is_never_taken_in_half_precision(gaussian, derivative):
-    """Inside autocast the loss is what it is outside, for a teacher that autocast leaves alone."""
-    network = MLP((2,), width=8, num_blocks=1)
-    torch.nn.init.normal_(network.output.weight)
-    pid = build("pid", gaussian, network=network, derivative=derivative)
+def test_only_networks_are_evaluated_in_half_precision(gaussian, derivative):
+    """Blend, difference, residual and distance are what they are outside of autocast."""
+    pid = build("pid", gaussian, network=Elementwise(), derivative=derivative, step=0.1)
     plain = pid.loss(batch_of(gaussian)).loss
     with torch.autocast("cpu", torch.bfloat16):
         mixed = pid.loss(batch_of(gaussian)).loss
-    assert mixed.dtype == torch.float32
     assert torch.equal(mixed, plain)
+
+
+def test_half_precision_takes_a_wider_difference_and_keeps_the_loss_in_single(mlp_teacher):
+    assert [step_for(t) for t in (torch.float64, torch.float32, torch.float16)] == [0.1] * 3
+    assert step_for(torch.bfloat16) == 0.5
+    pid, batch = build("pid", mlp_teacher, normalise=0.0), batch_of(mlp_teacher, 64)
+    wide = build("pid", mlp_teacher, normalise=0.0, step=0.5).loss(batch).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = pid.loss(batch).loss
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(mixed, wide)
+    torch.testing.assert_close(mixed.mean(), wide.mean(), rtol=0.05, atol=0)
 
 
 def test_normalising_divides_loss_and_gradient_by_the_root_of_the_detached_loss(mlp_teacher):

@@ -10,7 +10,7 @@ from pidistill import initial_noise, load_student, load_teacher, solve
 from pidistill.methods.base import Batch
 from pidistill.methods.pid_map import PIDMap, PIDMapSettings, pid_map_loss, teacher_N
 from pidistill.noise import Draws
-from pidistill.students.flow_map import FlowMapStudent, angle
+from pidistill.students.flow_map import FlowMapStudent
 
 from affine_network import AffineOnLevels
 from method_runs import batch_of, build, make_trainer, small
@@ -52,7 +52,7 @@ def test_the_teachers_velocity_integrates_to_the_ode(gaussian):
     d = gaussian.sigma_data
     z = initial_noise(gaussian, 8, seed=0).double()
     nodes = torch.linspace(
-        angle(gaussian.sigma_max, d).item(), angle(gaussian.sigma_min, d).item(), 2001
+        math.atan(gaussian.sigma_max / d), math.atan(gaussian.sigma_min / d), 2001
     ).double()
     y = z * nodes[0].cos() / d
     for theta, after in itertools.pairwise(nodes):

@@ -22,7 +22,7 @@ from pidistill.denoiser import Denoiser, over_sample
 from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.methods.base import Batch, Distillation, Losses
 from pidistill.methods.settings import MethodSettings
-from pidistill.schedule import karras_sigmas
+from pidistill.schedule import constant_sigma, karras_sigmas
 from pidistill.students import TrajectoryStudent, trajectory_student
 
 
@@ -44,12 +44,8 @@ class BOOTSettings(MethodSettings):
 
 
 def signal(student: TrajectoryStudent, z: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-    """The student's y(z, sigma) at `z` (b, ...) and `sigma` (b,), float64; shaped like `z`.
-
-    Its differences are divided by a small step, so it is never computed in half precision.
-    """
-    with torch.autocast(z.device.type, enabled=False):
-        return over_sample(1 - sigma / student.sigma_max, z) * student.F(z, sigma, label)
+    """The student's y(z, sigma) at `z` (b, ...) and `sigma` (b,), float64; shaped like `z`."""
+    return over_sample(1 - sigma / student.sigma_max, z) * student.F(z, sigma, label)
 
 
 def bootstrap_loss(
@@ -68,7 +64,7 @@ def bootstrap_loss(
         student: The student.
         teacher: The teacher.
         z: Starting noise, shape (b, *sample_shape).
-        t: Noise levels, shape (b,), float64 on the CPU.
+        t: Noise levels, shape (b,), float64.
         s: Slightly lower noise levels, shaped like `t`.
         label: Class labels (b,), or None.
         distance: The distance. Both sides are divided by the step `1 - s / t`, which weights a
@@ -95,9 +91,8 @@ def boundary_loss(
     distance: Distance,
 ) -> Tensor:
     """The distance between F and D at `sigma_max`, shape (b,); arguments as in `bootstrap_loss`."""
-    sigma = torch.full((len(z),), student.sigma_max, dtype=torch.float64)
-    with torch.autocast(z.device.type, enabled=False):
-        prediction = student.F(z, sigma, label)
+    sigma = constant_sigma(student.sigma_max, z)
+    prediction = student.F(z, sigma, label)
     with torch.no_grad():
         denoised = teacher(z, sigma.to(z), label)
     return distance(prediction, denoised.to(z.dtype))
@@ -118,7 +113,6 @@ class BOOT(Distillation):
         """Train `student` against `teacher`."""
         super().__init__(settings, student, teacher)
         self.distance = distance_for(settings.distance, teacher.sample_shape)
-        self.nodes = karras_sigmas(settings.num_nodes, teacher.sigma_min, teacher.sigma_max)
         self.teacher_evaluations = 2 * teacher.evaluations_per_call  # at t, and at sigma_max
 
     @classmethod
@@ -131,8 +125,10 @@ class BOOT(Distillation):
     def loss(self, batch: Batch) -> Losses:
         """Draw noise and nodes for the batch and return the weighted sum of both losses."""
         z = self.noise(batch)
-        index = batch.draws.integers("train node", len(self.nodes) - 1)
-        t, s = self.nodes[index], self.nodes[index + 1]
+        num_nodes, teacher = self.settings.num_nodes, self.teacher
+        index = batch.draws.integers("train node", num_nodes - 1)
+        nodes = karras_sigmas(num_nodes, teacher.sigma_min, teacher.sigma_max, device=index.device)
+        t, s = nodes[index], nodes[index + 1]
         bootstrap = bootstrap_loss(
             self.student, self.teacher, z, t, s, batch.label, distance=self.distance
         )

@@ -66,7 +66,7 @@ def consistency_loss(
         target: The student with averaged weights.
         teacher: The teacher.
         x: Noisy images, shape (b, *sample_shape).
-        sigma: Their noise levels, nodes of the grid, shape (b,), float64 on the CPU.
+        sigma: Their noise levels, nodes of the grid, shape (b,), float64.
         sigma_next: The next nodes below, shaped like `sigma`.
         label: Class labels (b,), or None.
         solver: The teacher's solver, which takes one step.
@@ -95,7 +95,6 @@ class Consistency(Distillation):
         self.target = copy.deepcopy(student).requires_grad_(False)
         self.solver = SOLVERS[settings.solver]
         self.distance = distance_for(settings.distance, teacher.sample_shape)
-        self.nodes = karras_sigmas(settings.num_nodes, teacher.sigma_min, teacher.sigma_max)
         # A step of a solver of order k calls the denoiser k times.
         self.teacher_evaluations = self.solver.order * teacher.evaluations_per_call
 
@@ -110,8 +109,10 @@ class Consistency(Distillation):
         """Add noise to the images at randomly drawn nodes and return their losses."""
         if batch.x0 is None:
             raise ValueError("the batch has no images; consistency distillation trains on data")
-        index = batch.draws.integers("train node", len(self.nodes) - 1)
-        sigma, sigma_next = self.nodes[index], self.nodes[index + 1]
+        num_nodes, teacher = self.settings.num_nodes, self.teacher
+        index = batch.draws.integers("train node", num_nodes - 1)
+        nodes = karras_sigmas(num_nodes, teacher.sigma_min, teacher.sigma_max, device=index.device)
+        sigma, sigma_next = nodes[index], nodes[index + 1]
         eps = batch.draws.normal("train eps", self.student.sample_shape).to(batch.x0)
         loss = consistency_loss(
             self.student,

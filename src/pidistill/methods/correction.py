@@ -182,14 +182,15 @@ class Correction(Distillation):
             _weighted(corrected, len(others), share, num),
             _weighted(anchor, len(anchors), ANCHOR_EVERY, num, self.weight),
         ]
-        order = torch.tensor(others + anchors).argsort()
+        turns = (batch.draws.first + torch.arange(num, device=corrected.loss.device)) % ANCHOR_EVERY
+        order = (turns == 0).long().argsort(stable=True).argsort()
         loss, sigma = (torch.cat([getattr(p, key) for p in parts]) for key in ("loss", "sigma"))
         scalars = {name: value for part in parts for name, value in part.scalars.items()}
-        return Losses(loss[order.to(loss.device)], sigma[order], scalars)
+        return Losses(loss[order], sigma[order.to(sigma.device)], scalars)
 
     def _fresh(self, batch: Batch, first: int, num: int) -> Batch:
         """A batch of the samples `first ..`, with labels of their own."""
-        draws = Draws(batch.draws.seed, first, num)
+        draws = dataclasses.replace(batch.draws, first=first, num=num)
         return noise_batch(draws, self.student.num_classes, device_of(self.student))
 
     def _correct(self, batch: Batch, key: int, of_all: float = 1.0) -> Losses:

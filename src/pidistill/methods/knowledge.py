@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pydantic
-import torch
 from torch import Tensor, nn
 
 from pidistill.denoiser import Denoiser
@@ -28,6 +27,7 @@ from pidistill.methods.base import (
 from pidistill.methods.pairs import PairFolder, Pairs
 from pidistill.methods.settings import MethodSettings
 from pidistill.paths import user_path
+from pidistill.schedule import constant_sigma
 from pidistill.students.euler import EulerStudent
 
 
@@ -134,5 +134,5 @@ class Knowledge(Distillation):
             None if label is None else label[index].to(device),
             distance=self.distance,
         )
-        sigma = torch.full((len(index),), self.student.sigma_max, dtype=torch.float64)
+        sigma = constant_sigma(self.student.sigma_max, loss)
         return Losses(loss, sigma, {})

@@ -1,6 +1,7 @@
 """Distributions of PID's training noise levels."""
 
 import math
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -16,7 +17,7 @@ teacher and the number of nodes of the rho-7 grid."""
 
 def draw_nodes(uniform: Tensor, teacher: Denoiser, num_nodes: int) -> Tensor:
     """Uniform over the nodes of the rho-7 grid, as published."""
-    nodes = karras_sigmas(num_nodes, teacher.sigma_min, teacher.sigma_max)
+    nodes = karras_sigmas(num_nodes, teacher.sigma_min, teacher.sigma_max, device=uniform.device)
     return nodes[(uniform * num_nodes).long()]
 
 
@@ -43,8 +44,10 @@ def draw_log_normal(uniform: Tensor, teacher: Denoiser, num_nodes: int) -> Tenso
     EDM's `sigma_max`, so the start of the trajectory is learnt last.
     """
     median = LOG_NORMAL_MEDIAN * teacher.sigma_data
-    ends = torch.tensor([teacher.sigma_max, teacher.sigma_min], dtype=uniform.dtype)
-    first, last = torch.special.ndtr((ends / median).log() / LOG_NORMAL_STD)
+    first, last = (
+        statistics.NormalDist().cdf(math.log(end / median) / LOG_NORMAL_STD)
+        for end in (teacher.sigma_max, teacher.sigma_min)
+    )
     normal = torch.special.ndtri(first + uniform * (last - first))
     sigma = median * (LOG_NORMAL_STD * normal).exp()
     return sigma.clamp(teacher.sigma_min, teacher.sigma_max)
@@ -52,8 +55,9 @@ def draw_log_normal(uniform: Tensor, teacher: Denoiser, num_nodes: int) -> Tenso
 
 def draw_theta(uniform: Tensor, teacher: Denoiser, num_nodes: int) -> Tensor:
     """Uniform in theta = arctan(sigma / sigma_data): most levels are near `sigma_data`."""
-    ends = torch.tensor([teacher.sigma_max, teacher.sigma_min], dtype=uniform.dtype)
-    first, last = torch.atan(ends / teacher.sigma_data)
+    first, last = (
+        math.atan(end / teacher.sigma_data) for end in (teacher.sigma_max, teacher.sigma_min)
+    )
     sigma = teacher.sigma_data * torch.tan(first + uniform * (last - first))
     return sigma.clamp(teacher.sigma_min, teacher.sigma_max)
 

@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from pidistill.data import Dataset
 from pidistill.denoiser import Denoiser
-from pidistill.derivative import Central, DerivativeScheme, ForwardMode, OneSided
+from pidistill.derivative import Central, DerivativeScheme, ForwardMode, OneSided, step_for
 from pidistill.distance import Distance, DistanceName, distance_for, l2, normalised
 from pidistill.methods.base import Batch, Distillation, Losses
 from pidistill.methods.noise_levels import DRAWS
 from pidistill.methods.settings import MethodSettings
 from pidistill.networks import fresh_network
+from pidistill.numerics import evaluation_dtype
 from pidistill.residual import RESIDUALS, Residual
+from pidistill.schedule import constant_sigma
 from pidistill.students import TrajectoryStudent, trajectory_student
 
 
@@ -46,7 +48,7 @@ def pid_loss(
         student: The student.
         teacher: The teacher.
         z: Starting noise, shape (b, *sample_shape).
-        sigma: Noise levels, shape (b,), float64 on the CPU.
+        sigma: Noise levels, shape (b,), float64.
         label: Class labels (b,), or None.
         derivative: The scheme for the student's derivative.
         residual: The form of the residual.
@@ -62,10 +64,8 @@ def pid_loss(
         repeated = z.repeat(num, *[1] * (z.ndim - 1))
         return student.F(repeated, nodes.flatten(), labels).unflatten(0, (num, -1))
 
-    # The difference amplifies rounding errors up to 50 times, so it never uses half precision.
-    with torch.autocast(z.device.type, enabled=False):
-        point = derivative(F, student.share, sigma)
-        x = student.blend(z, point.sigma, point.F)
+    point = derivative(F, student.share, sigma)
+    x = student.blend(z, point.sigma, point.F)
     with torch.no_grad():
         denoised = teacher(x, point.sigma.to(x), label)
     prediction, target = residual(x, point, denoised.to(z.dtype))
@@ -78,8 +78,9 @@ class PIDSettings(MethodSettings):
     name: Literal["pid"] = "pid"
     derivative: Literal["one-sided", "central", "jvp"] = "central"
     """Scheme of the student's derivative (`pidistill.derivative`); published: one-sided."""
-    step: float = pydantic.Field(default=0.1, gt=0, le=2)
-    """Width of a central difference in ln(sigma)."""
+    step: float | None = pydantic.Field(default=None, gt=0, le=2)
+    """Width of a central difference in ln(sigma); if unset, it follows from the precision
+    (`derivative.step_for`): 0.1, but 0.5 in bf16."""
     num_nodes: int = pydantic.Field(default=250, ge=2, le=10**6)
     """Number of nodes N of the rho-7 grid, for the one-sided difference and the draw `nodes`."""
     draw: Literal["nodes", "rho", "log", "log-normal", "theta", "log-theta"] = "log"
@@ -135,13 +136,16 @@ LOG_ODDS = {
 }
 """Settings that lost the value `log-odds`, and what to use instead."""
 
-DERIVATIVES: dict[str, Callable[[PIDSettings, Denoiser], DerivativeScheme]] = {
-    "one-sided": lambda settings, teacher: OneSided(
+DERIVATIVES: dict[str, Callable[[PIDSettings, Denoiser, torch.dtype], DerivativeScheme]] = {
+    "one-sided": lambda settings, teacher, precision: OneSided(
         teacher.sigma_min, teacher.sigma_max, settings.num_nodes
     ),
-    "central": lambda settings, teacher: Central(teacher.sigma_max, settings.step),
-    "jvp": lambda settings, teacher: ForwardMode(),
+    "central": lambda settings, teacher, precision: Central(
+        teacher.sigma_max, settings.step or step_for(precision)
+    ),
+    "jvp": lambda settings, teacher, precision: ForwardMode(),
 }
+"""The schemes, for a student that is evaluated in `precision`."""
 
 INITIALISATIONS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "copied": lambda network: network,
@@ -166,8 +170,7 @@ class PID(Distillation):
         """
         super().__init__(settings, student, teacher)
         self.teacher_evaluations = teacher.evaluations_per_call
-        self.derivative = DERIVATIVES[settings.derivative](settings, teacher)
-        self.student_evaluations = self.derivative.evaluations
+        self.student_evaluations = self.derivative(torch.float32).evaluations
         self.residual = RESIDUALS[settings.residual]
         self.draw = DRAWS[settings.draw]
         self.distance = distance_for(settings.distance, teacher.sample_shape)
@@ -194,16 +197,21 @@ class PID(Distillation):
         kind = BY_PARAMETRISATION[settings.parametrisation] if cls is PID else cls
         return super(PID, kind).build(settings, teacher=teacher, data=data, network=network)
 
+    def derivative(self, precision: torch.dtype) -> DerivativeScheme:
+        """The scheme of the student's derivative, if it is evaluated in `precision`."""
+        return DERIVATIVES[self.settings.derivative](self.settings, self.teacher, precision)
+
     def loss(self, batch: Batch) -> Losses:
         """Draw noise and noise levels for the batch and return its losses."""
         uniform = batch.draws.uniform("train sigma")
+        z = self.noise(batch)
         loss, sigma = pid_loss(
             self.student,
             self.teacher,
-            self.noise(batch),
+            z,
             self.draw(uniform, self.teacher, self.settings.num_nodes),
             batch.label,
-            derivative=self.derivative,
+            derivative=self.derivative(evaluation_dtype(z)),
             residual=self.residual,
             distance=self.distance,
         )
@@ -219,9 +227,8 @@ def boundary_penalty(student: TrajectoryStudent, z: Tensor, label: Tensor | None
         z: Starting noise, shape (b, *sample_shape).
         label: Class labels (b,), or None.
     """
-    sigma = torch.full((len(z),), student.sigma_max, dtype=torch.float64)
-    with torch.autocast(z.device.type, enabled=False):
-        return l2(student(z, sigma, label) / student.sigma_max, z / student.sigma_max)
+    sigma = constant_sigma(student.sigma_max, z)
+    return l2(student(z, sigma, label) / student.sigma_max, z / student.sigma_max)
 
 
 class SoftBoundaryPID(PID):

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from pidistill.denoiser import Denoiser, over_sample
+from pidistill.derivative import step_for
 from pidistill.distance import l2, normalised
 from pidistill.methods.base import Batch, Distillation, Losses
 from pidistill.methods.settings import MethodSettings
+from pidistill.numerics import evaluation_dtype
 from pidistill.precondition import EDMPrecondition
 from pidistill.students.flow_map import FlowMapStudent
 
@@ -35,8 +37,9 @@ class PIDMapSettings(MethodSettings):
     """Settings of the flow map's PID."""
 
     name: Literal["pid-map"] = "pid-map"
-    step: float = pydantic.Field(default=0.1, gt=0, le=2)
-    """Width of the central difference in ln(sigma), less near the ends of a path."""
+    step: float | None = pydantic.Field(default=None, gt=0, le=2)
+    """Width of the central difference in ln(sigma), less near the ends of a path; if unset, it
+    follows from the precision (`derivative.step_for`): 0.1, but 0.5 in bf16."""
     share_from_noise: float = pydantic.Field(default=0.5, gt=0, le=1)
     """Share of the paths that start at sigma_max; the others start at theta uniform below it."""
     normalise: float = pydantic.Field(default=1e-3, ge=0)
@@ -51,7 +54,7 @@ def teacher_N(  # noqa: N802
     Args:
         teacher: The teacher.
         y: Points, shape (b, *sample_shape).
-        theta: Their angles, shape (b,), float64 on the CPU.
+        theta: Their angles, shape (b,), float64.
         label: Class labels (b,), or None.
     """
     sigma = teacher.sigma_data * theta.tan()
@@ -84,8 +87,8 @@ def pid_map_loss(
         student: The student.
         teacher: The teacher.
         y: Starts of the paths, shape (b, *sample_shape).
-        theta_s: Their angles, shape (b,), float64 on the CPU.
-        theta: Angles between `theta_min` and `theta_s`, shape (b,), float64 on the CPU.
+        theta_s: Their angles, shape (b,), float64.
+        theta: Angles between `theta_min` and `theta_s`, shape (b,), float64.
         label: Class labels (b,), or None.
         step: Width of the difference in ln(sigma).
 
@@ -99,9 +102,7 @@ def pid_map_loss(
     middle = (upper + lower) / 2
     labels = None if label is None else label.repeat(2)
     starts = y.repeat(2, *[1] * (y.ndim - 1))
-    # As in PID, the difference amplifies rounding errors.
-    with torch.autocast(y.device.type, enabled=False):
-        ends = student.mean_N(starts, theta_s.repeat(2), torch.cat([upper, lower]), labels)
+    ends = student.mean_N(starts, theta_s.repeat(2), torch.cat([upper, lower]), labels)
     above, below = ends.chunk(2)
     a, b = (over_sample(theta_s - end, y) for end in (upper, lower))
     derivative = (b * below - a * above) / over_sample(upper - lower, y)
@@ -109,6 +110,11 @@ def pid_map_loss(
         target = teacher_N(teacher, y + (a * above + b * below) / 2, middle, label)
     sigma = student.sigma_data * middle.tan()
     return student.sigma_data**2 * l2(derivative, target), sigma
+
+
+def _turn(index: Tensor, share: float) -> Tensor:
+    """The number of paths among the samples before `index` that start from noise."""
+    return (index * share).floor()
 
 
 class PIDMap(Distillation):
@@ -140,26 +146,37 @@ class PIDMap(Distillation):
         low = self.student.theta_min
         theta = low + (theta_s - low) * batch.draws.uniform("train theta")
         loss, sigma = pid_map_loss(
-            self.student, self.teacher, y, theta_s, theta, batch.label, step=self.settings.step
+            self.student,
+            self.teacher,
+            y,
+            theta_s,
+            theta,
+            batch.label,
+            step=self.settings.step or step_for(evaluation_dtype(y)),
         )
         scalars = {"residual": loss.detach().mean()}
         return Losses(normalised(loss, self.settings.normalise), sigma, scalars)
 
     @torch.no_grad()
     def starts(self, batch: Batch, share_from_noise: float) -> tuple[Tensor, Tensor]:
-        """Where paths start: y (b, ...), without gradient, and theta (b,), float64 on the CPU.
+        """Where paths start: y (b, ...), without gradient, and theta (b,), float64.
 
         A share starts from noise at `sigma_max`, the others from the student's own points below.
         """
         student, draws, label = self.student, batch.draws, batch.label
-        theta_s = torch.full((draws.num,), student.theta_max, dtype=torch.float64)
+        uniform = draws.uniform("train theta start")
+        theta_s = torch.full_like(uniform, student.theta_max)
         y = student.to_y(self.noise(batch), theta_s)
         if share_from_noise == 1:
             return y, theta_s
-        below = draws.uniform("train start") >= share_from_noise
+        # Turns instead of draws: the sizes of the batches are known in advance.
+        index = draws.first + torch.arange(draws.num, device=uniform.device).double()
+        below = _turn(index, share_from_noise) == _turn(index + 1, share_from_noise)
+        ends = torch.tensor([draws.first, draws.first + draws.num], dtype=torch.float64)
+        above = int(_turn(ends, share_from_noise).diff())
         # At least one, for FSDP needs every process to call the network equally often.
-        rows = below.nonzero().flatten() if below.any() else torch.zeros(1, dtype=torch.int64)
-        share = LOWEST_START + (1 - LOWEST_START) * draws.uniform("train theta start")[rows]
+        rows = below.long().argsort(descending=True, stable=True)[: max(1, draws.num - above)]
+        share = LOWEST_START + (1 - LOWEST_START) * uniform[rows]
         lower = student.theta_min + (student.theta_max - student.theta_min) * share
         labels = None if label is None else label[rows]
         moved = student.flow(y[rows], theta_s[rows], lower, labels)

@@ -87,7 +87,7 @@ def two_step_target(
     Args:
         teacher: The teacher.
         x: Noisy images, shape (b, *sample_shape).
-        sigma: Their noise levels, shape (b,), float64 on the CPU.
+        sigma: Their noise levels, shape (b,), float64.
         sigma_middle: Where the first step ends, shaped like `sigma`.
         sigma_next: Where the second step ends, shaped like `sigma`.
         label: Class labels (b,), or None.

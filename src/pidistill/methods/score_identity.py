@@ -48,7 +48,7 @@ def correction_loss(
         auxiliary: The denoiser of what the student draws.
         x0: Samples of the student, shape (b, *sample_shape).
         eps: Standard normal noise, shaped like `x0`.
-        sigma: Noise levels, shape (b,), float64 on the CPU.
+        sigma: Noise levels, shape (b,), float64.
         label: Class labels (b,), or None.
         alpha: The coefficient alpha.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from pidistill.errors import PidistillError
 from pidistill.precondition.base import Scales, noise_prediction
 from pidistill.precondition.karras import EDMPrecondition
+from pidistill.schedule import finest_dtype
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -25,11 +26,6 @@ SNAP = 1e-3
 def discrete_sigmas(alphas_cumprod: Tensor) -> Tensor:
     r"""Noise levels $\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$ of a VP schedule."""
     return ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
-
-
-def _finest_dtype(x: Tensor) -> torch.dtype:
-    """float64 if the device of `x` supports it."""
-    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +60,7 @@ class DiscreteVPPrecondition:
                 f"alphas_cumprod has {len(table)} values; expected at least 2, strictly "
                 "decreasing and between 0 and 1"
             )
-        object.__setattr__(self, "_ln_sigmas", discrete_sigmas(table).log())
+        object.__setattr__(self, "_ln_sigmas", {table.device: discrete_sigmas(table).log()})
 
     def scales(self, sigma: Tensor) -> Scales:
         """The four factors at `sigma` (b,)."""
@@ -119,8 +115,11 @@ class DiscreteVPPrecondition:
 
     def _ln_sigmas_on(self, sigma: Tensor) -> Tensor:
         """The table of ln(sigma) on the device of `sigma`, in float64 if the device supports it."""
-        table: Tensor = self._ln_sigmas  # type: ignore[attr-defined]
-        return table.to(sigma.device, _finest_dtype(sigma))
+        tables: dict[torch.device, Tensor] = self._ln_sigmas  # type: ignore[attr-defined]
+        if sigma.device not in tables:  # copied to a device once, since a copy waits for it
+            cpu = tables[torch.device("cpu")]
+            tables[sigma.device] = cpu.to(sigma.device, finest_dtype(sigma.device))
+        return tables[sigma.device]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +142,7 @@ class FlowPrecondition:
 
     def smooth_c_noise(self, sigma: Tensor) -> Tensor:
         """`num_timesteps * s`, whose last bit a network with an embedding of timesteps can see."""
-        exact = sigma.to(_finest_dtype(sigma))
+        exact = sigma.to(finest_dtype(sigma.device))
         return (self.num_timesteps * exact / (1 + exact)).to(sigma.dtype)
 
 

@@ -26,6 +26,7 @@ from pidistill.errors import PidistillError
 from pidistill.noise import Draws
 from pidistill.ode import Solution
 from pidistill.precondition import EDMPrecondition, Precondition, Scales
+from pidistill.schedule import constant_sigma, finest_dtype
 from pidistill.students.path import PathStudent
 from pidistill.students.second_time import SecondTime, call_with_shift, noise_embedding
 
@@ -34,9 +35,9 @@ REFINEMENT = (2.0, 0.4)
 form a geometric sequence."""
 
 
-def angle(sigma: Tensor | float, sigma_data: float) -> Tensor:
-    r"""$\theta = \arctan(\sigma / \sigma_{data})$, float64."""
-    return torch.atan(torch.as_tensor(sigma, dtype=torch.float64) / sigma_data)
+def angle(sigma: Tensor, sigma_data: float) -> Tensor:
+    r"""$\theta = \arctan(\sigma / \sigma_{data})$, in `finest_dtype`."""
+    return torch.atan(sigma.to(finest_dtype(sigma.device)) / sigma_data)
 
 
 class FlowMapStudent(PathStudent):
@@ -70,8 +71,8 @@ class FlowMapStudent(PathStudent):
         found = second_time or noise_embedding(network, self.sample_shape, num_classes)
         self.layer, width = str(found[0]), int(found[1])
         self.second_time = SecondTime(width).to(next(network.parameters(), torch.empty(0)).device)
-        self.theta_min = angle(self.sigma_min, self.sigma_data).item()
-        self.theta_max = angle(self.sigma_max, self.sigma_data).item()
+        self.theta_min = math.atan(self.sigma_min / self.sigma_data)
+        self.theta_max = math.atan(self.sigma_max / self.sigma_data)
 
     def to_y(self, x: Tensor, theta: Tensor) -> Tensor:
         """The coordinate y of points x (b, ...) at `theta` (b,)."""
@@ -92,8 +93,8 @@ class FlowMapStudent(PathStudent):
 
         Args:
             y: Starting points, shape (b, *sample_shape).
-            theta_s: Their angles, shape (b,), float64 on the CPU.
-            theta: Angles to go to, shape (b,), float64 on the CPU.
+            theta_s: Their angles, shape (b,), float64.
+            theta: Angles to go to, shape (b,), float64.
             label: Class labels (b,), int64, or None.
 
         Returns:
@@ -141,7 +142,7 @@ class FlowMapStudent(PathStudent):
         Returns:
             The points at `sigma`, with the shape and dtype of `x`.
         """
-        theta_s, theta = (angle(s.cpu(), self.sigma_data) for s in (sigma_s, sigma))
+        theta_s, theta = (angle(s, self.sigma_data) for s in (sigma_s, sigma))
         return self.to_x(self.flow(self.to_y(x, theta_s), theta_s, theta, label), theta)
 
     def forward(self, z: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
@@ -153,15 +154,15 @@ class FlowMapStudent(PathStudent):
 
         $N = -\frac{dy}{d\theta} = \bar N - (\theta_s - \theta) \frac{d \bar N}{d \theta}$
         """
-        theta_s = torch.full((len(z),), self.theta_max, dtype=torch.float64)
-        theta = angle(sigma.cpu(), self.sigma_data)
+        theta = angle(sigma, self.sigma_data)
+        theta_s = torch.full_like(theta, self.theta_max)
         y = self.to_y(z, theta_s)
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward mode
             mean, change = torch.func.jvp(  # type: ignore[misc]
                 lambda t: self.mean_N(y, theta_s, t, label), (theta,), (theta_s - theta,)
             )
         x = self.to_x(y + over_sample(theta_s - theta, y) * mean, theta)
-        edm = EDMPrecondition(self.sigma_min, self.sigma_max, self.sigma_data).scales(sigma.cpu())
+        edm = EDMPrecondition(self.sigma_min, self.sigma_max, self.sigma_data).scales(sigma)
         return over_sample(edm.c_skip, x) * x + over_sample(edm.c_out, x) * (mean - change)
 
     def nodes(self, steps: int) -> Tensor:
@@ -211,7 +212,7 @@ class FlowMapStudent(PathStudent):
             level = min(max(level, self.sigma_min), self.sigma_max)
             eps = draws.normal(f"refinement {time}", self.sample_shape).to(x)
             x = x + math.sqrt(level**2 - self.sigma_min**2) * eps
-            sigma_s = torch.full((len(x),), level, dtype=torch.float64)
+            sigma_s = constant_sigma(level, x)
             x = self.map(x, sigma_s, torch.full_like(sigma_s, self.sigma_min), label)
         return Solution(x, times)
 

@@ -28,7 +28,7 @@ class PathStudent(Student):
 
         Args:
             z: Starting noise at `sigma_max`, shape (b, *sample_shape).
-            sigma: Noise levels in [sigma_min, sigma_max], shape (b,), float64 on the CPU.
+            sigma: Noise levels in [sigma_min, sigma_max], shape (b,), float64.
             label: Class labels (b,), int64, or None.
 
         Returns:

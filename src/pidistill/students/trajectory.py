@@ -11,6 +11,7 @@ from pidistill.errors import PidistillError
 from pidistill.noise import Draws
 from pidistill.ode import Solution
 from pidistill.precondition import Precondition, Scales
+from pidistill.schedule import constant_sigma
 from pidistill.students.path import PathStudent
 
 
@@ -101,7 +102,7 @@ class TrajectoryStudent(PathStudent):
             raise PidistillError(
                 f"steps is {steps}, but a trajectory student samples in exactly 1 evaluation"
             )
-        sigma = torch.full((len(z),), self.sigma_min, dtype=torch.float64)
+        sigma = constant_sigma(self.sigma_min, z)
         return Solution(self(z, sigma, label), 1)
 
     def options(self) -> dict[str, Any]:

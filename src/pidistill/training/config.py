@@ -35,6 +35,7 @@ CHANGEABLE = (
     "gradient_accumulation_steps",
     "max_micro_batch",
     "torch_compile",
+    "allow_tf32",
 )
 """Keys that may change when a run resumes: its length, its logging and how it uses the machine."""
 
@@ -84,10 +85,13 @@ class RunConfig(OptimizerSettings):
     max_micro_batch: int | None = pydantic.Field(default=None, ge=1)
     """Maximum samples that a process evaluates at once: gradient_accumulation_steps is multiplied
     as needed, so the same settings suit any number of processes."""
-    torch_compile: bool = False
-    """Compile the networks: faster steps after minutes of compilation."""
+    torch_compile: bool | None = None
+    """Compile the networks: faster steps after minutes of compilation. If unset, on a CUDA device
+    if the run is long enough to earn it."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of evaluations where the method allows it; weights stay in float32."""
+    """Precision in which networks are evaluated; all else, and the weights, stay in float32."""
+    allow_tf32: bool = True
+    """Let CUDA devices round float32 to TF32 in convolutions and matrix products of training."""
     ema_rates: list[float] = pydantic.Field(default=[0.999], min_length=1)
     """Decay rates of the weight averages, such as "[0.999, 0.9999]"; by default, samples are drawn
     with the first."""

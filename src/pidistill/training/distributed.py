@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
@@ -16,9 +17,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, ProjectConfiguration
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.utils.flop_counter import FlopCounterMode
 
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Method
+from pidistill.noise import device_of
 from pidistill.processes import meet_after_restart
 from pidistill.training.config import RunConfig
 
@@ -137,6 +140,44 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
     finally:
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def suit_device(method: Method, device: torch.device) -> None:
+    """Lay convolutional weights out as CUDA's kernels like them; CPU kernels prefer the default."""
+    if device.type == "cuda":
+        for network in method.networks():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+EARNS = 1e16
+"""Operations of a run that earns compilation on a CUDA device: some ten minutes, of which it saves
+more than it takes."""
+
+
+def compiles(config: RunConfig, method: Method, device: torch.device) -> bool:
+    """Whether to compile the networks: as `torch_compile` says, or if the run earns it.
+
+    Only CUDA devices compile unasked, since compilation changes rounding, and runs on a CPU repeat
+    bit for bit.
+    """
+    if config.torch_compile is not None or device.type != "cuda":
+        return bool(config.torch_compile)
+    passes = 3 * method.student_evaluations + method.target_evaluations + method.teacher_evaluations
+    samples = config.batch_size * config.max_train_steps
+    earns = passes * samples * operations(method.student) > EARNS
+    if earns:
+        log.info("compiling the networks; --no-torch-compile does without")
+    return earns
+
+
+def operations(student: Any) -> int:
+    """Floating-point operations of an evaluation of one sample by the student's network."""
+    device = device_of(student)
+    u, c_noise = torch.zeros(1, *student.sample_shape, device=device), torch.zeros(1, device=device)
+    label = torch.zeros(1, dtype=torch.int64, device=device) if student.num_classes else None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        student.network(u, c_noise, label)
+    return counter.get_total_flops()
 
 
 def compile_networks(method: Method, device: torch.device) -> None:

@@ -1,7 +1,8 @@
-"""The log of a run, `metrics.jsonl`; the means in it; the best checkpoint. Imports no torch."""
+"""The log of a run, `metrics.jsonl`, and the best checkpoint. Imports no torch."""
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,18 @@ class StepReport:
     """Optimizer steps done."""
     images: int
     """Samples seen."""
-    loss: float
-    """Mean loss of the student in the step, over all processes."""
     seconds: float
     """Training time, without interruptions."""
+    read_loss: Callable[[], float]
+    """Reads `loss`."""
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the student in the step, over this process's share of the batch.
+
+        Reading it waits for the device.
+        """
+        return self.read_loss()
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
@@ -60,56 +69,24 @@ def truncate_log(folder: Path, step: int) -> None:
         write_text(folder / LOG_FILE, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
-class Means:
-    """Weighted means of named numbers since the last `take`."""
-
-    def __init__(self, sums: dict[str, list[float]] | None = None) -> None:
-        """Continue from the `sums` of another instance, or start empty."""
-        self.sums = sums if sums is not None else {}
-
-    def add(self, name: str, number: float, weight: float = 1.0) -> None:
-        """Add the mean of `weight` measurements."""
-        total = self.sums.setdefault(name, [0.0, 0.0])
-        total[0] += number * weight
-        total[1] += weight
-
-    def peek(self) -> dict[str, float]:
-        """The means so far."""
-        return {name: total / count for name, (total, count) in self.sums.items()}
-
-    def take(self) -> dict[str, float]:
-        """The means so far; resets them."""
-        means = self.peek()
-        self.sums = {}
-        return means
-
-
 BEST_OVER = 100
 """Number of steps over which the loss is averaged to find the best checkpoint."""
 
 
 @dataclasses.dataclass
 class Best:
-    """The running average of the loss, and the checkpoint where it has been lowest.
+    """The checkpoint where the running average of the student's loss has been lowest.
 
     The average is the plain mean of the first `BEST_OVER` losses, then exponential. It depends only
     on the steps, so interruptions do not change it.
     """
 
-    average: float = 0.0
-    count: int = 0
-    """Number of losses averaged."""
     step: int | None = None
     """Step of the best checkpoint; None before the first."""
     lowest: float = 0.0
     """The average at that step."""
 
-    def update(self, loss: float) -> None:
-        """Add the loss of a step."""
-        self.count += 1
-        self.average += (loss - self.average) / min(self.count, BEST_OVER)
-
-    def judge(self, step: int) -> None:
+    def judge(self, step: int, average: float) -> None:
         """Record `step`, whose checkpoint is about to be written, if it is the best so far."""
-        if self.step is None or self.average <= self.lowest:
-            self.step, self.lowest = step, self.average
+        if self.step is None or average <= self.lowest:
+            self.step, self.lowest = step, average

@@ -75,6 +75,7 @@ class TrainedPart:
             betas=(self.settings.adam_beta1, self.settings.adam_beta2),
             weight_decay=self.settings.adam_weight_decay,
         )
+        self.num_skipped = 0
         self.wrapped, self.optimizer = accelerator.prepare(_Wrapped(part.module), optimizer)
         start_fsdp(self.wrapped)
         self.restart()
@@ -99,8 +100,11 @@ class TrainedPart:
         decay = DECAYS[settings.lr_scheduler](min(1.0, done / max(1, steps)))
         return self.highest_rate * rise * max(decay, settings.lr_end)
 
-    def step(self, learning_rate: float) -> float:
-        """Take an optimizer step with the current gradients; returns their norm."""
+    def step(self, learning_rate: float) -> Tensor:
+        """Take an optimizer step with the current gradients; returns their norm, a scalar.
+
+        In fp16, a step whose gradients overflow is skipped and counted in `num_skipped`.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
             group["betas"] = (self.settings.adam_beta1, self.settings.adam_beta2)
@@ -111,6 +115,7 @@ class TrainedPart:
         if self.settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.max_grad_norm, norm)
         self.optimizer.step()
+        self.num_skipped += self.optimizer.step_was_skipped
         self.optimizer.zero_grad()
         for module in self.module.modules():
             constrain: Any = getattr(module, "constrain_", None)
@@ -118,7 +123,7 @@ class TrainedPart:
                 constrain()
         self.averages.update(self.num_updates)
         self.num_updates += 1
-        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     @property
     def _prefix(self) -> str:

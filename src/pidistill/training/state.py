@@ -5,7 +5,6 @@ A run that is killed at any point and resumed ends bit for bit like an uninterru
 
 import dataclasses
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,11 @@ from pidistill.model_folder import MODEL_FILE, description_text, write_descripti
 from pidistill.storage import read_tensors, write_tensors
 from pidistill.training.checkpoint import clear_unfinished, newest_checkpoint, write_checkpoint
 from pidistill.training.config import CONFIG_FILE, INPUTS_FILE, RunConfig, config_text
-from pidistill.training.log import LOG_FILE, PREVIEWS, Best, Means, truncate_log
-from pidistill.training.losses import BatchMeans
+from pidistill.training.log import LOG_FILE, PREVIEWS, Best, truncate_log
+from pidistill.training.losses import STUDENT, Measured
 from pidistill.training.parts import TrainedPart
 
 log = logging.getLogger("pidistill")
-
-STUDENT = "student"
-"""The name of the one part that every method has."""
 
 METHOD_FILE = "method.safetensors"
 """In a checkpoint: the method's tensors besides those of its parts."""
@@ -36,11 +32,12 @@ class RunState:
     """The state of a run."""
 
     def __init__(
-        self, config: RunConfig, method: Method, accelerator: Accelerator, *, is_main: bool
+        self, config: RunConfig, method: Method, accelerator: Accelerator, measured: Measured
     ) -> None:
-        """The state before the first step; `is_main` says whether this process writes files."""
+        """The state before the first step; `measured` is empty."""
         self.config, self.method = config, method
-        self.accelerator, self.is_main = accelerator, is_main
+        self.accelerator, self.is_main = accelerator, measured.processes.is_main
+        self.measured = measured
         self.parts = {
             part.name: TrainedPart(
                 part,
@@ -54,20 +51,7 @@ class RunState:
         self.step = 0
         self.seconds = 0.0
         self.teacher_evaluations = method.teacher_evaluations_before
-        self.means, self.means_by_sigma = Means(), Means()
         self.best = Best()
-
-    def take_in(self, part: TrainedPart, measured: BatchMeans, grad_norm: float) -> None:
-        """Add the measurements of an update to the next line of the log."""
-        prefix = "" if part.name == STUDENT else f"{part.name}_"
-        for name, value in measured.means.items():
-            self.means.add(f"{prefix}{name}", value)
-        if math.isfinite(grad_norm):  # fp16 skips a step whose gradients overflow
-            self.means.add(f"{prefix}grad_norm", grad_norm)
-        if part.name == STUDENT:
-            self.best.update(measured.means["loss"])
-            for edge, (mean, count) in measured.by_sigma.items():
-                self.means_by_sigma.add(edge, mean, count)
 
     def teacher_work(self) -> dict[str, int]:
         """What the teacher has done so far, as the log shows it."""
@@ -77,12 +61,19 @@ class RunState:
             "teacher_backwards": round(self.config.batch_size * backwards),
         }
 
+    def skipped_steps(self) -> dict[str, int]:
+        """The updates that fp16 skipped so far, as the log shows them."""
+        if self.accelerator.scaler is None:
+            return {}
+        return {"skipped_steps": sum(part.num_skipped for part in self.parts.values())}
+
     def restart_parts(self) -> None:
         """Begin a phase: restart optimizers, averages and the search for the best checkpoint."""
         self._adopt_settings()
         for part in self.parts.values():
             part.restart()
         self.best = Best()
+        self.measured.restart_average()
 
     def _adopt_settings(self) -> None:
         """Let every part train by the method's optimizer settings for the current phase."""
@@ -100,8 +91,10 @@ class RunState:
                 checkpoints may be the best, so interruptions do not change which one is.
 
         Raises:
-            PidistillError: A weight is not finite; the last checkpoint is kept.
+            PidistillError: A loss or a weight is not finite; the last checkpoint is kept.
         """
+        self.measured.require_finite()
+        average, values = self.measured.best_average(), self._values()
         weights = {name: part.weights(self.is_main) for name, part in self.parts.items()}
         optimizers = [part.optimizer_state(self.is_main) for part in self.parts.values()]
         if not self.is_main:
@@ -112,7 +105,7 @@ class RunState:
         for content in weights.values():
             self._require_finite(content, self.step)
         if is_due:
-            self.best.judge(self.step)
+            self.best.judge(self.step, average)
         method_tensors = self.method.state_tensors()
         if method_tensors:
             files[METHOD_FILE] = method_tensors
@@ -123,7 +116,7 @@ class RunState:
             folder / "state",
             self.step,
             files,
-            self._values(),
+            {**values, "best": dataclasses.asdict(self.best)},
             keep=config.checkpoints_total_limit,
             texts={  # they make a checkpoint a run folder that can be sampled from
                 MODEL_FILE: description_text(self.method.student, config.ema_rates[0]),
@@ -151,15 +144,14 @@ class RunState:
                     )
 
     def _values(self) -> dict[str, Any]:
-        """The state other than tensors, as JSON values; `resume` restores it."""
+        """The state other than tensors and the best, as JSON values; `resume` restores it."""
         scaler = self.accelerator.scaler
         return {
             "seconds": self.seconds,
             **self.teacher_work(),
-            "means": self.means.sums,
-            "means_by_sigma": self.means_by_sigma.sums,
-            "best": dataclasses.asdict(self.best),
+            "measured": self.measured.values(),
             "num_updates": {name: part.num_updates for name, part in self.parts.items()},
+            "num_skipped": {name: part.num_skipped for name, part in self.parts.items()},
             "method": self.method.state_values(),
             **({} if scaler is None else {"scaler": scaler.state_dict()}),
         }
@@ -196,11 +188,12 @@ class RunState:
             )
         for name, part in self.parts.items():
             part.load(checkpoint, values["num_updates"][name])
+            part.num_skipped = values["num_skipped"][name]
         kept = checkpoint / METHOD_FILE
         self.method.load_state(read_tensors(kept) if kept.exists() else {}, values["method"])
         self._adopt_settings()
         self.seconds, self.teacher_evaluations = values["seconds"], values["teacher_evals"]
-        self.means, self.means_by_sigma = Means(values["means"]), Means(values["means_by_sigma"])
+        self.measured.load(values["measured"])
         self.best = Best(**values["best"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(values["scaler"])

@@ -7,7 +7,6 @@ or a test can drive it and display what it likes.
 import contextlib
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -22,22 +21,25 @@ from pidistill.errors import PidistillError
 from pidistill.files import held
 from pidistill.methods.base import Batch, Losses, Method, Preparation, Run, Update
 from pidistill.model_folder import write_description
-from pidistill.noise import Draws
-from pidistill.numerics import precise
+from pidistill.noise import Draws, drawing_device
+from pidistill.numerics import precise, wait_for
 from pidistill.processes import join_processes
 from pidistill.training.batches import make_batch, seed_dropout
 from pidistill.training.config import CONFIG_FILE, RunConfig
 from pidistill.training.distributed import (
     compile_networks,
+    compiles,
     make_accelerator,
     num_micro_batches,
+    suit_device,
     whole_weights,
 )
-from pidistill.training.log import PREVIEW_COLUMNS, PREVIEWS, StepReport, append_to_log
-from pidistill.training.losses import LogSigmaBins, batch_means
+from pidistill.training.log import StepReport, append_to_log
+from pidistill.training.losses import STUDENT, LogSigmaBins, Measured, require_losses
 from pidistill.training.parts import TrainedPart
+from pidistill.training.previews import draw_preview, save_preview
 from pidistill.training.run_folder import write_start
-from pidistill.training.state import STUDENT, RunState
+from pidistill.training.state import RunState
 from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
 
 log = logging.getLogger("pidistill")
@@ -80,12 +82,14 @@ class Trainer:
         self.micro_batches = num_micro_batches(config, self.processes.count)
         self.micro_batch = config.batch_size // (self.micro_batches * self.processes.count)
         method.to(self.accelerator.device)
-        if config.torch_compile:
+        suit_device(method, self.accelerator.device)
+        self.compiles = compiles(config, method, self.accelerator.device)
+        if self.compiles:
             compile_networks(method, self.accelerator.device)
-        self.state = RunState(config, method, self.accelerator, is_main=self.processes.is_main)
-        self.bins = LogSigmaBins(method.student.sigma_min, method.student.sigma_max)
+        bins = LogSigmaBins(method.student.sigma_min, method.student.sigma_max)
+        self.measured = Measured(bins, self.processes, self.accelerator.device)
+        self.state = RunState(config, method, self.accelerator, self.measured)
         self.preview_steps = config.preview_steps
-        self.loss = math.nan  # the student's, at its last update
         self.prepared = False
 
     @property
@@ -144,15 +148,21 @@ class Trainer:
             first = self.step + 1
             while self.step < self.config.max_train_steps:
                 report = self.train_step()
-                if self.step == first and self.processes.is_main:  # a run that fails leaves nothing
-                    write_start(self.folder, self.config, self.inputs)
-                    write_description(self.folder, self.method.student, self.config.ema_rates[0])
+                if self.step == first:
+                    self._begin_folder()
                 done = self.step == self.config.max_train_steps
                 stop = self.processes.any(should_stop())
                 self._after_step(done, stop)
                 yield report
                 if stop:
                     return
+
+    def _begin_folder(self) -> None:
+        """Write what a run folder has from the first step on; a run that fails leaves nothing."""
+        self.measured.require_finite()
+        if self.processes.is_main:
+            write_start(self.folder, self.config, self.inputs)
+            write_description(self.folder, self.method.student, self.config.ema_rates[0])
 
     def _after_step(self, done: bool, stop: bool) -> None:
         """Write the log, a checkpoint and a preview, each if it is due."""
@@ -173,10 +183,10 @@ class Trainer:
 
     def batch(self, first: int) -> Batch:
         """The micro-batch of the samples `first ..`, counted over the whole run."""
-        draws = Draws(self.config.seed, first, self.micro_batch)
+        device = drawing_device(self.accelerator.device)
+        draws = Draws(self.config.seed, first, self.micro_batch, device)
         return make_batch(self.method, self.data, draws, self.accelerator.device)
 
-    @precise()
     def train_step(self) -> StepReport:
         """Take the updates of one optimizer step; writes nothing.
 
@@ -187,20 +197,28 @@ class Trainer:
         if method.start_phase(state.step, config.max_train_steps):
             state.restart_parts()
         accelerators = [] if self.accelerator.device.type == "cpu" else [self.accelerator.device]
-        with torch.random.fork_rng(accelerators):
+        with (
+            torch.random.fork_rng(accelerators),
+            precise(tf32=config.allow_tf32, benchmark=True),
+        ):
             for update in method.updates(state.step):
-                loss = self._take(update)
-                if update.part == STUDENT:
-                    self.loss = loss
+                self._take(update)
         method.after_step(state.step)
         state.step += 1
         state.teacher_evaluations += config.batch_size * method.teacher_evaluations
+        if self._reads_after(state.step):  # the work until then is part of the time
+            wait_for(self.accelerator.device)
         state.seconds += time.perf_counter() - began
-        images_seen = state.step * config.batch_size
-        return StepReport(state.step, images_seen, self.loss, state.seconds)
+        seen = state.step * config.batch_size
+        return StepReport(state.step, seen, state.seconds, self.measured.loss.item)
 
-    def _take(self, update: Update) -> float:
-        """Take one update: accumulate gradients, step its part, return the mean loss."""
+    def _reads_after(self, step: int) -> bool:
+        """Whether the log or a checkpoint reads from the device after `step`."""
+        every = (self.config.logging_steps, self.config.checkpointing_steps)
+        return step == self.config.max_train_steps or any(step % steps == 0 for steps in every)
+
+    def _take(self, update: Update) -> None:
+        """Take one update: accumulate gradients, then step its part."""
         part = self.state.parts[update.part]
         measured = []
         with self._only(part):
@@ -211,10 +229,8 @@ class Trainer:
                     losses = self._losses(part, update, index)
                     self.accelerator.backward(losses.loss.mean() / self.micro_batches)
                 measured.append(dataclasses.replace(losses, loss=losses.loss.detach()))
-        found = batch_means(measured, self.processes, self.bins, self.step)
         norm = part.step(self._learning_rate(part, self.step))
-        self.state.take_in(part, found, norm)
-        return found.means["loss"]
+        self.measured.add(part.name, measured, norm, self.step + 1)
 
     def _learning_rate(self, part: TrainedPart, step: int) -> float:
         first, end = self.method.phase(self.config.max_train_steps)
@@ -239,28 +255,27 @@ class Trainer:
         seed_dropout(batch.draws, self.accelerator.device)
         with self.accelerator.autocast():  # FSDP modules do not enter it themselves
             losses = part.wrapped(update.loss, batch)
-        if not isinstance(losses, Losses) or losses.loss.shape != losses.sigma.shape[:1]:
-            raise TypeError(
-                f"the loss of part {part.name!r} returned {type(losses).__name__}; expected Losses "
-                "with the loss and the sigma of each sample, both of shape (b,)"
-            )
+        require_losses(losses, part.name)
         return losses
 
     def _log_start(self) -> None:
         """Log the losses of the first step, which are those of the untrained student."""
-        start = self.state.means.peek()
+        start, _ = self.measured.means()
+        if self.compiles:
+            log.info("the first step took %.0f s, with compilation", self.seconds)
         log.info("before training: %s", ", ".join(f"{k} {v:.4g}" for k, v in start.items()))
         before = self.method.teacher_evaluations_before
         self._write_line(0, start, teacher_evals=before, teacher_backwards=0, seconds=0.0)
 
     def _log(self) -> None:
-        by_sigma = self.state.means_by_sigma.take()
+        means, by_sigma = self.measured.take()
         self._write_line(
             self.step,
-            self.state.means.take(),
+            means,
             **self.state.teacher_work(),
+            **self.state.skipped_steps(),
             seconds=round(self.seconds, 3),
-            loss_by_ln_sigma={edge: by_sigma[edge] for edge in sorted(by_sigma, key=int)},
+            loss_by_ln_sigma=by_sigma,
         )
 
     def _write_line(self, step: int, means: dict[str, float], **rest: Any) -> None:
@@ -277,19 +292,10 @@ class Trainer:
         numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
         self.accelerator.log({key: numbers[key] for key in numbers if key != "step"}, step=step)
 
-    @precise()
-    @torch.no_grad()
     def _preview(self) -> None:
         """Draw a grid of samples, if samples are images."""
-        shape = self.method.student.sample_shape
-        if not (self.preview_steps and images.is_image(shape)):
-            return
-        with whole_weights(self.state.parts[STUDENT].wrapped):
-            x = self.method.preview(40)
-        if not self.processes.is_main:
-            return
-        folder = self.folder / PREVIEWS
-        folder.mkdir(exist_ok=True)
-        picture = images.grid(x, columns=PREVIEW_COLUMNS)
-        images.save_png(folder / f"step-{self.step:09d}.png", picture)
-        track_picture(self.accelerator, picture, self.step)
+        if self.preview_steps and images.is_image(self.method.student.sample_shape):
+            with whole_weights(self.state.parts[STUDENT].wrapped):
+                x = draw_preview(self.method)
+            if self.processes.is_main:
+                track_picture(self.accelerator, save_preview(self.folder, self.step, x), self.step)
