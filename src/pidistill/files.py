@@ -20,12 +20,13 @@ LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
-def held(folder: str | Path) -> Iterator[None]:
+def held(folder: str | Path, patience: float = 0.25) -> Iterator[None]:
     """Hold a run folder for this process, creating it if missing.
 
-    The operating system releases the lock when the process ends, even if killed. If the block
-    fails, a folder created here that contains only the lock is removed. On a drive without locks,
-    a warning is logged and nothing protects the folder.
+    Waits `patience` seconds for another process to release it, or for ever if it is -1. The
+    operating system releases the lock when the process ends, even if killed. If the block fails, a
+    folder created here that contains only the lock is removed. On a drive without locks, a warning
+    is logged and nothing protects the folder.
 
     Raises:
         FolderHeldError: Another process holds the folder.
@@ -43,7 +44,7 @@ def held(folder: str | Path) -> Iterator[None]:
         ) from error
     lock = _lock(folder)
     try:
-        lock.acquire(timeout=0.25)  # `is_held` takes it briefly
+        lock.acquire(timeout=patience)  # `is_held` takes it briefly
     except TimeoutError as error:
         raise FolderHeldError(
             f"another process is working in {folder}; wait for it, or choose another folder"

@@ -97,15 +97,6 @@ def samples_of(array: np.ndarray, name: str) -> Tensor:
     return images.from_uint8(x) if x.dtype == torch.uint8 else x
 
 
-def read_array(array: np.ndarray, name: str) -> Tensor:
-    """An array of a foreign file as float32 samples, images (n, c, h, w) in [-1, 1].
-
-    Arguments and errors as in `pixels_of`; channels may be first or last.
-    """
-    x = pixels_of(array, name, last=True)
-    return images.from_uint8(x) if x.dtype == torch.uint8 else x
-
-
 def read_pixels(file: str | Path) -> Tensor:
     """Read the samples of an `.npz` file, unchanged.
 

@@ -11,6 +11,7 @@ from pidistill.cli.console import Out, duration, json_option
 from pidistill.errors import PidistillError
 from pidistill.files import is_held, read_json
 from pidistill.paths import user_path
+from pidistill.progress import Show
 from pidistill.report.numbers import figures
 from pidistill.settings import read_toml
 from pidistill.training.config import CONFIG_FILE
@@ -35,11 +36,11 @@ def inspect(name: str, as_json: bool) -> None:
     if any((path / file).is_file() for file in (CONFIG_FILE, "network.json")):
         facts.update(_folder_facts(path))
     elif is_data_spec(name):
-        facts.update(kind="data", **_data_facts(name))
+        facts.update(kind="data", **_data_facts(name, out.progress))
     else:
         facts.update(_teacher_facts(name))
         if name in BUNDLED:
-            facts["data"] = _data_facts(name)
+            facts["data"] = _data_facts(name, out.progress)
     width = max(map(len, facts))
     for key, value in facts.items():
         out.say(f"{key.replace('_', ' '):<{width}}  {_text(key, value)}")
@@ -68,16 +69,17 @@ def _teacher_facts(spec: str) -> dict[str, Any]:
     return facts
 
 
-def _data_facts(spec: str) -> dict[str, Any]:
+def _data_facts(spec: str, progress: Show) -> dict[str, Any]:
     from pidistill.data import load_data
 
-    data = load_data(spec)
+    data = load_data(spec, progress)
+    mean, deviation = data.moments
     facts: dict[str, Any] = {
-        "num_samples": len(data.images),
-        "sample_shape": list(data.images.shape[1:]),
+        "num_samples": len(data),
+        "sample_shape": list(data.sample_shape),
         "num_classes": data.num_classes,
-        "mean": data.images.mean().item(),
-        "sigma_data": data.images.std().item(),
+        "mean": mean,
+        "sigma_data": deviation,
     }
     if data.labels is not None:
         counts = data.labels.bincount(minlength=data.num_classes).tolist()

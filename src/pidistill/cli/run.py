@@ -20,6 +20,7 @@ from pidistill.settings import nested, parse_toml_value
 from pidistill.training.config import RunConfig
 
 if TYPE_CHECKING:
+    from pidistill.data import Dataset
     from pidistill.training.log import StepReport
     from pidistill.training.trainer import Trainer
 
@@ -120,12 +121,14 @@ def run_verb(
     resume: bool,
     dry_run: bool,
     as_json: bool,
+    images: "Dataset | None" = None,
     **fields: Any,
 ) -> None:
     """Train `what`, the student or the teacher, as the options say; or print what that takes.
 
     Settings in the tables `below` are above the preset and the file, and below `--set` and
-    `fields`. `require` raises `PidistillError` if the config is not for this verb.
+    `fields`. `require` raises `PidistillError` if the config is not for this verb. `images` are the
+    config's, if they are loaded already.
     """
     out = Out(as_json)
     if folder is None and (resume or not dry_run):
@@ -139,12 +142,15 @@ def run_verb(
         resume=resume,
     )
     require(config)
-    if dry_run or folder is None:
-        _print_estimate(out, config)
-        return
+    from pidistill.data import load_data
     from pidistill.training.assemble import build_trainer
 
-    train(build_trainer(config, folder), out)
+    if images is None and config.data is not None:
+        images = load_data(config.data, out.progress)
+    if dry_run or folder is None:
+        _print_estimate(out, config, images)
+        return
+    train(build_trainer(config, folder, data=images), out)
     if is_main_process():
         _print_end(out, folder, what)
 
@@ -191,11 +197,11 @@ def _print_end(out: Out, folder: Path, what: str) -> None:
     out.result({"out": str(folder), **{key: facts[key] for key in keys}})
 
 
-def _print_estimate(out: Out, config: RunConfig) -> None:
+def _print_estimate(out: Out, config: RunConfig, images: "Dataset | None") -> None:
     """Measure a few steps of the run and print what it would take."""
     from pidistill.training.estimate import estimate
 
-    facts = estimate(config)
+    facts = estimate(config, images)
     now = datetime.datetime.now().astimezone()
     end = now + datetime.timedelta(seconds=facts["seconds"])
     facts["end"] = end.isoformat(timespec="seconds")

@@ -47,7 +47,7 @@ def train_features(
 
     if folder.exists() and any(folder.iterdir()):
         raise PidistillError(f"{folder} is not empty; choose another folder")
-    images = load_data(data)
+    images = load_data(data, out.progress)
     require_writable_folder(folder)
     with out.progress("training", max_train_steps, "steps") as advance:
         network = train(

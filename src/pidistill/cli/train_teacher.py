@@ -1,7 +1,7 @@
 """`pidistill train-teacher`: a diffusion model on a data set."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from pidistill.files import require_writable_folder
 from pidistill.library import resolve_config
 from pidistill.training.config import CONFIG_FILE, RunConfig
 from pidistill.training.sizes import SIZES, duration_of, network_of_size
+
+if TYPE_CHECKING:
+    from pidistill.data import Dataset
 
 PRESETS = {"digits": "digits-teacher", "glyphs": "glyphs-teacher"}
 """The preset of a data set that has its own."""
@@ -75,13 +78,17 @@ def train_teacher(data: str, size: str | None, seconds: float | None, **options:
         )
     named = any([options["preset"], options["file"], _sets_network(options["assignments"])])
     below: list[dict[str, Any]] = []
+    images = None
     if not begun and (size or seconds or not (named or data in PRESETS)):
         if folder is not None and not options["dry_run"]:
             _require_new(folder, data, preset, options["resume"])
         if steps is None:
             seconds = seconds or duration_of(DEFAULT_TIME)
-        below = [_chosen(data, size, seconds, preset, options)]
-    run_verb("teacher", below, preset, _require_denoising, data=data, **options)
+        from pidistill.data import load_data
+
+        images = load_data(data, Out(options["as_json"]).progress)
+        below = [_chosen(images, size, seconds, preset, options)]
+    run_verb("teacher", below, preset, _require_denoising, data=data, images=images, **options)
 
 
 def _require_new(folder: Path, data: str, preset: str, resume: bool) -> None:
@@ -98,19 +105,22 @@ def _sets_network(assignments: tuple[str, ...]) -> bool:
 
 
 def _chosen(
-    data: str, size: str | None, seconds: float | None, preset: str, options: dict[str, Any]
+    images: "Dataset", size: str | None, seconds: float | None, preset: str, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Network and number of steps for the data, the machine and the time, as settings."""
-    from pidistill.data import load_data
     from pidistill.training.estimate import estimate
 
-    out, images = Out(options["as_json"]), load_data(data)
+    out = Out(options["as_json"])
     fields = {key: options[key] for key in RunConfig.model_fields if key in options}
     chosen: dict[str, Any] = {}
     for name in [size] if size else SIZES:
-        network = network_of_size(name, tuple(images.images.shape[1:]))
+        network = network_of_size(name, images.sample_shape)
         layer = {"network": network, **({} if seconds is None else {"max_train_steps": 1})}
-        layers = [layer, *map(parse_assignment, options["assignments"]), {**fields, "data": data}]
+        layers = [
+            layer,
+            *map(parse_assignment, options["assignments"]),
+            {**fields, "data": images.name},
+        ]
         config = resolve_config(
             None, layers, preset=options["preset"], default_preset=preset, file=options["file"]
         )

@@ -58,7 +58,7 @@ def load_data(spec: str, progress: Show = no_progress) -> Dataset:
     path, options = parse_options(kind, locator, KINDS[kind].options)
     _require_in_range(spec, options)
     data = KINDS[kind].load(spec, path, options, progress)
-    if not len(data.images):
+    if not len(data):
         raise PidistillError(f"{spec!r} holds no images")
     return data
 

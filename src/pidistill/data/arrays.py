@@ -9,10 +9,9 @@ import torch
 
 from pidistill.data.dataset import Dataset
 from pidistill.errors import PidistillError
-from pidistill.images import from_uint8
 from pidistill.paths import user_path
 from pidistill.progress import Show, no_progress
-from pidistill.sample_files import open_npz, read_array
+from pidistill.sample_files import open_npz, pixels_of
 
 IMAGES = ("images", "samples", "arr_0", "x", "data")
 LABELS = ("labels", "label", "arr_1", "y", "targets")
@@ -36,7 +35,7 @@ def load_npz(
                 f"{file} contains {', '.join(content.files) or 'nothing'}; expected images as one "
                 f"of {', '.join(IMAGES)}"
             )
-        images = read_array(content[key], f"{file}: {key}")
+        images = pixels_of(content[key], f"{file}: {key}", last=True)
         label_key = next((key for key in LABELS if key in content), None)
         labels = None if label_key is None else content[label_key]
     if images.ndim != 4:
@@ -59,7 +58,7 @@ def load_idx(
     labels_file = _idx_file(folder, split, "labels")
     return _dataset(
         name,
-        from_uint8(torch.from_numpy(images[:, None])),
+        torch.from_numpy(images[:, None]),
         _read_idx(labels_file, 1),
         str(labels_file),
     )

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from pidistill.data.dataset import Dataset
+from pidistill.data.pixels import Origin, gather
 from pidistill.errors import PidistillError
-from pidistill.images import from_uint8, image_suffixes, read_image
+from pidistill.images import image_suffixes, read_image
 from pidistill.paths import user_path
 from pidistill.progress import Show, no_progress
 
@@ -45,17 +46,30 @@ def load_folder(
         raise PidistillError(f"data {str(folder)!r} is not a folder; expected a folder of images")
     files = _image_files(folder)
     labels, names = _classes(folder, files) if options.get("labels", True) else (None, ())
-    images = _read(files, options, progress)
-    if options.get("flip", False):
-        images = torch.cat([images, images.flip(3)])
-        labels = None if labels is None else labels.repeat(2)
-    return Dataset(from_uint8(images), labels, len(names), name, names)
+    flip = options.get("flip", False)
+    pixels, release = gather(
+        _images([folder / file for file in files], options),
+        len(files),
+        _origin(folder, files, options),
+        progress,
+        channels=options.get("channels"),
+        flip=flip,
+    )
+    labels = labels.repeat(2) if flip and labels is not None else labels
+    return Dataset(pixels, labels, len(names), name, names, flip, release)
+
+
+def _origin(folder: Path, files: list[Path], options: dict[str, Any]) -> Origin:
+    """What identifies the images: names, sizes and times of change, and what is done to them."""
+    stats = ((file, os.stat(folder / file)) for file in files)
+    found = [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+    return Origin(f"{folder.resolve()} {options.get('size')}", [found, options.get("background")])
 
 
 def _image_files(folder: Path) -> list[Path]:
-    """The images below `folder`; says how many other files are left out."""
+    """The images below `folder`, as paths in it; says how many other files are left out."""
     suffixes = image_suffixes()
-    every = sorted(_files(folder), key=lambda file: natural(file.relative_to(folder)))
+    every = sorted(_files(folder), key=natural)
     images = [file for file in every if file.suffix.lower() in suffixes]
     others = Counter(file.suffix.lower() or "no suffix" for file in every) - Counter(
         file.suffix.lower() for file in images
@@ -71,14 +85,18 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file below `folder`, without hidden ones; links are followed, but not in circles."""
+    """Every file below `folder`, as a path in it, without hidden ones.
+
+    Links are followed, but not in circles.
+    """
     seen: set[Path] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = Path(place).resolve()
         folders[:] = [] if real in seen else [name for name in folders if not _is_hidden(name)]
         if real not in seen:
-            files = (Path(place) / name for name in names if not _is_hidden(name))
-            yield from (file for file in files if file.exists())  # a link may lead nowhere
+            inside, shown = Path(place).relative_to(folder), (n for n in names if not _is_hidden(n))
+            # a link may lead nowhere
+            yield from (inside / name for name in shown if os.path.exists(f"{place}/{name}"))
         seen.add(real)
 
 
@@ -96,7 +114,7 @@ def natural(path: Path) -> list[tuple[list[Any], str]]:
 
 def _classes(folder: Path, files: list[Path]) -> tuple[torch.Tensor | None, tuple[str, ...]]:
     """Labels and names of the classes, which are the folders in `folder`."""
-    parts = [file.relative_to(folder).parts for file in files]
+    parts = [file.parts for file in files]
     at_root = sum(len(part) == 1 for part in parts)
     if at_root == len(files):
         return None, ()
@@ -115,38 +133,16 @@ def _classes(folder: Path, files: list[Path]) -> tuple[torch.Tensor | None, tupl
     return torch.tensor([number[part[0]] for part in parts]), tuple(names)
 
 
-def _read(files: list[Path], options: dict[str, Any], progress: Show) -> torch.Tensor:
-    """The images (n, c, h, w), uint8."""
-    kept: list[np.ndarray] = []
-    background, size = options.get("background"), options.get("size")
-    with progress("reading images", len(files), "images") as advance:
-        for file in files:
-            image = read_image(file, background=background, size=size)
-            if kept and image.shape[:2] != kept[0].shape[:2]:
-                height, width = kept[0].shape[:2]
-                raise PidistillError(
-                    f"{file} is {image.shape[1]}x{image.shape[0]} pixels, but {files[0].name} is "
-                    f"{width}x{height}; resize and crop them, as in "
-                    f"folder:PATH?size={min(height, width)}"
-                )
-            kept.append(image)
-            advance(1)
-    channels = options.get("channels")
-    num_grey = sum(image.shape[2] == 1 for image in kept)
-    if channels is None:
-        channels = 1 if num_grey == len(kept) else 3
-        if 0 < num_grey < len(kept):
-            log.info("%d of %d images are grey; all become RGB", num_grey, len(kept))
-    pixels = np.empty((len(kept), channels, *kept[0].shape[:2]), np.uint8)
-    for i, image in enumerate(kept):
-        pixels[i] = with_channels(image, channels).transpose(2, 0, 1)
-        kept[i] = image[:0]  # frees it
-    return torch.from_numpy(pixels)
-
-
-def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """8-bit pixels (height, width, 1 or 3) with this number of channels; grey is luma."""
-    if image.shape[2] == channels or channels == 3:
-        return image
-    luma = image @ np.array([0.299, 0.587, 0.114])
-    return luma.round().astype(np.uint8)[..., None]
+def _images(files: list[Path], options: dict[str, Any]) -> Iterator[np.ndarray]:
+    """The images one by one, 8-bit pixels (height, width, 1 or 3), all of one size."""
+    shape: tuple[int, ...] = ()
+    for file in files:
+        image = read_image(file, background=options.get("background"), size=options.get("size"))
+        shape = shape or image.shape
+        if image.shape[:2] != shape[:2]:
+            raise PidistillError(
+                f"{file} is {image.shape[1]}x{image.shape[0]} pixels, but {files[0].name} is "
+                f"{shape[1]}x{shape[0]}; resize and crop them, as in "
+                f"folder:PATH?size={min(shape[:2])}"
+            )
+        yield image

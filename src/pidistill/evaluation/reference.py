@@ -8,7 +8,6 @@ may be deleted at any time.
 import functools
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,12 +23,11 @@ from pidistill.evaluation.features.base import FeatureNetwork, features_of
 from pidistill.evaluation.frechet import Statistics, split_half_distance, statistics
 from pidistill.images import to_uint8
 from pidistill.noise import device_of
-from pidistill.paths import user_path
+from pidistill.paths import cache_folder
 from pidistill.progress import Show, no_progress
 from pidistill.sample_files import open_npz, read_samples, samples_of
 from pidistill.storage import read_tensors, tensors_sha256, write_tensors
 
-CACHE = "PIDISTILL_CACHE"
 CHECKSUM = "sha256"
 HASHED_AT_ONCE = 500
 
@@ -42,7 +40,7 @@ class Reference(NamedTuple):
     name: str
     """Where it was read from."""
     images: Tensor | None
-    """Shape (n, c, h, w), float32, in [-1, 1]."""
+    """Shape (n, c, h, w), float32 in [-1, 1], or uint8."""
     statistics: Statistics | None = None
     """Precomputed statistics of features."""
     teacher: Denoiser | None = None
@@ -59,13 +57,13 @@ def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
     if isinstance(reference, Tensor):
         return Reference("samples", samples_of(reference.cpu().numpy(), "reference"))
     if isinstance(reference, Dataset):
-        return Reference(reference.name, reference.images)
+        return Reference(reference.name, reference.pixels)
     spec = str(reference)
     if spec.endswith(".npz") and not is_data_spec(spec):
         given = _read_statistics(Path(spec))
         return Reference(spec, read_samples(spec) if given is None else None, given)
     data = f"folder:{spec}" if Path(spec.partition("?")[0]).is_dir() else spec
-    return Reference(spec, load_data(data).images)
+    return Reference(spec, load_data(data).pixels)
 
 
 def _read_statistics(file: Path) -> Statistics | None:
@@ -150,7 +148,8 @@ class ReferenceFeatures:
         facts = f"{self.network.identity} {tuple(self._images.shape)}"
         digest = hashlib.sha256(facts.encode())
         for part in self._images.split(HASHED_AT_ONCE):
-            digest.update(to_uint8(part).contiguous().numpy().data)
+            part = part if part.dtype == torch.uint8 else to_uint8(part)
+            digest.update(part.contiguous().numpy().data)
         return f"{self.network.name}-{digest.hexdigest()}"
 
     def _cached(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -182,11 +181,3 @@ def _recall(file: Path) -> dict[str, Tensor]:
 def with_float64(device: torch.device) -> torch.device:
     """`device`, or the CPU if it does not support float64."""
     return torch.device("cpu") if device.type == "mps" else device
-
-
-def cache_folder() -> Path:
-    """The folder of cached files; it may not exist."""
-    named = os.environ.get(CACHE)
-    if named:
-        return user_path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pidistill"

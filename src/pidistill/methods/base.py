@@ -271,7 +271,7 @@ def require_images(name: str, teacher: Denoiser, data: Dataset | None) -> None:
     """Raise `PidistillError` unless `data` match the teacher's shape and classes."""
     if data is None:
         raise PidistillError(f"{name} trains on images; set 'data', for example to 'digits'")
-    shape = tuple(data.images.shape[1:])
+    shape = data.sample_shape
     if shape != teacher.sample_shape:
         raise PidistillError(
             f"data {data.name} has images of shape {shape}; the teacher expects shape "

@@ -54,9 +54,9 @@ def denoising_loss(
     return weight.to(x0) * l2(denoised, x0)
 
 
-def measured_sigma_data(images: Tensor) -> float:
-    """The standard deviation of the pixels of images (n, c, h, w), to three digits."""
-    sigma_data = float(f"{images.double().std().item():.3g}")
+def measured_sigma_data(data: Dataset) -> float:
+    """The standard deviation of the pixels, to three digits."""
+    sigma_data = float(f"{data.moments[1]:.3g}")
     if sigma_data == 0:
         raise PidistillError("all pixels of the data are equal; nothing can be learned from them")
     return sigma_data
@@ -89,8 +89,8 @@ class Denoising(Method):
             raise PidistillError("denoising trains a network on images; set both")
         student = PreconditionedDenoiser(
             network,
-            EDMPrecondition(sigma_data=settings.sigma_data or measured_sigma_data(data.images)),
-            sample_shape=tuple(data.images.shape[1:]),
+            EDMPrecondition(sigma_data=settings.sigma_data or measured_sigma_data(data)),
+            sample_shape=data.sample_shape,
             num_classes=data.num_classes,
             source=f"a denoiser of {data.name}",
         )

@@ -98,7 +98,7 @@ def build_method(
     if teacher is not None:
         shape, num_classes = teacher.sample_shape, teacher.num_classes
     elif data is not None:
-        shape, num_classes = tuple(data.images.shape[1:]), data.num_classes
+        shape, num_classes = data.sample_shape, data.num_classes
     else:
         raise PidistillError("the config has neither teacher nor data; set one of them")
     if network is None and config.network is not None:

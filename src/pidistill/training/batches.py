@@ -12,11 +12,11 @@ def make_batch(method: Method, data: Dataset | None, draws: Draws, device: torch
     num_classes = method.student.num_classes
     if method.needs == "images":
         assert data is not None
-        index = draws.integers("train image", len(data.images))
+        index = draws.integers("train image", len(data))
         label = None
         if data.labels is not None and num_classes:
             label = data.labels[index].to(device)
-        return Batch(draws, label, data.images[index].to(device))
+        return Batch(draws, label, data.batch(index).to(device))
     return noise_batch(draws, num_classes, device)
 
 

@@ -64,14 +64,14 @@ def train_features(
     Raises:
         PidistillError: There are too few images.
     """
-    num = len(data.images)
+    num = len(data)
     if num < MIN_IMAGES:
         raise PidistillError(f"{data.name} has {num} images; expected at least {MIN_IMAGES}")
     order = Draws(seed, 0, num).uniform("features split").argsort()
     held_out, seen = order.split([round(HELD_OUT * num), num - round(HELD_OUT * num)])
     description = Description(
         format=FORMAT,
-        sample_shape=list(data.images.shape[1:]),
+        sample_shape=list(data.sample_shape),
         num_features=NUM_FEATURES,
         num_classes=data.num_classes,
         data=data.name,
@@ -105,7 +105,7 @@ def _loss(
 ) -> Tensor:
     """The loss of the images `rows` (b,): cross-entropy with labels, VICReg without."""
     device = next(network.parameters()).device
-    x = data.images[rows].to(device)
+    x = data.batch(rows).to(device)
     if data.labels is not None:
         logits = network.extract(augmented(x, draws, "view")).logits
         assert logits is not None
@@ -152,9 +152,10 @@ def quality(network: Encoder, data: Dataset, held_out: Tensor) -> dict[str, Any]
     of one view of an image are nearest to those of another view of it; and
     `split_half_frechet_distance` of all images.
     """
-    split_half = split_half_distance(features_of(data.images, network).features)
+    features = torch.cat([features_of(x, network).features for x in data.chunks()])
+    split_half = split_half_distance(features)
     facts = {"split_half_frechet_distance": split_half}
-    x = data.images[held_out]
+    x = data.batch(held_out)
     if data.labels is not None:
         logits = features_of(x, network).logits
         assert logits is not None
