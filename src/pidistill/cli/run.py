@@ -162,13 +162,21 @@ def train(
     out: Out,
     title: str = "training",
     on_step: "Callable[[StepReport], None] | None" = None,
+    time_limit: float | None = None,
 ) -> None:
-    """Run a trainer under a progress bar, calling `on_step` after every step.
+    """Run a trainer under a progress bar; arguments as in `drive`.
 
     Raises `KeyboardInterrupt` when a signal stopped it before the end; the state is saved.
     """
     with stoppable(out.stderr.print) as should_stop:
-        drive(trainer, should_stop, out.progress, title=title, on_step=on_step)
+        drive(
+            trainer,
+            should_stop,
+            out.progress,
+            title=title,
+            on_step=on_step,
+            time_limit=time_limit,
+        )
         # Or another process was asked to stop.
         interrupted = should_stop() or trainer.step < trainer.config.max_train_steps
     if not interrupted:

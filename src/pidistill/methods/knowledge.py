@@ -50,6 +50,10 @@ class KnowledgeSettings(MethodSettings):
     distance: DistanceName = "l2"
     """Distance between student and teacher (`pidistill.distance`); published: l2."""
 
+    def for_share(self, share: float) -> "KnowledgeSettings":
+        """A share of the pairs."""
+        return self.model_copy(update={"num_pairs": max(1, round(share * self.num_pairs))})
+
 
 def knowledge_loss(
     student: EulerStudent, z: Tensor, x: Tensor, label: Tensor | None, *, distance: Distance

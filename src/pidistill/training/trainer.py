@@ -147,8 +147,8 @@ class Trainer:
                 if self.step == first and self.processes.is_main:  # a run that fails leaves nothing
                     write_start(self.folder, self.config, self.inputs)
                     write_description(self.folder, self.method.student, self.config.ema_rates[0])
+                stop = self.processes.any(should_stop())  # it may change max_train_steps
                 done = self.step == self.config.max_train_steps
-                stop = self.processes.any(should_stop())
                 self._after_step(done, stop)
                 yield report
                 if stop:
