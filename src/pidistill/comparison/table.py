@@ -189,9 +189,9 @@ def legend(comparison: Comparison) -> str:
     if search:
         judged = METRICS[search.judged_by(plan.reference)]
         text += (
-            f" Every run trains at the learning rate of lowest {judged} among those that were tried "
-            f"with {search.share:.3g} of its budget; their table counts a backward pass as two "
-            "evaluations."
+            f" Every run trains at the learning rate of lowest {judged} among those that were "
+            f"tried with {search.share:.3g} of its budget; the table of these tries counts a "
+            "backward pass as two evaluations."
         )
     return text
 
