@@ -64,6 +64,20 @@ def grid(x: Tensor, *, columns: int | None = None, zoom: int | None = None) -> n
     return picture.contiguous().numpy()
 
 
+MOST_COLUMNS = 20
+"""More classes than this do not make a grid of one column each."""
+
+
+def columns_by_class(num: int, num_classes: int) -> int | None:
+    """Columns of a grid of `num` samples, nearly square, in which classes in turn line up.
+
+    None if that needs none, or more than `MOST_COLUMNS`.
+    """
+    if not 1 < num_classes <= MOST_COLUMNS:
+        return None
+    return num_classes * max(1, round(math.sqrt(num) / num_classes))
+
+
 def save_png(path: str | Path, picture: np.ndarray) -> None:
     """Write a picture (height, width, 3), uint8, as PNG, atomically."""
     with replacing(path) as temporary:

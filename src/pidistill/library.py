@@ -242,11 +242,11 @@ def drive(
             seen = preparation.done
             if should_stop():
                 raise KeyboardInterrupt
-    total = trainer.config.max_train_steps * trainer.config.batch_size
-    with show(title, total, "images") as advance:
+    steps = trainer.config.max_train_steps
+    with show(title, steps * trainer.config.batch_size, "images") as advance:
         seen = 0
         for report in trainer.run(should_stop):
-            advance(report.images - seen, f"step {report.step} loss {report.loss:.4g}")
+            advance(report.images - seen, f"step {report.step} of {steps}, loss {report.loss:.4g}")
             seen = report.images
             if on_step is not None:
                 on_step(report)
