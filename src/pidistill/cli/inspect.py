@@ -201,7 +201,7 @@ def _next_command(folder: Path, facts: dict[str, Any]) -> str:
         words = ["distill", "--teacher", f"native:{folder}", "--out", "DIR"]
     else:
         shape = read_json(folder / "network.json").get("sample_shape")
-        suffix = "png" if isinstance(shape, list) and len(shape) == 3 else "npz"
+        suffix = "png" if isinstance(shape, list) and (len(shape) == 3 or shape == [2]) else "npz"
         words = ["sample", name, "-n", "100", "--out", f"samples.{suffix}"]
     return shlex.join(["pidistill", *words])
 
