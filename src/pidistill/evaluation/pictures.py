@@ -1,5 +1,6 @@
 """Pictures of an evaluation: samples, errors along the path, neighbours."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +111,21 @@ def points_figure(x: Tensor, teacher_x: Tensor | None) -> Figure:
     return figure
 
 
-def trajectory_figure(curves: dict[str, Any]) -> Figure:
-    """Error and residual against the noise level, from `metrics["trajectory"]`."""
-    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+def trajectory_figure(
+    curves: dict[str, Any], names: Sequence[str] = ("error", "residual")
+) -> Figure:
+    """Error and residual, or one of them, against the noise level, from `metrics["trajectory"]`."""
+    figure = Figure(figsize=(4.8 * len(names), 3.2), layout="constrained")
     titles = {"error": "Distance to the teacher's path", "residual": "Residual of the equation"}
-    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         levels = zip(curves["sigma"], curves[name], strict=True)
-        shown = [(sigma, value) for sigma, value in levels if value > 0]  # 0 at sigma_max: it is z
+        least = 1e-4 * max(curves[name])  # at sigma_max it is z, up to rounding
+        shown = [(sigma, value) for sigma, value in levels if value > least]
         if shown:
             axes.plot(*zip(*shown, strict=True), color=STUDENT, linewidth=1.6, marker=".")
             log_axis(axes.xaxis)
             log_axis(axes.yaxis)
-        finish_axes(axes, title=title, x_label="noise level sigma", y_label=f"RMS {name}")
+        finish_axes(axes, title=titles[name], x_label="noise level sigma", y_label=f"RMS {name}")
     return figure
 
 
