@@ -168,7 +168,9 @@ class Terms:
                 of_teacher = look(solved, num_error, rival=subject)
         if seen is None:
             return None
-        return Measured(subject, teacher, seen, of_teacher, self.reference, in_features)
+        return Measured(
+            subject, teacher, seen, of_teacher, self.reference, in_features, self.progress
+        )
 
 
 def together(measurements: Sequence[Values], num_seeds: int) -> Values:
