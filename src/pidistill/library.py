@@ -255,7 +255,8 @@ def drive(
         seen = 0
         for report in trainer.run(should_stop):
             done = report.images if time_limit is None else min(total, int(report.seconds))
-            advance(done - seen, f"step {report.step} loss {report.loss:.4g}")
+            steps = trainer.config.max_train_steps
+            advance(done - seen, f"step {report.step} of {steps}, loss {report.loss:.4g}")
             seen = done
             if on_step is not None:
                 on_step(report)

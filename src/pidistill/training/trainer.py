@@ -280,16 +280,17 @@ class Trainer:
     @precise()
     @torch.no_grad()
     def _preview(self) -> None:
-        """Draw a grid of samples, if samples are images."""
+        """Draw samples, if they are images or points in the plane."""
         shape = self.method.student.sample_shape
-        if not (self.preview_steps and images.is_image(shape)):
+        is_plane = images.is_plane(shape)
+        if not (self.preview_steps and (is_plane or images.is_image(shape))):
             return
         with whole_weights(self.state.parts[STUDENT].wrapped):
-            x = self.method.preview(40)
+            x = self.method.preview(1000 if is_plane else 40)
         if not self.processes.is_main:
             return
         folder = self.folder / PREVIEWS
         folder.mkdir(exist_ok=True)
-        picture = images.grid(x, columns=PREVIEW_COLUMNS)
+        picture = images.picture_of(x, columns=PREVIEW_COLUMNS)
         images.save_png(folder / f"step-{self.step:09d}.png", picture)
         track_picture(self.accelerator, picture, self.step)
