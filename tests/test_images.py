@@ -1,5 +1,7 @@
 """Samples as pictures."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pidistill import PidistillError
-from pidistill.images import grid, save_png, to_uint8
+from pidistill.images import SIDE, grid, save_png, scatter, to_uint8
 
 
 @given(st.integers(0, 255))
@@ -46,6 +48,21 @@ def test_a_grid_is_about_square_and_small_images_are_enlarged():
 def test_samples_that_are_not_images_are_refused(shape):
     with pytest.raises(PidistillError, match="are not images with 1 or 3 channels"):
         grid(torch.zeros(shape))
+
+
+def test_points_lie_where_a_scatter_plot_says():
+    """A dot is 3 pixels wide; what is not finite, or out of reach, is not shown."""
+    x = torch.tensor([[1.0, 0.5], [-0.25, -1.5], [math.nan, 0], [math.inf, 1], [0.1, 9.0]])
+    without, dots = scatter(x[2:4], reach=2.0), scatter(x, reach=2.0)
+    rows, columns = np.nonzero((without != dots).any(2))
+    centres = np.stack([columns, rows], 1).reshape(2, 9, 2).mean(1)
+    assert np.allclose((centres / SIDE * 2 - 1) * [2, -2], [[1, 0.5], [-0.25, -1.5]], atol=0.02)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 0.9, 1.0, 3e5])
+def test_a_scatter_plot_shows_nearly_all_points(scale):
+    plain = scatter(torch.zeros(0, 2))
+    assert (scatter(torch.rand(50, 2) * scale) != plain).any(2).sum() > 9 * 40 * (scale > 0)
 
 
 def test_a_png_holds_the_picture(tmp_path):

@@ -1,11 +1,12 @@
 """Pictures: 8-bit conversion, grids, and image files of every kind."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageDraw, ImageOps
 from torch import Tensor
 
 from pidistill.errors import PidistillError, one_line
@@ -17,6 +18,11 @@ def is_image(sample_shape: tuple[int, ...]) -> bool:
     return len(sample_shape) == 3 and sample_shape[0] in (1, 3)
 
 
+def is_plane(sample_shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape are points in the plane."""
+    return tuple(sample_shape) == (2,)
+
+
 def require_image(sample_shape: tuple[int, ...]) -> None:
     """Raise `PidistillError` unless samples of this shape are images."""
     if not is_image(sample_shape):
@@ -24,6 +30,14 @@ def require_image(sample_shape: tuple[int, ...]) -> None:
             f"samples of shape {tuple(sample_shape)} are not images with 1 or 3 channels; "
             "write them to an .npz file"
         )
+
+
+def picture_of(x: Tensor, *, columns: int | None = None) -> np.ndarray:
+    """A grid of images, or a scatter plot of points in the plane.
+
+    Arguments, result and errors as in `grid`.
+    """
+    return scatter(x) if is_plane(tuple(x.shape[1:])) else grid(x, columns=columns)
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -36,13 +50,16 @@ def from_uint8(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def grid(x: Tensor, *, columns: int | None = None, zoom: int | None = None) -> np.ndarray:
+def grid(
+    x: Tensor, *, columns: int | None = None, zoom: int | None = None, titles: Sequence[str] = ()
+) -> np.ndarray:
     """Arrange samples in one picture, row by row, with thin white borders.
 
     Args:
         x: Images in [-1, 1], shape (n, c, h, w), with 1 or 3 channels.
         columns: Number of columns; None makes the grid roughly square.
         zoom: Integer magnification; None enlarges small images to about 48 pixels.
+        titles: Titles of the columns, cut where they are too long; none by default.
 
     Returns:
         Shape (height, width, 3), uint8.
@@ -60,8 +77,71 @@ def grid(x: Tensor, *, columns: int | None = None, zoom: int | None = None) -> n
     blank = -num % columns
     tiles = torch.cat([tiles, tiles.new_full((blank, *tiles.shape[1:]), 255)])
     rows = tiles.unflatten(0, (-1, columns))  # (rows, columns, 3, h, w)
-    picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    return picture.contiguous().numpy()
+    picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).contiguous().numpy()
+    return np.concatenate([_headings(titles, tiles.shape[-1]), picture]) if titles else picture
+
+
+def _headings(titles: Sequence[str], width: int) -> np.ndarray:
+    """Titles of columns of this width, as a strip of a picture."""
+    strip = Image.new("RGB", (width * len(titles), 14), "white")
+    draw = ImageDraw.Draw(strip)
+    for column, title in enumerate(titles):
+        while title and draw.textlength(title) > width - 2:
+            title = title[:-1]
+        draw.text((column * width + width // 2, 1), title, fill=GREY, anchor="ma")
+    return np.asarray(strip)
+
+
+SIDE = 480
+"""Pixels of a scatter plot's side."""
+INK = np.array([194, 65, 12])
+GREY = (107, 114, 128)
+"""The colour of text."""
+
+
+def scatter(x: Tensor, *, reach: float | None = None) -> np.ndarray:
+    """Points as a scatter plot around the origin, darker where many coincide.
+
+    Args:
+        x: Points, shape (n, 2); those that are not finite are left out.
+        reach: The largest coordinate that is shown; None shows nearly all points.
+
+    Returns:
+        Shape (height, width, 3), uint8.
+    """
+    points = x.double().cpu().numpy()
+    points = points[np.isfinite(points).all(1)]
+    if reach is None:
+        farthest = float(np.quantile(np.abs(points).max(1), 0.999)) if len(points) else 1.0
+        unit = 10.0 ** math.floor(math.log10(farthest or 1.0))
+        reach = math.ceil((1.05 * farthest or 1.0) / unit * 2) * unit / 2
+    points = points[(np.abs(points) < reach).all(1)]
+    centres = ((points * [1, -1] / reach + 1) / 2 * (SIDE - 3)).astype(int)
+    counts = np.zeros((SIDE, SIDE))
+    for row, column in np.ndindex(3, 3):  # a dot
+        np.add.at(counts, (centres[:, 1] + row, centres[:, 0] + column), 1)
+    share = 1 - 0.6 ** counts[..., None]
+    plane = np.full((SIDE, SIDE, 3), 255.0)
+    plane[[0, SIDE // 2, -1]] = plane[:, [0, SIDE // 2, -1]] = 220
+    canvas = Image.fromarray((plane * (1 - share) + INK * share).round().astype(np.uint8))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((SIDE - 4, SIDE // 2 + 3), f"{reach:g}", fill=GREY, anchor="ra")
+    draw.text((SIDE // 2 + 4, 3), f"{reach:g}", fill=GREY)
+    return np.asarray(canvas)
+
+
+MOST_COLUMNS = 20
+"""More classes than this do not make a grid of one column each."""
+
+
+def columns_by_class(num: int, num_classes: int) -> int | None:
+    """Columns of a grid of `num` samples, nearly square, in which classes in turn line up.
+
+    None if that needs none, or more than `MOST_COLUMNS`.
+    """
+    if not 1 < num_classes <= MOST_COLUMNS:
+        return None
+    return num_classes * max(1, round(math.sqrt(num) / num_classes))
 
 
 def save_png(path: str | Path, picture: np.ndarray) -> None:

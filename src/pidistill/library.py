@@ -230,10 +230,12 @@ def drive(
     *,
     title: str = "training",
     on_step: "Callable[[StepReport], None] | None" = None,
+    time_limit: float | None = None,
 ) -> None:
     """Train until the end or until `should_stop`, asked after every step; then the state is saved.
 
-    `on_step` is called after every step. Raises `KeyboardInterrupt` when training was stopped
+    `on_step` is called after every step. A `time_limit`, in seconds of training, replaces the
+    number of steps. Raises `KeyboardInterrupt` when training was stopped
     before the first step; what is done is kept.
     """
     with contextlib.ExitStack() as stack:
@@ -246,13 +248,20 @@ def drive(
             seen = preparation.done
             if should_stop():
                 raise KeyboardInterrupt
-    steps = trainer.config.max_train_steps
-    with show(title, steps * trainer.config.batch_size, "images") as advance:
+    total, unit = trainer.config.max_train_steps * trainer.config.batch_size, "images"
+    if time_limit is not None:
+        from pidistill.training.clock import by_the_clock
+
+        total, unit = math.ceil(time_limit), "s of training"
+        should_stop = by_the_clock(trainer, time_limit, should_stop)
+    with show(title, total, unit) as advance:
         seen, loss, read = 0, "", -math.inf
         for report in trainer.run(should_stop):
-            if (now := time.monotonic()) > read + SECONDS_BETWEEN_LOSSES or report.step == steps:
+            done = report.images if time_limit is None else min(total, int(report.seconds))
+            steps, now = trainer.config.max_train_steps, time.monotonic()
+            if now > read + SECONDS_BETWEEN_LOSSES or report.step == steps:
                 loss, read = f"loss {report.loss:.4g}", now
-            advance(report.images - seen, f"step {report.step} {loss}")
-            seen = report.images
+            advance(done - seen, f"step {report.step} of {steps}, {loss}")
+            seen = done
             if on_step is not None:
                 on_step(report)

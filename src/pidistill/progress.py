@@ -1,5 +1,6 @@
 """Progress on stderr: a bar on a terminal, otherwise a line now and then. Imports no torch."""
 
+import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,6 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 Advance = Callable[..., None]
@@ -22,6 +22,8 @@ Show = Callable[[str, int, str], AbstractContextManager[Advance]]
 """Shows progress: `show(title, total, unit)` yields what counts those that are done."""
 
 SECONDS_BETWEEN_LINES = 15.0
+RECENT = 30.0
+"""Seconds whose rate tells the time that remains."""
 
 
 @contextlib.contextmanager
@@ -46,35 +48,73 @@ def progress(
         TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
         TextColumn("{task.fields[text]}"),
     )
+    pace = _Pace(total, unit)
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=total, text="", rate="")
+        task = bar.add_task(title, total=total, text="", pace="")
 
         def advance(count: int, text: str = "") -> None:
-            rate = f"{bar.tasks[0].speed or 0:.0f} {unit}/s"
-            bar.update(task, advance=count, text=text, rate=rate)
+            bar.update(task, advance=count, text=text, pace=pace.after(count))
 
         yield advance
 
 
 def _lines(console: Console, title: str, total: int, unit: str) -> Advance:
     began = last = time.monotonic()
-    done = 0
+    pace = _Pace(total, unit)
 
     def advance(count: int, text: str = "") -> None:
-        nonlocal done, last
-        done += count
-        now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES and done < total:
+        nonlocal last
+        words, now = pace.after(count), time.monotonic()
+        if now - last < SECONDS_BETWEEN_LINES and pace.done < total:
             return
         last = now
-        rate = done / max(now - began, 1e-9)
-        left = (total - done) / max(rate, 1e-9)
-        line = f"{title} {done}/{total} {rate:.0f} {unit}/s, {left:.0f} s left {text}"
-        console.print(line.rstrip(), markup=False, soft_wrap=True)
+        if pace.done >= total:
+            words = f"in {duration(now - began)}"
+        how = ", ".join(filter(None, [words, text]))
+        console.print(f"{title} {pace.done:,}/{total:,} {unit} {how}", markup=False, soft_wrap=True)
 
     return advance
+
+
+class _Pace:
+    """How many are done, and the rate of the last `RECENT` seconds, or of the last count.
+
+    The first count only sets the start: it may hold what an earlier call did.
+    """
+
+    def __init__(self, total: int, unit: str) -> None:
+        self.total, self.unit, self.done = total, unit, 0
+        self.seen: collections.deque[tuple[float, int]] = collections.deque()
+
+    def after(self, count: int) -> str:
+        """Count `count` more; the rate and the remaining time in words, once they are known."""
+        now = time.monotonic()
+        self.done += count
+        self.seen.append((now, self.done))
+        while len(self.seen) > 2 and self.seen[1][0] <= now - RECENT:
+            self.seen.popleft()
+        then, before = self.seen[0]
+        if now == then or self.done == before:
+            return ""
+        rate = (self.done - before) / (now - then)
+        left = duration((self.total - self.done) / rate)
+        per_second = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        return f"{per_second} {self.unit}/s, {left} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, for people to read."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:,.1f} hours"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as `1 step` and `2,500 steps`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

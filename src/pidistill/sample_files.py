@@ -34,20 +34,22 @@ def require_writable(path: str | Path) -> None:
 
 
 def require_drawable(path: str | Path, sample_shape: tuple[int, ...]) -> None:
-    """Raise `PidistillError` if `path` is for pictures and samples of this shape are not images."""
-    if Path(path).suffix.lower() != ".npz":
+    """Raise `PidistillError` if `path` is for pictures and samples of this shape have none."""
+    suffix = Path(path).suffix.lower()
+    if suffix != ".npz" and not (suffix == ".png" and images.is_plane(sample_shape)):
         images.require_image(sample_shape)
 
 
 def write_samples(path: str | Path, x: Tensor, columns: int | None = None) -> None:
-    """Write samples (n, c, h, w) in [-1, 1], each file atomically.
+    """Write samples (n, ...), images in [-1, 1], each file atomically.
 
-    A `.png` is a grid of `columns`, or nearly square; an `.npz` stores `samples`, float32,
-    unchanged; a path without a suffix is a folder of pictures, 000000.png and so on.
+    A `.png` is a grid of `columns`, or nearly square, and of points in the plane a scatter plot; an
+    `.npz` stores `samples`, float32, unchanged; a path without a suffix is a folder of pictures,
+    000000.png and so on.
     """
     path = Path(path)
     if path.suffix.lower() == ".png":
-        images.save_png(path, images.grid(x, columns=columns))
+        images.save_png(path, images.picture_of(x, columns=columns))
     elif path.suffix.lower() == ".npz":
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, samples=x.float().cpu().numpy())

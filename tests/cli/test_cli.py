@@ -197,7 +197,7 @@ BAD = {
     "steps": (["sample", "RUN", "--steps", "4", "--out", "x.npz"], ["steps is 4", "1"]),
     "refine": (["sample", "RUN", "--refine", "2", "--out", "x.npz"], ["refine is 2", "flow map"]),
     "solver": (["sample", "RUN", "--solver", "heun", "--out", "x.npz"], ["heun", "student"]),
-    "no image": (["sample", "RUN", "--out", "x.png"], ["not images", ".npz"]),
+    "no image": (["sample", "RUN", "--out", "x"], ["not images", ".npz"]),
     "weights": (["sample", "RUN", "--ema", "0.5", "--out", "x.npz"], ["ema-0.5", "ema-0.999"]),
     "device": (["sample", "RUN", "--device", "gpu7", "--out", "x.npz"], ["gpu7"]),
     "shapes": (["evaluate", "RUN", "--reference", "digits", "--num", "8"], ["(1, 8, 8)", "(2,)"]),

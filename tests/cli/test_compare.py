@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 
 from pidistill.cli import main
 from pidistill.comparison import costs
 from pidistill.comparison.costs import Cost
+from pidistill.training.run_folder import read_config
 
-from method_runs import small, train
+from method_runs import log_lines, small, train
 from recipes import RUNS, SWEEP, TINY, plan_of, write_recipe
 
 ONE_RUN, _, _ = RUNS.partition('[[run]]\nname = "BOOT"')
@@ -187,12 +189,41 @@ def test_a_wrong_reference_is_an_error_before_the_training(tmp_path, capsys):
     assert not (tmp_path / "out/runs").exists()
 
 
-def test_a_budget_in_seconds_is_measured_once_and_kept(tmp_path):
-    text = TINY.replace("budget.images = 48", "budget.seconds = 0.3").replace("[0, 1]", "[0]")
+def test_a_budget_in_seconds_is_spent_though_the_run_is_killed(tmp_path):
+    """The clock goes on where the last checkpoint left it, and the decay ends with the time."""
+    text = TINY.replace("budget.images = 48", "budget.seconds = 1.0").replace("[0, 1]", "[0]")
+    (_, run), *_ = plan_of(tmp_path, text, ONE_RUN).runs()
+    process = start(tmp_path / "recipe.toml", tmp_path / "out")
+    wait_for(lambda: len(list(run.folder.glob("state/step-*"))) == 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     (row,) = compare(tmp_path, text, ONE_RUN)[0]["Runs"]
-    (cost,) = json.loads((tmp_path / "out/paces.json").read_text()).values()
-    assert row["steps"] == int(0.3 / cost["seconds_per_step"])
+    lines = log_lines(run.folder)
+    longest = max(b["seconds"] - a["seconds"] for a, b in pairwise(lines))
+    assert 1.0 <= lines[-1]["seconds"] <= 1.0 + longest
+    assert lines[-1]["step"] == row["steps"] == read_config(run.folder).max_train_steps
+    rates = [line["learning_rate"] / 1e-3 for line in lines[2:-1]]
+    assert rates == pytest.approx([1 - line["seconds"] for line in lines[2:-1]], abs=0.02)
     assert compare(tmp_path, text, ONE_RUN)[0]["Runs"] == [row]
+
+
+def test_the_table_has_the_best_learning_rate_of_every_method(tmp_path, capsys):
+    text = TINY.replace("[0, 1]", "[0]").replace("images = 48", "images = 320")
+    rule = "[learning_rates]\nmultiples = [1, 2]\nmost = 3\nshare = 0.5\n"
+    rows = compare(tmp_path, text, rule, RUNS)[0]["Runs"]
+    for row in rows:
+        search = row["search"]
+        results = search["results"]
+        assert float(min(results, key=results.get)) == search["multiple"]
+        config = read_config(tmp_path / "out/runs" / row["folders"][0])
+        assert config.learning_rate_scale == search["multiple"]
+        assert row["rate"] == pytest.approx(1e-3 * search["multiple"])
+        assert search["teacher_evals"] == len(results) * row["teacher_evals"] / 2
+    capsys.readouterr()
+    assert compare(tmp_path, text, rule, RUNS)[0]["Runs"] == rows
+    tries = sum(len(row["search"]["results"]) for row in rows)
+    assert capsys.readouterr().out.count("finished before") == len(rows) + tries
+    assert "learning rate" in (tmp_path / "out/comparison.html").read_text()
 
 
 def test_a_run_that_was_cut_is_what_its_checkpoint_says(tmp_path, capsys):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from pidistill import PidistillError, load_teacher
 from pidistill.comparison import costs
-from pidistill.comparison.costs import Cost, measure_cost, median_costs, steps_within
+from pidistill.comparison.costs import Cost, allowance, measure_cost, median_costs
 from pidistill.comparison.recipe import Budget
 from pidistill.methods import method_class
 from pidistill.progress import no_progress
@@ -74,9 +74,9 @@ def not_measured():
     raise AssertionError("costs are not needed")
 
 
-def steps(budget, name, cost=not_measured, own_steps=False):
+def allowed(budget, name, cost=not_measured, own_steps=False):
     config, method = BUILT[name]
-    return steps_within(budget, config, method, cost, own_steps=own_steps, origin=name)
+    return allowance(budget, config, method, cost, own_steps=own_steps, origin=name)
 
 
 @given(st.sampled_from(sorted(set(METHODS) - {"knowledge"})), st.integers(100, 10**7))
@@ -86,16 +86,17 @@ def test_steps_spend_the_evaluations_but_for_less_than_a_step(name, amount):
     spent = config.batch_size * (
         method.teacher_evaluations + 2 * method.teacher_backwards(10_000, 10_000) / 10_000
     )
-    taken = steps(Budget(teacher_evaluations=amount), name)
+    taken = allowed(Budget(teacher_evaluations=amount), name).steps
     assert taken * spent <= amount < (taken + 1) * spent
 
 
 def test_every_budget_is_counted_in_its_unit():
-    assert {steps(Budget(images=801), name) for name in METHODS} == {100}
+    assert {allowed(Budget(images=801), name) for name in METHODS} == {(100, None)}
+    assert allowed(Budget(seconds=60.0), "pid").seconds == 60
+    # Pairs are paid for before the steps, which are free where evaluations are counted.
     cost = Cost(seconds_per_step=0.25, preparation_seconds=10.0, memory=0)
-    assert steps(Budget(seconds=60.0), "pid", lambda: cost) == 200
-    # Pairs are paid for before the steps, which are then free.
-    assert steps(Budget(teacher_evaluations=40 * 7), "knowledge", own_steps=True) == 10
+    assert allowed(Budget(seconds=60.0), "knowledge", lambda: cost).seconds == 50
+    assert allowed(Budget(teacher_evaluations=40 * 7), "knowledge", own_steps=True) == (10, None)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +106,10 @@ def test_every_budget_is_counted_in_its_unit():
         (Budget(teacher_evaluations=15), "boot", False, "16 per step"),
         (Budget(teacher_evaluations=280), "knowledge", False, "set its max_train_steps"),
         (Budget(images=800), "pid", True, "remove max_train_steps"),
+        (Budget(seconds=9.0), "pid", True, "remove max_train_steps"),
+        (Budget(seconds=9.0), "knowledge", False, "spends 10 seconds before"),
     ],
 )
 def test_either_the_budget_or_the_recipe_determines_the_steps(budget, name, own_steps, words):
     with pytest.raises(PidistillError, match=words):
-        steps(budget, name, own_steps=own_steps)
+        allowed(budget, name, lambda: Cost(0.25, 10.0, 0), own_steps)

@@ -22,7 +22,7 @@ def run(tmp_path_factory):
 def measured(folder, store, **options):
     """The metrics of the run in `folder`, by NFE."""
     plan = plan_folders([folder], num_samples=24, seed=3, **options)
-    (row,) = Measurement(plan, store).comparison({}).rows["Runs"]
+    (row,) = Measurement(plan, store).comparison(plan, {}).rows["Runs"]
     return {steps: {name: s.mean for name, s in of.items()} for steps, of in row.metrics.items()}
 
 
@@ -69,7 +69,7 @@ def test_what_was_measured_is_not_measured_again(run, tmp_path, monkeypatch):
     plan = plan_folders([run], num_samples=24, seed=3)
     again = Measurement(plan, tmp_path)
     monkeypatch.setattr(again, "_evaluate", lambda *_, **__: pytest.fail("measured again"))
-    (row,) = again.comparison({}).rows["Runs"]
+    (row,) = again.comparison(plan, {}).rows["Runs"]
     for steps, of in row.metrics.items():
         assert of["rms_error"].mean == first[steps]["rms_error"]
 
@@ -87,7 +87,7 @@ def test_a_run_that_cannot_be_measured_is_a_failure(tmp_path):
         train(small("pid", seed=seed), tmp_path / str(seed))
     plan = plan_folders([tmp_path / "0", tmp_path / "1"], num_samples=4)
     (tmp_path / "0" / "ema-0.9.safetensors").unlink()
-    (row,) = Measurement(plan, tmp_path).comparison({}).rows["Runs"]
+    (row,) = Measurement(plan, tmp_path).comparison(plan, {}).rows["Runs"]
     assert list(row.failures) == [0]
     assert len(row.metrics[1]["rms_error"].values) == 1
 

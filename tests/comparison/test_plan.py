@@ -108,20 +108,21 @@ def test_a_variant_overrides_what_its_sweep_shares(tmp_path):
     assert (other.name, other.num_nodes) == ("boot", 250)  # starts afresh
 
 
-def test_the_cost_of_a_step_is_measured_once(tmp_path, monkeypatch):
+def test_what_precedes_the_first_step_is_measured_once(tmp_path, monkeypatch):
     text = TINY.replace("budget.images = 48", "budget.seconds = 8.0")
+    runs = RUNS.replace('"boot"', '"knowledge"')
     asked = []
 
     def measure(config):
         asked.append(config)
-        return Cost(seconds_per_step=2.0, preparation_seconds=0.0, memory=0)
+        return Cost(seconds_per_step=2.0, preparation_seconds=3.0, memory=0)
 
     monkeypatch.setattr(planning, "measure_cost", measure)
-    first = plan_of(tmp_path, text, RUNS)
-    assert [run.config.max_train_steps for _, run in first.runs()] == [4] * 4
-    assert plan_of(tmp_path, text, RUNS).runs() == first.runs()
-    assert len(asked) == 2
-    assert len(json.loads((tmp_path / "out/paces.json").read_text())) == 2
+    first = plan_of(tmp_path, text, runs)
+    assert [run.seconds for _, run in first.runs()] == [8, 5] * 2
+    assert plan_of(tmp_path, text, runs).runs() == first.runs()
+    assert len(asked) == 1
+    assert len(json.loads((tmp_path / "out/paces.json").read_text())) == 1
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "benchmarks/recipes").glob("*.toml"))

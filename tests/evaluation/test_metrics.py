@@ -1,5 +1,6 @@
 """The available metrics, their requirements and their values."""
 
+import contextlib
 import json
 
 import pytest
@@ -120,3 +121,17 @@ def test_the_speed_of_a_teacher_is_that_of_its_solver(gaussian, gaussian_student
     assert 0 < few < many
     both = measure_speed(Sampler(gaussian_student, 1), gaussian, 4)
     assert 0 < both["ms_per_sample"] < both["teacher_ms_per_sample"]
+
+
+def test_slow_metrics_say_how_far_they_are(gaussian, gaussian_student):
+    """Each of `total` is counted once."""
+    counts = {}
+
+    @contextlib.contextmanager
+    def show(title, total, unit):
+        counts[title] = [total, 0]
+        yield lambda count, text="": counts[title].__setitem__(1, counts[title][1] + count)
+
+    names = ["trajectory", "speed"]
+    evaluate(gaussian_student, teacher=gaussian, num=50, metrics=names, progress=show)
+    assert counts == {"sampling": [50, 50], "following paths": [50, 50], "timing": [2, 2]}

@@ -6,10 +6,10 @@ import pytest
 
 from pidistill.export import bundle as bundling
 from pidistill.export.bundle import bundle, with_checksum
+from pidistill.export.diffusers_folder import MODELS, PIPELINE
 from pidistill.networks import NETWORKS
 
-CODE = "pidistill.export.diffusers_code"
-PARTS = [f"{CODE}:OneStepPipeline", f"{CODE}:OneStepModel", f"{CODE}:FlowMapModel"]
+PARTS = [PIPELINE, f"{MODELS}:OneStepModel", f"{MODELS}:FlowMapModel"]
 PARTS += [f"{network.__module__}:{network.__name__}" for network in NETWORKS.values()]
 
 

@@ -73,7 +73,10 @@ def opened(folder, **options):
 
 @pytest.fixture
 def pipeline(tmp_path, mlp_run):
-    """The exported student `mlp`, opened."""
+    """The exported student `mlp`, opened; its classes have names."""
+    description = json.loads((mlp_run / "network.json").read_text())
+    names = {"class_names": ["ant", "bee", "cat"]}
+    (mlp_run / "network.json").write_text(json.dumps({**description, **names}))
     export_student(mlp_run, tmp_path / "out", to="diffusers")
     return opened(tmp_path / "out")
 
@@ -182,6 +185,16 @@ def test_output_types(tmp_path, student_named, run_of):
         ({"output_type": "jpg"}, "'jpg'"),
         ({"num_inference_steps": 4}, "num_inference_steps is 4; expected 1$"),
         ({"class_labels": 3}, "class_labels is 3"),
+        ({"class_labels": [0, 1.5]}, r"class_labels is \[0, 1.5\]; expected 0 .. 2"),
+        ({"class_labels": []}, r"class_labels is \[\]"),
+        ({"class_labels": ["ant", "dog"]}, "'dog'; expected one of ant, bee, cat"),
+        ({"class_labels": [0, 1], "batch_size": 3}, r"shape \(2,\); expected one label, or 3"),
+        ({"class_labels": [0, 1], "latents": torch.zeros(3, 1, 4, 4)}, "one label, or 3"),
+        ({"latents": torch.zeros(3, 1, 4, 4), "num_images_per_prompt": 2}, r"\(3, 1, 4, 4\)"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"generator": [torch.Generator()] * 2, "batch_size": 3}, "a list of 2; expected 3"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "'noise'"),
         ({"z": torch.zeros(1, 1, 4, 4), "seed": 1}, "z and seed"),
         ({"z": torch.zeros(2, 5)}, r"\(2, 5\)"),
     ],
@@ -189,6 +202,32 @@ def test_output_types(tmp_path, student_named, run_of):
 def test_bad_arguments_are_named(pipeline, arguments, named):
     with pytest.raises(ValueError, match=named):
         pipeline(**arguments)
+
+
+def test_labels_have_names_and_as_many_images_as_asked_for(pipeline):
+    def drawn(**options):
+        return pipeline(seed=3, output_type="latent", **options).images
+
+    assert pipeline.labels == {"ant": 0, "bee": 1, "cat": 2}
+    assert pipeline.get_label_ids(["cat", "ant"]) == [2, 0]
+    assert torch.equal(drawn(class_labels=["cat", 0]), drawn(class_labels=[2, 0], batch_size=2))
+    assert torch.equal(drawn(class_labels="bee", batch_size=3), drawn(class_labels=[1, 1, 1]))
+    twice = drawn(class_labels=["bee", "ant"], num_images_per_prompt=2)
+    assert torch.equal(twice, drawn(class_labels=[1, 1, 0, 0]))
+    assert torch.equal(drawn(num_images_per_prompt=3), drawn(class_labels=[0, 0, 0]))
+
+
+def test_a_generator_of_its_own_makes_a_sample_the_same_in_every_batch(pipeline):
+    """With the very noise that diffusers draws for its own pipelines."""
+
+    def drawn(*seeds):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        options = {"generator": generators, "class_labels": 1, "output_type": "latent"}
+        return pipeline(len(seeds), **options).images
+
+    torch.testing.assert_close(drawn(4, 5, 6)[1:2], drawn(5))
+    latents = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(drawn(5), pipeline(latents=latents, class_labels=1, output_type="raw")[0])
 
 
 @pytest.fixture
@@ -203,6 +242,37 @@ def flow_map_pipeline(tmp_path, student_named, run_of):
 def test_a_flow_map_takes_from_1_to_8_evaluations(flow_map_pipeline, steps):
     with pytest.raises(ValueError, match=f"num_inference_steps is {steps}; expected 1 to 8$"):
         flow_map_pipeline[0](seed=0, num_inference_steps=steps)
+
+
+def test_a_callback_sees_every_point_and_may_change_it(flow_map_pipeline, student_named):
+    """As the maps of the student have them; in place, too; and none changes not a bit."""
+    pipeline, _ = flow_map_pipeline
+    student = student_named("mlp", FlowMapStudent)
+    options = {"seed": 2, "num_inference_steps": 3, "output_type": "latent"}
+    seen = {}
+
+    def look(pipe, step, timestep, tensors):
+        assert pipe is pipeline
+        assert pipe.num_timesteps == 3
+        seen[step] = tensors["latents"].clone()
+        return tensors
+
+    images = pipeline(4, callback_on_step_end=look, **options).images
+    assert torch.equal(images, pipeline(4, **options).images)
+    assert torch.equal(images, seen[2])
+    label, sigma = labels_for(student, 4), student.sigma_data * student.nodes(3).tan()
+    x = initial_noise(student, 4, seed=2)
+    for step in range(3):
+        x = student.map(x, sigma[step].expand(4), sigma[step + 1].expand(4), label)
+        torch.testing.assert_close(seen[step], x, rtol=1e-4, atol=1e-4)
+
+    def change(pipe, step, timestep, tensors):
+        tensors["latents"].mul_(0.5 if step == 1 else 1)
+        return {}
+
+    changed = pipeline(4, callback_on_step_end=change, **options).images
+    x = student.map(0.5 * seen[1], sigma[2].expand(4), sigma[3].expand(4), label)
+    torch.testing.assert_close(changed, x, rtol=1e-4, atol=1e-4)
 
 
 def test_a_flow_map_in_half_precision(flow_map_pipeline):
@@ -278,7 +348,11 @@ def test_the_decoder_of_a_latent_teacher_comes_along(tmp_path, student_named, ru
         images = autoencoder.decode(x / autoencoder.config.scaling_factor).sample
     decoded = pipeline(2, seed=0, output_type="pt").images
     torch.testing.assert_close(decoded, (images / 2 + 0.5).clamp(0, 1))
-    torch.testing.assert_close(pipeline(2, seed=0, output_type="raw").images, x)
+    torch.testing.assert_close(pipeline(2, seed=0, output_type="latent").images, x)
+    assert pipeline.labels == {"one": 0, "two": 1}  # its prompts
+    pipeline.to(torch.bfloat16)
+    half = pipeline(class_labels=["one", "two"], seed=0, output_type="pt").images
+    assert 0 < (half - decoded).abs().max() < 0.1
 
 
 def test_a_decoder_that_is_gone_is_said(tmp_path, student_named, run_of):

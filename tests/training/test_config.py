@@ -39,6 +39,7 @@ FIELDS = {
     "mixed_precision": st.sampled_from(["no", "bf16", "fp16"]),
     "optimizer": st.sampled_from(["adamw", "radam"]),
     "learning_rate": st.floats(1e-12, 1e3),
+    "learning_rate_scale": st.floats(1e-3, 1e3),
     "adam_beta1": shares,
     "adam_beta2": shares,
     "adam_weight_decay": st.floats(0, 10),

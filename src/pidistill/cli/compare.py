@@ -107,15 +107,23 @@ def compare(
 def _train_and_measure(out: Out, plan: "Plan", store: Path) -> "Comparison":
     """Train what is missing, and measure everything; samples are kept in `store`."""
     from pidistill.comparison.measure import Measurement
+    from pidistill.comparison.rates import choose_rates
     from pidistill.comparison.runs import PlannedRun, train_missing
     from pidistill.training.assemble import build_trainer
 
     def train_run(name: str, run: PlannedRun) -> None:
-        train(build_trainer(run.config, run.folder), out, name)
+        train(build_trainer(run.config, run.folder), out, name, time_limit=run.seconds)
 
     measurement = Measurement(plan, store, out.progress)
-    failures = {} if plan.recipe is None else train_missing(plan.runs(), train_run, out.say)
-    return measurement.comparison(failures)
+    if plan.recipe is None:
+        return measurement.comparison(plan, {})
+    search = plan.recipe.learning_rates
+    if search is not None:
+        metric = search.judged_by(plan.reference)
+        plan = choose_rates(
+            plan, search, lambda at: measurement.first_metrics(at)[metric], train_run, out.say
+        )
+    return measurement.comparison(plan, train_missing(plan.runs(), train_run, out.say))
 
 
 def _present(out: Out, comparison: "Comparison", folder: Path | None, cost_repeats: int) -> None:

@@ -17,6 +17,8 @@ from rich.table import Table
 from pidistill.errors import PidistillError
 from pidistill.processes import is_main_process
 from pidistill.progress import Advance, progress
+from pidistill.progress import counted as counted
+from pidistill.progress import duration as duration
 
 PATH = click.Path(path_type=Path)
 POSITIVE, NOT_NEGATIVE = click.IntRange(min=1, max=2**40), click.IntRange(min=0)
@@ -107,15 +109,6 @@ def command_line() -> str:
     """The command that is running, as it was typed."""
     arguments = click.get_current_context().find_root().obj["arguments"]
     return shlex.join(["pidistill", *arguments])
-
-
-def duration(seconds: float) -> str:
-    """Seconds, for people to read."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:,.1f} hours"
 
 
 def best_device(name: str | None) -> str:

@@ -19,6 +19,8 @@ from pidistill.training.log import LOG_FILE, read_log
 
 BUNDLED = ("digits", "glyphs")
 """Both a teacher and the data set it was trained on."""
+RECENT_LINES = 10
+"""Lines of the log whose rate tells the time that remains."""
 
 
 @click.command()
@@ -164,7 +166,7 @@ def standing(folder: Path) -> dict[str, Any]:
     facts = {key: value for key, value in facts.items() if value is not None}
     if log:
         try:
-            facts.update(_progress(log[-1], total))
+            facts.update(_progress(log, total))
         except (ArithmeticError, KeyError, TypeError) as error:
             raise PidistillError(f"{folder / LOG_FILE} holds no log of a run: {error}") from error
     saved = [int(path.name.removeprefix("step-")) for path in (folder / "state").glob("step-*")]
@@ -177,13 +179,16 @@ def standing(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _progress(line: dict[str, Any], total: Any) -> dict[str, Any]:
-    """What the last line of the log says, and what follows from it."""
+def _progress(log: list[dict[str, Any]], total: Any) -> dict[str, Any]:
+    """What the last line of the log says, and what follows from it and from the rate of late."""
+    line = log[-1]
+    earlier = log[-1 - RECENT_LINES] if len(log) > RECENT_LINES else {"step": 0, "seconds": 0.0}
     facts = {key: line[key] for key in ("step", "images", "seconds", "teacher_evals", "loss")}
     if facts["seconds"] > 0:
         facts["images_per_second"] = facts["images"] / facts["seconds"]
         if facts["step"] < total:
-            facts["seconds_left"] = (total - facts["step"]) * facts["seconds"] / facts["step"]
+            pace = (facts["seconds"] - earlier["seconds"]) / (facts["step"] - earlier["step"])
+            facts["seconds_left"] = (total - facts["step"]) * pace
     return facts
 
 
@@ -198,7 +203,7 @@ def _next_command(folder: Path, facts: dict[str, Any]) -> str:
         words = ["distill", "--teacher", f"native:{folder}", "--out", "DIR"]
     else:
         shape = read_json(folder / "network.json").get("sample_shape")
-        suffix = "png" if isinstance(shape, list) and len(shape) == 3 else "npz"
+        suffix = "png" if isinstance(shape, list) and (len(shape) == 3 or shape == [2]) else "npz"
         words = ["sample", name, "-n", "100", "--out", f"samples.{suffix}"]
     return shlex.join(["pidistill", *words])
 

@@ -13,7 +13,7 @@ KEYS = {
     "Inception Score": "inception_score",
     "precision": "precision",
     "recall": "recall",
-    "labels": "label_agreement",
+    "label agreement": "label_agreement",
     "RMS error": "rms_error",
 }
 """The metric shown in each column, in order."""
@@ -75,6 +75,8 @@ def print_context(out: Out, metrics: dict[str, Any]) -> None:
     if "reference_split_frechet_distance" in metrics:
         split = figures(metrics["reference_split_frechet_distance"])
         out.say(f"Frechet distance between two halves of the reference: {split}")
+    if "label_agreement" in metrics:
+        out.say("label agreement: samples that the features' classifier assigns to their own class")
     for key, what in QUALITY.items():
         if key in metrics.get("features_facts", {}):
             out.say(f"{what}: {figures(metrics['features_facts'][key])}")

@@ -76,9 +76,9 @@ def quickstart(
     }
     trainer = build_trainer(resolve_config(folder, [fixed]), folder)
     errors: dict[int, float] = {}
-    out.say(f"1/3  distilling the bundled digits teacher for {max_train_steps} steps into {folder}")
+    out.say(f"1/3  distilling the bundled digits teacher into {folder}")
     train(trainer, out, on_step=_error_curve(trainer, errors))
-    out.say(f"2/3  measuring with {num} samples")
+    out.say(f"2/3  measuring with {num:,} samples")
     metrics, others = _measure(out, folder, num, seed)
     out.say("3/3  writing the report")
     _report(out, trainer, metrics, others, errors)

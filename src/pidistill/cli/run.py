@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pidistill.cli.console import PATH, Out, duration
+from pidistill.cli.console import PATH, Out, counted, duration
 from pidistill.cli.inspect import standing
 from pidistill.errors import PidistillError
 from pidistill.library import drive, resolve_config, stoppable
@@ -168,13 +168,21 @@ def train(
     out: Out,
     title: str = "training",
     on_step: "Callable[[StepReport], None] | None" = None,
+    time_limit: float | None = None,
 ) -> None:
-    """Run a trainer under a progress bar, calling `on_step` after every step.
+    """Run a trainer under a progress bar; arguments as in `drive`.
 
     Raises `KeyboardInterrupt` when a signal stopped it before the end; the state is saved.
     """
     with stoppable(out.stderr.print) as should_stop:
-        drive(trainer, should_stop, out.progress, title=title, on_step=on_step)
+        drive(
+            trainer,
+            should_stop,
+            out.progress,
+            title=title,
+            on_step=on_step,
+            time_limit=time_limit,
+        )
         # Or another process was asked to stop.
         interrupted = should_stop() or trainer.step < trainer.config.max_train_steps
     if not interrupted:
@@ -190,7 +198,7 @@ def train(
 def _print_end(out: Out, folder: Path, what: str) -> None:
     """Print what the training took and came to."""
     facts = standing(folder)
-    out.say(f"{folder} holds the {what} after {facts['step']} steps")
+    out.say(f"{folder} holds the {what} after {counted(facts['step'], 'step')}")
     out.table("", ["", *COLUMNS], [[what, *(figures(facts.get(key)) for key in COLUMNS.values())]])
     out.say(f"next: {facts['next']}")
     keys = [key for key in COLUMNS.values() if key in facts]
@@ -217,7 +225,7 @@ def _print_estimate(out: Out, config: RunConfig, images: "Dataset | None") -> No
         "seconds a step": facts["seconds_per_step"],
         "images/s": facts["images_per_second"],
         "before the first step": duration(facts["preparation_seconds"]),
-        f"all {facts['max_train_steps']:,} steps": duration(facts["seconds"]),
+        f"all {counted(facts['max_train_steps'], 'step')}": duration(facts["seconds"]),
         "end": f"{end:%Y-%m-%d %H:%M}",
     }
     cells = [[key, v if isinstance(v, str) else figures(v)] for key, v in rows.items()]

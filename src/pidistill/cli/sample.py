@@ -14,6 +14,7 @@ from pidistill.cli.console import (
     Out,
     batch_size_option,
     best_device,
+    counted,
     device_option,
     ema_option,
     json_option,
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from pidistill.denoiser import Denoiser
     from pidistill.ode import Solution
     from pidistill.students.base import Student
-
-MOST_COLUMNS = 20
-"""More classes than this do not make a grid of one column each."""
 
 
 @click.command()
@@ -89,6 +87,7 @@ def sample(
     import torch
 
     from pidistill.evaluation.sampling import DECODED_AT_ONCE, decoded
+    from pidistill.images import columns_by_class
     from pidistill.processes import join_processes
     from pidistill.sample_files import require_writable, write_samples
 
@@ -117,12 +116,11 @@ def sample(
     everything = [drawn for drawns in processes.gather(own) for drawn in drawns]
     if not processes.is_main:
         return
-    around = opened.num_classes if classes is None else len(classes)
-    if columns is None and 1 < around <= MOST_COLUMNS:  # classes line up in a grid nearly square
-        columns = around * max(1, round(math.sqrt(num) / around))
+    columns = columns or columns_by_class(num, len(classes or range(opened.num_classes)))
     write_samples(file, torch.cat([x for x, _ in everything]), columns)
     nfe = everything[0][1]
-    out.say(f"{file}: {num} samples, {nfe} network evaluation(s) each, seed {seed}")
+    each = counted(nfe, "network evaluation")
+    out.say(f"{file}: {counted(num, 'sample')}, {each} each, seed {seed}")
     out.result({"out": str(file), "num_samples": num, "nfe": nfe, "seed": seed})
 
 

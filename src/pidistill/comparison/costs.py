@@ -24,6 +24,8 @@ from pidistill.training.estimate import estimate
 
 MANY_STEPS = 10_000
 """Steps of a run whose phases have their shares almost exactly."""
+SHORTEST = 1e-3
+"""Seconds without which no step is begun."""
 
 
 class Cost(NamedTuple):
@@ -91,7 +93,15 @@ def _load_libraries() -> None:
     optimizer.step()
 
 
-def steps_within(
+class Allowance(NamedTuple):
+    """How long a budget lets a run train."""
+
+    steps: int
+    """Its `max_train_steps`; where there are `seconds`, they count instead."""
+    seconds: float | None = None
+
+
+def allowance(
     budget: Budget,
     config: RunConfig,
     method: Method,
@@ -99,37 +109,42 @@ def steps_within(
     *,
     own_steps: bool,
     origin: str,
-) -> int:
-    """The training steps that `budget` pays for; `cost` is called for a budget in seconds only.
+) -> Allowance:
+    """How long `budget` lets the run `config` train.
 
-    Where training spends none of the budget, `config.max_train_steps` decides, and only there may
-    the recipe set it (`own_steps`).
+    `cost` is called where a budget in seconds pays for work before the first step. Where training
+    spends none of the budget, `config.max_train_steps` decides, and only there may the recipe set
+    it (`own_steps`).
 
     Raises `PidistillError`, which begins with `origin`, when the budget does not pay for one step,
     or `max_train_steps` is set where the budget decides, or is not set where nothing else does.
     """
-    if budget.images is not None:
-        before, per_step = 0.0, float(config.batch_size)
-    elif budget.teacher_evaluations is not None:
+    decides = True
+    before, per_step = 0.0, float(config.batch_size)
+    if budget.teacher_evaluations is not None:
         before = method.teacher_evaluations_before
         backwards = method.teacher_backwards(MANY_STEPS, MANY_STEPS) / MANY_STEPS
         per_step = config.batch_size * (method.teacher_evaluations + 2 * backwards)
-    else:
-        per_step, before, _ = cost()
+        decides = per_step > 0
+    elif budget.seconds is not None:
+        before = cost().preparation_seconds if method.teacher_evaluations_before else 0.0
+        per_step = SHORTEST
     left = budget.amount - before
     if left < per_step:
         raise PidistillError(
-            f"{origin} spends {before:,.6g} {budget.unit} before its first step and "
+            f"{origin} spends {before:,.6g} {budget.unit} before its first step and at least "
             f"{per_step:,.6g} per step; the budget of {budget} does not pay for one step"
         )
-    if own_steps and per_step:
+    if own_steps and decides:
         raise PidistillError(
             f"{origin} sets max_train_steps to {config.max_train_steps}, but the budget of "
             f"{budget} determines it; remove max_train_steps"
         )
-    if not own_steps and not per_step:
+    if not own_steps and not decides:
         raise PidistillError(
             f"{origin} spends no {budget.unit} in training, so the budget does not limit it; set "
             "its max_train_steps"
         )
-    return int(left // per_step) if per_step else config.max_train_steps
+    if budget.seconds is not None:
+        return Allowance(config.max_train_steps, left)
+    return Allowance(int(left // per_step) if decides else config.max_train_steps)

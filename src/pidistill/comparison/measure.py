@@ -54,28 +54,38 @@ class Measurement:
         ]
         self.teacher = self._evaluate(plan.teacher, progress=progress)
 
-    def comparison(self, failures: dict[Path, str]) -> Comparison:
-        """Measure all runs, but those that failed: `failures` has their errors, by folder.
+    def comparison(self, plan: Plan, failures: dict[Path, str]) -> Comparison:
+        """Measure all runs of `plan`, on the terms of the plan that was given first.
+
+        Those that failed are left out: `failures` has their errors, by folder.
 
         What was measured of the same weights on the same terms before is read from the run folder.
         A run that cannot be measured, say since its samples are not finite, is a failure.
         """
         measured: dict[Path, ByNFE] = {}
         failures = dict(failures)
-        runs = self.plan.runs()
+        runs = plan.runs()
         with self.progress("measuring", len(runs), "runs") as advance:
             for _, run in runs:
                 if run.folder not in failures:
                     try:
-                        measured[run.folder] = self._measure(run.folder)
+                        measured[run.folder] = self._measure(run.folder, plan.evaluations)
                     except PidistillError as error:
                         failures[run.folder] = str(error)
                 advance(1)
         rows = {
             section.title: [_row(c, measured, failures) for c in section.configurations]
-            for section in self.plan.sections
+            for section in plan.sections
         }
-        return Comparison(self.plan, self.teacher, rows)
+        return Comparison(plan, self.teacher, rows)
+
+    def first_metrics(self, folder: Path) -> dict[str, float]:
+        """The metrics of the run in `folder` at the smallest NFE.
+
+        Raises `PidistillError` if it cannot be measured.
+        """
+        (metrics,) = self._measure(folder, [min(self.plan.evaluations)]).values()
+        return metrics
 
     @functools.cached_property
     def _knows_classes(self) -> bool:
@@ -87,13 +97,13 @@ class Measurement:
         found = network if isinstance(network, FeatureNetwork) else features_for(shape, name)
         return found is not None and num_logits(found, shape) == teacher.num_classes
 
-    def _measure(self, folder: Path) -> ByNFE:
+    def _measure(self, folder: Path, evaluations: list[int]) -> ByNFE:
         student = load_student(folder, device=device_of(self.plan.teacher))
         file = folder / MEASURED_FILE
         kept: dict[str, Any] = read_json(file) if file.is_file() else {}
         weights = weights_sha256(student)
         results = {}
-        for steps in [k for k in self.plan.evaluations if student.takes(k)] or [student.num_steps]:
+        for steps in [k for k in evaluations if student.takes(k)] or [student.num_steps]:
             key = sha256_of([weights, steps, *self._terms])
             if key not in kept:
                 metrics = self._evaluate(student, steps=steps, teacher=self.plan.teacher)
@@ -144,8 +154,10 @@ def _row(
         folders=[run.folder for run in runs],
         seeds=[run.config.seed for run in runs],
         needs=method_class(config.method.name).needs,
-        steps=config.max_train_steps,
-        images=config.max_train_steps * config.batch_size,
+        steps=spent[0]["step"] if spent else None,
+        images=spent[0]["step"] * config.batch_size if spent else None,
+        rate=configuration.rate,
+        search=configuration.search,
         metrics={
             steps: {name: Spread.over([one[steps][name] for one in found]) for name in of_first}
             for steps, of_first in (found[0] if found else {}).items()

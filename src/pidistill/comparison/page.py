@@ -16,6 +16,8 @@ from pidistill.students.labels import labels_for
 
 PICTURES = 14
 """Samples of each configuration on the page."""
+POINTS = 1000
+"""The same, of points in the plane."""
 
 
 def write_files(out: str | Path, comparison: Comparison, provenance: dict[str, str]) -> Path:
@@ -55,17 +57,17 @@ def write_files(out: str | Path, comparison: Comparison, provenance: dict[str, s
 def _pictures(comparison: Comparison, section: Section) -> dict[str, str]:
     """Samples of the teacher and of every configuration from the same noise, as data URIs."""
     plan, teacher = comparison.plan, comparison.plan.teacher
-    if not images.is_image(teacher.sample_shape):
+    is_plane = images.is_plane(teacher.sample_shape)
+    if not (is_plane or images.is_image(teacher.sample_shape)):
         return {}
-    z = initial_noise(teacher, PICTURES, seed=plan.evaluation_seed)
-    found = {"teacher": solve(teacher, z, steps=40, label=labels_for(teacher, PICTURES)).x}
+    num = POINTS if is_plane else PICTURES
+    z = initial_noise(teacher, num, seed=plan.evaluation_seed)
+    found = {"teacher": solve(teacher, z, steps=40, label=labels_for(teacher, num)).x}
     for row in comparison.rows[section.title]:
         for seed, folder in zip(row.seeds, row.folders, strict=True):
             if seed not in (row.failures or {}):
                 student = load_student(folder, device=device_of(teacher))
                 steps = student.num_steps
-                found[row.name] = student.generate(
-                    PICTURES, seed=plan.evaluation_seed, steps=steps
-                ).x
+                found[row.name] = student.generate(num, seed=plan.evaluation_seed, steps=steps).x
                 break
-    return {name: data_uri(images.grid(x, columns=PICTURES)) for name, x in found.items()}
+    return {name: data_uri(images.picture_of(x, columns=PICTURES)) for name, x in found.items()}

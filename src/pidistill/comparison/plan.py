@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from pidistill import __version__
-from pidistill.comparison.costs import Cost, measure_cost, steps_within
+from pidistill.comparison.costs import Cost, allowance, measure_cost
 from pidistill.comparison.recipe import Recipe, RunEntry, Sweep
-from pidistill.comparison.runs import PlannedRun, deciding_settings, progress_of
+from pidistill.comparison.runs import PlannedRun, identity_of, progress_of
 from pidistill.data import fingerprint, load_data
 from pidistill.denoiser import Denoiser
 from pidistill.errors import PidistillError
-from pidistill.files import read_json, sha256_of, write_json
+from pidistill.files import read_json, write_json
 from pidistill.methods import method_class
+from pidistill.methods.base import Method
+from pidistill.methods.settings import rate_by_size
 from pidistill.teachers import load_teacher
 from pidistill.teachers.fingerprint import teacher_fingerprint
 from pidistill.training.assemble import build_method
@@ -37,11 +39,33 @@ class Configuration:
     """Hash of all that decides the results, except the seed."""
     runs: list[PlannedRun]
     """One per seed."""
+    inputs: tuple[str | None, ...] = ()
+    """Hashes of teacher and images, and the version, for the identities of runs."""
+    rate: float | None = None
+    """The highest learning rate of its student."""
+    search: "Search | None" = None
+    """How its learning rate was chosen, if it was."""
 
     @property
     def config(self) -> RunConfig:
         """The config of its first run."""
         return self.runs[0].config
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How the learning rate of a configuration was chosen."""
+
+    multiple: float
+    """The one that was chosen, of the rates as they are set."""
+    results: dict[float, float | None]
+    """What was found at each multiple, in the order of the tries; None where the run failed."""
+    is_edge: bool
+    """Whether a smaller or larger multiple might be better still."""
+    teacher_evals: int
+    """Of all tries together."""
+    teacher_backwards: int
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,37 +168,62 @@ class _Planner:
         config = parse_config(layers, origin)
         if method_class(config.method.name).needs == "images":
             config = config.model_copy(update={"data": recipe.data})
-        steps = steps_within(
+        inputs = (
+            self.teacher_identity,
+            self.data_identity if config.data else None,
+            __version__,
+        )
+        method = build_method(config, self.teacher, self.data if config.data else None)
+        steps, seconds = allowance(
             recipe.budget,
             config,
-            build_method(config, self.teacher, self.data if config.data else None),
-            functools.partial(self._kept_cost, config),
+            method,
+            functools.partial(self._kept_cost, config, inputs),
             own_steps=any("max_train_steps" in settings for settings in own),
             origin=origin,
         )
         config = config.model_copy(update={"max_train_steps": steps})
-        identity = self._identity(config)
-        runs = []
-        for seed in recipe.seeds:
-            name = f"{config.method.name}-{identity[:10]}-seed{seed}"
-            of_seed = config.model_copy(update={"seed": seed})
-            runs.append(PlannedRun(of_seed, self.out / "runs" / name))
-        return Configuration(entry.name, identity, runs)
+        return Configuration(
+            entry.name,
+            identity_of(config, seconds, *inputs),
+            planned_runs(config, seconds, inputs, recipe.seeds, self.out / "runs"),
+            inputs,
+            highest_rate(config, method),
+        )
 
-    def _identity(self, config: RunConfig) -> str:
-        data = self.data_identity if config.data else None
-        return sha256_of([deciding_settings(config), self.teacher_identity, data, __version__])
-
-    def _kept_cost(self, config: RunConfig) -> Cost:
+    def _kept_cost(self, config: RunConfig, inputs: tuple[str | None, ...]) -> Cost:
         """The cost of a configuration as first measured, so that its runs can be resumed."""
         file = self.out / PACES_FILE
         kept: dict[str, Any] = read_json(file) if file.is_file() else {}
-        key = self._identity(config)
+        key = identity_of(config, None, *inputs)
         if key not in kept:
             kept[key] = measure_cost(config)._asdict()
             self.out.mkdir(parents=True, exist_ok=True)
             write_json(file, kept)
         return Cost(**kept[key])
+
+
+def planned_runs(
+    config: RunConfig,
+    seconds: float | None,
+    inputs: tuple[str | None, ...],
+    seeds: list[int],
+    folder: Path,
+) -> list[PlannedRun]:
+    """The runs of a configuration, one per seed, each in its own place in `folder`."""
+    name = f"{config.method.name}-{identity_of(config, seconds, *inputs)[:10]}"
+    return [
+        PlannedRun(config.model_copy(update={"seed": seed}), folder / f"{name}-seed{seed}", seconds)
+        for seed in seeds
+    ]
+
+
+def highest_rate(config: RunConfig, method: Method) -> float:
+    """The highest learning rate of the student, in its first phase."""
+    part = method.parts()[0]
+    size = sum(parameter.numel() for parameter in part.module.parameters())
+    rate = (part.optimizer or config).learning_rate or rate_by_size(size)
+    return config.learning_rate_scale * rate
 
 
 def plan_folders(
@@ -232,7 +281,7 @@ def _config_so_far(folder: Path) -> RunConfig:
 def _configurations_of(runs: list[PlannedRun]) -> list[Configuration]:
     groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        identity = sha256_of([deciding_settings(run.config), run.config.data])
+        identity = identity_of(run.config, None, run.config.data)
         groups.setdefault(identity, []).append(run)
     unique = len({run.folder.name for run in runs}) == len(runs)
     configurations = []

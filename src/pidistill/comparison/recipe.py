@@ -5,7 +5,7 @@ docs/comparing.md.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -46,7 +46,7 @@ class Budget(_Table):
     images: int | None = pydantic.Field(default=None, ge=1)
     """Samples that the student sees in training."""
     seconds: float | None = pydantic.Field(default=None, gt=0)
-    """Time on this machine, preparation included; the time of a step is measured first."""
+    """Time spent in training steps and in the preparation before them, on this machine."""
 
     @pydantic.model_validator(mode="after")
     def _exactly_one(self) -> "Budget":
@@ -67,6 +67,33 @@ class Budget(_Table):
 
     def __str__(self) -> str:
         return f"{self.amount:,.10g} {self.unit}"
+
+
+class RateSearch(_Table):
+    """The table `learning_rates`: how the learning rate of every configuration is chosen.
+
+    Each is trained for a share of the budget at several multiples of its own rates, and at further
+    ones while the best of them is the smallest or the largest. The table shows the best.
+    """
+
+    multiples: list[Annotated[float, pydantic.Field(gt=0)]] = pydantic.Field(
+        default=[0.25, 0.5, 1, 2, 4], min_length=2
+    )
+    """What the rates of a configuration are multiplied by, to begin with."""
+    share: float = pydantic.Field(default=0.25, gt=0, le=1)
+    """The part of the budget that each try may spend."""
+    most: int = pydantic.Field(default=9, ge=2)
+    """Most tries of a configuration."""
+    seed: int = pydantic.Field(default=1000, ge=0, lt=2**63)
+    """Training seed of the tries, which is none of the table's."""
+    metric: Literal["fid", "error"] | None = None
+    """What is lowest at the best rate; None: the Frechet distance if there is a reference, else the
+    error."""
+
+    def judged_by(self, reference: str | None) -> str:
+        """The metric that decides, as the table names it in its results."""
+        is_distance = self.metric == "fid" or (self.metric is None and reference is not None)
+        return "frechet_distance" if is_distance else "rms_error"
 
 
 class RunEntry(_Table):
@@ -148,6 +175,8 @@ class Recipe(_Table):
     """NFE at which students are measured; those that a student does not support are left out, and
     a student that supports none of them is measured at the NFE it was trained for."""
     budget: Budget
+    learning_rates: RateSearch | None = None
+    """How learning rates are chosen; None trains every run at its own, as it is set."""
     settings: _Settings = {}
     """Settings of every run, between its preset and its own."""
     run: list[RunEntry] = []
@@ -158,9 +187,26 @@ class Recipe(_Table):
         if not self.run and not self.sweep:
             raise ValueError("add at least one [[run]] or [[sweep]]")
         _require_distinct("seed", [str(seed) for seed in self.seeds])
+        self._require_rates_to_choose()
         _require_distinct("[[run]]", [entry.name for entry in self.run])
         _require_distinct("[[sweep]]", ["runs", *(file_name(sweep.name) for sweep in self.sweep)])
         return self
+
+    def _require_rates_to_choose(self) -> None:
+        search = self.learning_rates
+        if search is None:
+            return
+        _require_distinct("multiple", [f"{multiple:g}" for multiple in search.multiples])
+        if search.seed in self.seeds:
+            raise ValueError(f"learning_rates.seed is {search.seed}, one of seeds; choose another")
+        if search.metric == "fid" and self.reference is None:
+            raise ValueError("learning_rates.metric is 'fid', which needs a reference; set it, too")
+        for sweep in self.sweep:
+            if sweep.key in ("learning_rate", "learning_rate_scale"):
+                raise ValueError(
+                    f"sweep {sweep.name!r} varies the learning rate, which learning_rates would "
+                    "choose; remove one of the two"
+                )
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pidistill.errors import FolderHeldError, PidistillError
-from pidistill.files import is_held
+from pidistill.files import is_held, sha256_of
 from pidistill.model_folder import weights_name
 from pidistill.training.checkpoint import checksum, newest_checkpoint
+from pidistill.training.clock import steps_by_clock
 from pidistill.training.config import CHANGEABLE, CONFIG_FILE, RunConfig, write_config
 from pidistill.training.log import read_log
 from pidistill.training.run_folder import read_config
@@ -34,6 +35,18 @@ class PlannedRun:
 
     config: RunConfig
     folder: Path
+    seconds: float | None = None
+    """How long it trains, if that is not a number of steps; then `max_train_steps` is what has
+    come of them so far (`as_it_stands`)."""
+
+    def as_it_stands(self) -> "PlannedRun":
+        """This run, with the number of steps that its newest checkpoint leads to."""
+        checkpoint = {} if self.seconds is None else _checkpoint_of(self.folder)
+        if self.seconds is None or not checkpoint:
+            return self
+        steps = steps_by_clock(checkpoint["step"], checkpoint["values"]["seconds"], self.seconds)
+        config = self.config.model_copy(update={"max_train_steps": steps})
+        return dataclasses.replace(self, config=config)
 
     def open(self) -> None:
         """Make the folder; or update the settings that may change when a run is resumed.
@@ -45,7 +58,7 @@ class PlannedRun:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_config(file, self.config)
         found = read_config(self.folder)
-        same = deciding_settings(found) == deciding_settings(self.config)
+        same = identity_of(found, self.seconds) == identity_of(self.config, self.seconds)
         if not same or found.seed != self.config.seed:
             raise PidistillError(
                 f"{self.folder} holds a run of another configuration; move it away, or choose "
@@ -74,6 +87,17 @@ def deciding_settings(config: RunConfig) -> dict[str, Any]:
     """
     settings = config.model_dump(mode="json", exclude=NOT_IDENTITY, exclude_defaults=True)
     return {**settings, "method": {**settings["method"], "name": config.method.name}}
+
+
+def identity_of(config: RunConfig, seconds: float | None, *inputs: str | None) -> str:
+    """A hash of all that decides the results of a run, except its seed: settings and `inputs`.
+
+    For a run that trains for `seconds`, the number of steps is a result.
+    """
+    settings = deciding_settings(config)
+    if seconds is not None:
+        settings["max_train_steps"] = f"{seconds} seconds"
+    return sha256_of([settings, *inputs])
 
 
 def progress_of(folder: Path) -> dict[str, Any]:
@@ -137,8 +161,10 @@ def _finish(
     """Bring a run to its end; raises `FolderHeldError` if another process is training it."""
     if is_held(run.folder):
         raise FolderHeldError(f"another process is working in {run.folder}")
+    run = run.as_it_stands()
     run.open()
     if run.is_finished():
         say(f"{name}: finished before")
     else:
         train(name, run)
+        run.as_it_stands().open()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pidistill.comparison.costs import Cost
-from pidistill.comparison.plan import Plan, Section
+from pidistill.comparison.plan import Plan, Search, Section
 from pidistill.report.numbers import figures
 
 METRICS = {"rms_error": "error", "frechet_distance": "FD", "label_agreement": "labels"}
@@ -48,9 +48,10 @@ class Row:
     seeds: list[int]
     needs: str
     """What its method trains on, a key of `DATA`."""
-    steps: int
-    images: int
-    """Samples that one run sees."""
+    steps: int | None
+    """Of one run; None where every run failed."""
+    images: int | None
+    """Samples that one run sees; None where every run failed."""
     metrics: dict[int, dict[str, Spread]]
     """By NFE and name (see `METRICS`); empty where every run failed."""
     teacher_evals: int | None = None
@@ -59,6 +60,10 @@ class Row:
     """Backward passes through the teacher of one run; None where every run failed."""
     train_seconds: list[float] | None = None
     """Of the runs that succeeded, where there are some."""
+    rate: float | None = None
+    """The student's highest learning rate; None if the plan does not know it."""
+    search: Search | None = None
+    """How the learning rate was chosen, if it was."""
     failures: dict[int, str] | None = None
     """Errors of the runs that failed, by seed, where there are some."""
 
@@ -90,9 +95,10 @@ class Cells(NamedTuple):
 
 
 def tables(comparison: Comparison, section: Section) -> list[Cells]:
-    """The tables of a section: quality, and what training cost."""
+    """The tables of a section: quality, what training cost, and how learning rates were chosen."""
     rows = comparison.rows[section.title]
-    return [quality(rows, comparison.teacher), spending(rows, comparison.costs)]
+    found = [quality(rows, comparison.teacher), spending(rows, comparison.costs)]
+    return [*found, rates(rows)] if any(row.search for row in rows) else found
 
 
 def quality(rows: list[Row], teacher: dict[str, Any]) -> Cells:
@@ -124,12 +130,39 @@ def spending(rows: list[Row], costs: dict[str, Cost]) -> Cells:
             "images": figures(row.images),
             "teacher evals": figures(row.teacher_evals),
             "backwards": figures(row.teacher_backwards),
-            "train s": f"{statistics.fmean(row.train_seconds):,.0f}" if row.train_seconds else "-",
+            "train s": _seconds(statistics.fmean(row.train_seconds) if row.train_seconds else None),
             "ms/step": "-" if cost is None else figures(1000 * cost.seconds_per_step),
             "peak MB": "-" if cost is None else f"{cost.memory / 1e6:,.0f}",
         }
         lines.append(list(cells.values()))
     return Cells(list(cells), lines)
+
+
+def rates(rows: list[Row]) -> Cells:
+    """A line per configuration: its learning rate, and what it took to choose it."""
+    lines = []
+    for row in rows:
+        search = row.search
+        if search is None or row.rate is None:
+            continue
+        evals = search.teacher_evals + 2 * search.teacher_backwards
+        edge = " (the last one tried)" if search.is_edge else ""
+        lines.append(
+            [
+                row.name,
+                f"{row.rate:.3g}",
+                f"x{search.multiple:g}{edge}",
+                str(len(search.results)),
+                figures(evals),
+                _seconds(search.seconds),
+            ]
+        )
+    columns = ["", "learning rate", "of its own", "tries", "their teacher evals", "their train s"]
+    return Cells(columns, lines)
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:,.0f}"
 
 
 def legend(comparison: Comparison) -> str:
@@ -152,6 +185,14 @@ def legend(comparison: Comparison) -> str:
         text += f" Between two halves of {plan.reference} it is {split}."
     if "label_agreement" in teacher:
         text += " labels: how often the features' classifier finds the class that was asked for."
+    search = plan.recipe and plan.recipe.learning_rates
+    if search:
+        judged = METRICS[search.judged_by(plan.reference)]
+        text += (
+            f" Every run trains at the learning rate of lowest {judged} among those that were "
+            f"tried with {search.share:.3g} of its budget; the table of these tries counts a "
+            "backward pass as two evaluations."
+        )
     return text
 
 

@@ -23,12 +23,15 @@ from pidistill.evaluation.scores import inception_score, kernel_distance
 from pidistill.evaluation.speed import measure_speed
 from pidistill.evaluation.streaming import Seen, as_measured, as_pixels
 from pidistill.evaluation.trajectory import rms, trajectory_metrics
+from pidistill.progress import Show, no_progress
 from pidistill.students.labels import labels_for
 from pidistill.students.path import PathStudent
 
 QUANTILES = (0.5, 0.9, 0.99)
 PATHS = 256
 """Number of paths for errors and residuals along the trajectory."""
+PATHS_AT_ONCE = 32
+"""Paths that are followed together: every node of theirs is kept."""
 NEAREST_NUM = 1000
 """Number of samples whose nearest training images are searched."""
 
@@ -47,6 +50,7 @@ class Measured:
     """For the teacher's samples; None if they were not drawn."""
     reference: Reference | None
     in_features: ReferenceFeatures | None
+    progress: Show = no_progress
 
     @property
     def num(self) -> int:
@@ -176,14 +180,17 @@ def _trajectory(measured: Measured) -> Values:
     assert isinstance(sampler, Sampler)
     assert isinstance(sampler.model, PathStudent)
     assert teacher is not None
-    return trajectory_metrics(
-        sampler.model,
-        teacher,
-        min(measured.num, PATHS),
-        seed=sampler.seed,
-        steps=TEACHER_STEPS,
-        batch_size=sampler.batch_size,
-    )
+    num = min(measured.num, PATHS)
+    with measured.progress("following paths", num, "paths") as advance:
+        return trajectory_metrics(
+            sampler.model,
+            teacher,
+            num,
+            seed=sampler.seed,
+            steps=TEACHER_STEPS,
+            batch_size=min(sampler.batch_size, PATHS_AT_ONCE),
+            on_batch=advance,
+        )
 
 
 def _diversity(measured: Measured) -> Values:
@@ -200,7 +207,9 @@ def _training_images(measured: Measured) -> Values:
 def _speed(measured: Measured) -> Values:
     sampler = measured.subject
     assert isinstance(sampler, Sampler)
-    return measure_speed(sampler, measured.teacher, min(measured.num, sampler.batch_size))
+    num, models = min(measured.num, sampler.batch_size), 1 if measured.teacher is None else 2
+    with measured.progress("timing", models, "models") as advance:
+        return measure_speed(sampler, measured.teacher, num, on_model=lambda: advance(1))
 
 
 class Metric(NamedTuple):

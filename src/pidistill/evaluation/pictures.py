@@ -1,8 +1,10 @@
 """Pictures of an evaluation: samples, errors along the path, neighbours."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -10,13 +12,18 @@ from torch import Tensor
 from pidistill import images
 from pidistill.evaluation.metrics import Measured
 from pidistill.evaluation.neighbours import LOOK_THE_SAME, Nearest
+from pidistill.evaluation.sampling import TEACHER_STEPS, Sampler, Subject
 from pidistill.evaluation.streaming import as_pixels
-from pidistill.report.plots import STUDENT, TEACHER, finish_axes, save_png
+from pidistill.evaluation.trajectory import solve_paths
+from pidistill.report.plots import STUDENT, TEACHER, finish_axes, log_axis, save_png
+from pidistill.students.path import PathStudent
 
 GRID = 100
 COLUMNS = 10
 PAIRS = 30
 """Samples shown with their nearest training image."""
+PATHS = 12
+"""Paths in the plane that are drawn."""
 POINTS = 2000
 """Points in a scatter plot."""
 
@@ -24,20 +31,23 @@ POINTS = 2000
 def write_pictures(folder: Path, measured: Measured, metrics: dict[str, Any]) -> None:
     """Write pictures into `folder`, which is created if missing.
 
-    They are `samples.png`; `trajectory.png`, error and residual against the noise level;
-    `neighbours.png`, distances to nearest neighbours; and `nearest.png`, samples with their nearest
-    training images. Only what is in `metrics` is drawn.
+    They are `samples.png`, with classes in columns; `trajectory.png`, error and residual against
+    the noise level; `paths.png`, paths in the plane; `neighbours.png`, distances to nearest
+    neighbours; and `nearest.png`, samples with their nearest training images. Only what is in
+    `metrics` is drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     x = as_pixels(measured.seen.x)
     drawable = images.is_image(tuple(x.shape[1:]))
     if drawable:
-        images.save_png(folder / "samples.png", images.grid(x[:GRID], columns=COLUMNS))
-    elif x.ndim == 2 and x.shape[1] == 2:
+        images.save_png(folder / "samples.png", _grid(x[:GRID], measured.subject))
+    elif images.is_plane(tuple(x.shape[1:])):
         of_teacher = None if measured.of_teacher is None else measured.of_teacher.x
         save_png(points_figure(x, of_teacher), folder / "samples.png")
     if "trajectory" in metrics:
         save_png(trajectory_figure(metrics["trajectory"]), folder / "trajectory.png")
+        if images.is_plane(tuple(x.shape[1:])):
+            save_png(paths_figure(measured), folder / "paths.png")
     has_training = "nearest_training_image" in metrics
     if "nearest_sample" in metrics:
         training = measured.training_neighbours if has_training else None
@@ -46,6 +56,45 @@ def write_pictures(folder: Path, measured: Measured, metrics: dict[str, Any]) ->
         nearest = measured.training_neighbours[0]
         picture = nearest_picture(x, measured.reference_pixels, nearest)
         images.save_png(folder / "nearest.png", images.grid(picture, columns=COLUMNS))
+
+
+def _grid(x: Tensor, subject: Subject) -> np.ndarray:
+    """Samples whose labels go round the classes of `subject`, in columns by class if they fit."""
+    model = subject.model if isinstance(subject, Sampler) else None
+    columns = None if model is None else images.columns_by_class(len(x), model.num_classes)
+    if model is None or columns is None:
+        return images.grid(x, columns=COLUMNS)
+    names = model.class_names or [str(label) for label in range(model.num_classes)]
+    titles = [names[column % len(names)] for column in range(columns)]
+    return images.grid(x, columns=columns, titles=titles)
+
+
+def paths_figure(measured: Measured) -> Figure:
+    """Paths in the plane from the same noise, the teacher's and the student's, among the samples.
+
+    Points are divided by the standard deviation of data at their noise level.
+    """
+    sampler, teacher = measured.subject, measured.teacher
+    assert isinstance(sampler, Sampler)
+    assert isinstance(sampler.model, PathStudent)
+    assert teacher is not None
+    paths = solve_paths(sampler.model, teacher, PATHS, seed=sampler.seed, steps=TEACHER_STEPS)
+    scale = (paths.sigmas.square() + teacher.sigma_data**2).rsqrt()[:, None, None]
+    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    drawn = {"teacher": measured.of_teacher, "measured": measured.seen}
+    for axes, points, (name, seen) in zip(
+        panels, (paths.teacher, paths.student), drawn.items(), strict=True
+    ):
+        if seen is not None:
+            shown = seen.x[:POINTS] / teacher.sigma_data
+            axes.scatter(shown[:, 0], shown[:, 1], s=3, color=TEACHER, alpha=0.3)
+        for path in (points.cpu() * scale.cpu()).unbind(1):
+            (line,) = axes.plot(path[:, 0], path[:, 1], linewidth=1.2)
+            axes.plot(*path[-1], "o", color=line.get_color(), markersize=4)
+        axes.set_aspect("equal")
+        finish_axes(axes, title=f"Paths: {name}", x_label="", y_label="")
+    return figure
 
 
 def points_figure(x: Tensor, teacher_x: Tensor | None) -> Figure:
@@ -62,18 +111,21 @@ def points_figure(x: Tensor, teacher_x: Tensor | None) -> Figure:
     return figure
 
 
-def trajectory_figure(curves: dict[str, Any]) -> Figure:
-    """Error and residual against the noise level, from `metrics["trajectory"]`."""
-    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+def trajectory_figure(
+    curves: dict[str, Any], names: Sequence[str] = ("error", "residual")
+) -> Figure:
+    """Error and residual, or one of them, against the noise level, from `metrics["trajectory"]`."""
+    figure = Figure(figsize=(4.8 * len(names), 3.2), layout="constrained")
     titles = {"error": "Distance to the teacher's path", "residual": "Residual of the equation"}
-    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         levels = zip(curves["sigma"], curves[name], strict=True)
-        shown = [(sigma, value) for sigma, value in levels if value > 0]  # 0 at sigma_max: it is z
+        least = 1e-4 * max(curves[name])  # at sigma_max it is z, up to rounding
+        shown = [(sigma, value) for sigma, value in levels if value > least]
         if shown:
             axes.plot(*zip(*shown, strict=True), color=STUDENT, linewidth=1.6, marker=".")
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-        finish_axes(axes, title=title, x_label="noise level sigma", y_label=f"RMS {name}")
+            log_axis(axes.xaxis)
+            log_axis(axes.yaxis)
+        finish_axes(axes, title=titles[name], x_label="noise level sigma", y_label=f"RMS {name}")
     return figure
 
 

@@ -30,7 +30,7 @@ from pidistill.evaluation.reference import Reference, ReferenceFeatures
 from pidistill.evaluation.sampling import BLOCK, TEACHER_STEPS, Sampler, Subject, own_share
 from pidistill.evaluation.streaming import look_at
 from pidistill.processes import ALONE, Processes
-from pidistill.progress import Show, no_progress
+from pidistill.progress import Show, counted, no_progress
 
 FACTS = {"nfe", "num_samples", "error_num_samples", "seed", "teacher_nfe", "speed_batch_size"}
 """Numbers in the results that are not metrics."""
@@ -153,7 +153,7 @@ class Terms:
         in_features = self.in_features  # raises if it does not fit, before any sampling
         kept = [] if subject.folder is None else list(subject.folder.glob("*.safetensors"))
         if kept:
-            self.say(f"resuming: {len(kept)} blocks of {BLOCK} samples exist already")
+            self.say(f"resuming: {counted(len(kept), 'block')} of {BLOCK} samples exist already")
         num_error = min(num, self.num_error) if "error" in names else 0
         total = own_share(num, self.processes) + own_share(num_error, self.processes)
         with self.progress("sampling", total, "samples") as advance:
@@ -168,7 +168,9 @@ class Terms:
                 of_teacher = look(solved, num_error, rival=subject)
         if seen is None:
             return None
-        return Measured(subject, teacher, seen, of_teacher, self.reference, in_features)
+        return Measured(
+            subject, teacher, seen, of_teacher, self.reference, in_features, self.progress
+        )
 
 
 def together(measurements: Sequence[Values], num_seeds: int) -> Values:

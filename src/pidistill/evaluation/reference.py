@@ -22,8 +22,9 @@ from pidistill.errors import PidistillError
 from pidistill.evaluation.features.base import FeatureNetwork, features_of
 from pidistill.evaluation.frechet import Statistics, split_half_distance, statistics
 from pidistill.images import to_uint8
+from pidistill.model_folder import is_model_folder
 from pidistill.noise import device_of
-from pidistill.paths import cache_folder
+from pidistill.paths import cache_folder, user_path
 from pidistill.progress import Show, no_progress
 from pidistill.sample_files import open_npz, read_samples, samples_of
 from pidistill.storage import read_tensors, tensors_sha256, write_tensors
@@ -59,6 +60,12 @@ def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
     if isinstance(reference, Dataset):
         return Reference(reference.name, reference.pixels)
     spec = str(reference)
+    if is_model_folder(user_path(spec)):
+        raise PidistillError(
+            f"the reference {spec} is a run folder, not images; name the images, such as "
+            f"folder:PATH; or what the model draws: teacher:native:{spec} if it is a teacher, and "
+            f"for a student's samples the file of 'pidistill sample {spec} --out samples.npz'"
+        )
     if spec.endswith(".npz") and not is_data_spec(spec):
         given = _read_statistics(Path(spec))
         return Reference(spec, read_samples(spec) if given is None else None, given)

@@ -1,5 +1,9 @@
 """Sampling time of a model and of its teacher."""
 
+import statistics
+import time
+from collections.abc import Callable
+
 import torch
 
 from pidistill.denoiser import Denoiser
@@ -14,26 +18,38 @@ SECONDS = 0.2
 
 
 @torch.no_grad()
-def measure_speed(sampler: Sampler, teacher: Denoiser | None, num: int) -> dict[str, float]:
+def measure_speed(
+    sampler: Sampler,
+    teacher: Denoiser | None,
+    num: int,
+    on_model: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     """Milliseconds per sample of a model and of its teacher's solution, for a batch of `num`.
 
-    Medians over runs from given noise, after a warm-up.
+    Medians over runs from given noise, after a warm-up, which takes a teacher two nodes only.
+    `on_model` is called when a model is timed.
     """
-    from torch.utils.benchmark import Timer  # slow to import
-
     z = initial_noise(sampler.model, num, seed=0)
     label = labels_for(sampler.model, num)
     label = None if label is None else label.to(z.device)
 
     def milliseconds(model: Student | Denoiser, steps: int, solver: str) -> float:
-        def run() -> None:
+        def seconds(steps: int) -> float:
+            began = time.perf_counter()
             if isinstance(model, Student):
                 model.sample_and_refine(z, steps=steps, refine=sampler.refine, label=label)
             else:
                 solve(model, z, steps=steps, solver=solver, label=label)
+            if z.device.type != "cpu":
+                torch.accelerator.synchronize(z.device)
+            return time.perf_counter() - began
 
-        timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
-        return 1000 * timer.blocked_autorange(min_run_time=SECONDS).median / num
+        seconds(steps if isinstance(model, Student) else 2)
+        runs = [seconds(steps)]
+        while sum(runs) < SECONDS:
+            runs.append(seconds(steps))
+        on_model()
+        return 1000 * statistics.median(runs) / num
 
     speed = {"ms_per_sample": milliseconds(sampler.model, sampler.steps, sampler.solver)}
     if teacher is not None:

@@ -86,7 +86,7 @@ def write_report(
         frames=_frames(paths),
         strip=_strip(paths),
         training_plots=[as_svg(figure) for figure in training],
-        path_plot=as_svg(trajectory_figure(curves)),
+        path_plots=[as_svg(trajectory_figure(curves, [name])) for name in ("error", "residual")],
     )
 
 

@@ -1,5 +1,6 @@
 """How well a student solves its teacher's ODE: errors and residuals along the path."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -63,10 +64,12 @@ def trajectory_metrics(
     seed: int,
     steps: int,
     batch_size: int,
+    on_batch: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
     """Errors, residuals and straightness along the first `num` paths, as JSON values.
 
-    The teacher, on the student's device, is solved in `steps` nodes, `batch_size` paths at a time.
+    The teacher, on the student's device, is solved in `steps` nodes, `batch_size` paths at a time;
+    `on_batch` is called with the number of paths of each batch.
 
     Returns:
         `straightness`, `teacher_straightness`, and `trajectory` with the number of paths, the noise
@@ -83,6 +86,7 @@ def trajectory_metrics(
         parts.append(
             [error_along_path(paths), residual_along_path(student, teacher, paths), *bends]
         )
+        on_batch(count)
     error, residual, bend, teacher_bend = (torch.cat(p, -1) for p in zip(*parts, strict=True))
     return {
         "straightness": bend.mean().item(),

@@ -31,7 +31,8 @@ from pidistill.students.flow_map import FlowMapStudent
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
-CODE = "pidistill.export.diffusers_code"
+PIPELINE = "pidistill.export.diffusers_pipeline:OneStepPipeline"
+MODELS = "pidistill.export.diffusers_models"
 
 CREDIT = f"Written by pidistill {pidistill.__version__} from its own sources (Apache-2.0)."
 
@@ -46,16 +47,18 @@ def write_pipeline(folder: Path, student: Student, decoder: Any) -> None:
     base = "FlowMapModel" if isinstance(student, FlowMapStudent) else "OneStepModel"
     stem, source = student_source(student.network, base)
     pipeline = bundle(
-        f"{CODE}:OneStepPipeline",
+        PIPELINE,
         docstring=f"The pipeline of a student of a diffusion model.\n\n{CREDIT}\n",
     )
     pipeline_stem = with_checksum("pipeline", pipeline)
+    network_config: Any = student.network.config
     config = {
-        "network_config": student.network.config,
+        "network_config": network_config,
         **_constants(student),
         "sigma_max": student.sigma_max,
         "sample_shape": list(student.sample_shape),
         "num_classes": student.num_classes,
+        "class_names": list(student.class_names) or network_config.get("prompts", []),
         "source": without_folders(student.source),
     }
     folder.mkdir()
@@ -97,7 +100,7 @@ def student_source(network: nn.Module, base: str = "OneStepModel") -> tuple[str,
         )
     source = bundle(
         f"{module}:{name}",
-        f"{CODE}:{base}",
+        f"{MODELS}:{base}",
         docstring=f"A student of a diffusion model.\n\n{CREDIT}\n",
     )
     source += (

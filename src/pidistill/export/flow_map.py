@@ -35,6 +35,8 @@ class MapScales:
     length: float
     """The distance from theta_s to theta."""
     second_time: float
+    to_x: float
+    """Turns y at its end into x."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +45,6 @@ class FlowScales:
 
     to_y: float
     """Turns starting noise into y."""
-    to_x: float
-    """Turns y at the end into samples."""
     maps: Sequence[MapScales]
 
 
@@ -55,6 +55,7 @@ def flow_map_sample(
     z: Tensor,
     label: Tensor | None,
     scales: FlowScales,
+    after: Callable[[int, float, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Samples in `len(scales.maps)` evaluations, with the shape and dtype of the starting noise.
 
@@ -65,14 +66,20 @@ def flow_map_sample(
         z: Starting noise (b, ...) from N(0, sigma_max^2 I).
         label: Class labels (b,), int64; -1 means "no label", as does None for the whole batch.
         scales: The constants.
+        after: Called after every map, with its index, the noise level that the network saw and the
+            points x it came to; sampling goes on from what it returns.
     """
-    y = scales.to_y * z
-    for one in scales.maps:
+    x, y = z, scales.to_y * z
+    for index, one in enumerate(scales.maps):
         c_noise = z.new_full(z.shape[:1], one.c_noise)
         shift = second_time(z.new_full(z.shape[:1], one.second_time))
         raw = call_with_shift(network, layer, shift, one.c_in * y, c_noise, label)
         y = y + one.length * (one.c_skip * y + one.c_out * raw)
-    return scales.to_x * y
+        x = one.to_x * y
+        if after is not None:
+            x = after(index, one.c_noise, x)
+            y = y + (x - one.to_x * y) / one.to_x  # the same bits if nothing was changed
+    return x
 
 
 def flow_scales(student: FlowMapStudent, steps: int) -> FlowScales:
@@ -82,10 +89,10 @@ def flow_scales(student: FlowMapStudent, steps: int) -> FlowScales:
     constants = {name: values.tolist() for name, values in factors._asdict().items()}
     constants["length"] = [(start - end).item() for start, end in itertools.pairwise(nodes)]
     constants["second_time"] = student.time(nodes[1:]).tolist()
-    rows = zip(*constants.values(), strict=True)
     one = torch.ones((), dtype=torch.float64)
+    constants["to_x"] = student.to_x(one.expand(steps), nodes[1:]).tolist()
+    rows = zip(*constants.values(), strict=True)
     return FlowScales(
         to_y=student.to_y(one, nodes[:1]).item(),
-        to_x=student.to_x(one, nodes[-1:]).item(),
         maps=[MapScales(**dict(zip(constants, row, strict=True))) for row in rows],
     )

@@ -38,9 +38,9 @@ class KnowledgeSettings(MethodSettings):
     num_pairs: int = pydantic.Field(default=20_000, ge=1, le=2**40)
     """Number of pairs to train on; all are kept in memory."""
     pairs: str | None = pydantic.Field(default=None, pattern=r"^[^\x00]+$")
-    """Folder of pairs, for sharing them among runs; None means `pairs` in the run folder."""
+    """Folder of pairs, for sharing them among runs; if unset, `pairs` in the run folder."""
     pairs_seed: int | None = pydantic.Field(default=None, ge=0, lt=2**63)
-    """Seed of the pairs; None means the run's seed, or 0 for a shared folder."""
+    """Seed of the pairs; if unset, the run's seed, or 0 for a shared folder."""
     pairs_batch_size: int = pydantic.Field(default=256, ge=1, le=2**20)
     """Number of pairs that the teacher solves for at once."""
     steps: int = pydantic.Field(default=40, ge=2, le=10**6)
@@ -49,6 +49,10 @@ class KnowledgeSettings(MethodSettings):
     """The teacher's solver."""
     distance: DistanceName = "l2"
     """Distance between student and teacher (`pidistill.distance`); published: l2."""
+
+    def for_share(self, share: float) -> "KnowledgeSettings":
+        """A share of the pairs."""
+        return self.model_copy(update={"num_pairs": max(1, round(share * self.num_pairs))})
 
 
 def knowledge_loss(

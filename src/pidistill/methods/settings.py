@@ -36,6 +36,10 @@ class MethodSettings(pydantic.BaseModel):
     name: str
     """The name under which the method is registered."""
 
+    def for_share(self, share: float) -> "MethodSettings":
+        """The settings of a run with this share of the budget: what counts per run shrinks."""
+        return self
+
 
 class OptimizerSettings(pydantic.BaseModel):
     """Optimizer settings of one part of a method, named as in diffusers' scripts."""
@@ -46,6 +50,8 @@ class OptimizerSettings(pydantic.BaseModel):
     """The optimizer."""
     learning_rate: float | None = pydantic.Field(default=None, gt=0)
     """Learning rate after the warm-up; if unset, it follows from the number of parameters."""
+    learning_rate_scale: float = pydantic.Field(default=1.0, gt=0)
+    """Factor on all learning rates of the run, those that the method sets included."""
     adam_beta1: float = pydantic.Field(default=0.9, ge=0, lt=1)
     """Decay rate of the gradient's running average."""
     adam_beta2: float = pydantic.Field(default=0.99, ge=0, lt=1)

@@ -15,8 +15,11 @@ CHANNELS_PER_HEAD = 64
 class DhariwalUNet(EDMUNet):
     """ADM: adaptive group normalisation, attention with 64 channels per head.
 
-    The arguments are those of `SongUNet`. `channel_mult` may have halves, and `num_heads` is the
-    number of heads of every attention; 0 means 64 channels per head.
+    Arguments that are not listed are those of `SongUNet`.
+
+    Args:
+        channel_mult: Width of each level, as a multiple of `model_channels`; may have halves.
+        num_heads: Number of heads of every attention; 0 means 64 channels per head.
     """
 
     def __init__(

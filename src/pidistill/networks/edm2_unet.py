@@ -156,7 +156,21 @@ class MPBlock(nn.Module):
 
 
 class EDM2UNet(EDMUNet):
-    """EDM2's U-Net; the published ones have `model_channels` from 128 (XS) to 448 (XXL)."""
+    """EDM2's U-Net; the published ones have `model_channels` from 128 (XS) to 448 (XXL).
+
+    Arguments that are not listed are those of `SongUNet`.
+
+    Args:
+        channel_mult_noise: Width of the Fourier features, as a multiple of `model_channels`; if
+            unset, that of the first level.
+        channel_mult_emb: Width of the embedding, likewise; if unset, that of the widest level.
+        label_balance: Share of the label in the embedding.
+        concat_balance: Share of the encoder's output where the decoder joins it.
+        channels_per_head: Channels of a head; narrower blocks have no attention.
+        res_balance: Share of the residual branch of a block.
+        attn_balance: Share of the attention of a block.
+        clip_act: Activations are clipped here; if unset, they are not.
+    """
 
     def __init__(
         self,
@@ -180,15 +194,6 @@ class EDM2UNet(EDMUNet):
         clip_act: float | None = 256,
         label_dropout: float = 0.0,
     ) -> None:
-        """Build the network. Arguments that `SongUNet` has, too, are the same here.
-
-        `channel_mult_noise` and `channel_mult_emb` are the widths of the Fourier features and of
-        the embedding; None means that of the first level, and of the widest. `label_balance` is the
-        share of the label in the embedding, `concat_balance` that of the encoder's output where the
-        decoder joins it, `res_balance` and `attn_balance` those of the branches of a block.
-        Blocks narrower than `channels_per_head` have no attention. Activations are clipped at
-        `clip_act`, unless it is None.
-        """
         super().__init__(plain_arguments(locals()))
         first = model_channels * channel_mult[0]
         fourier = model_channels * channel_mult_noise if channel_mult_noise else first

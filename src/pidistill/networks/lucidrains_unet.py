@@ -123,9 +123,9 @@ class LucidrainsUNet(nn.Module):
     Args:
         channels: Channels of the images.
         dim: Base width.
-        init_dim: Width of the first convolution; None means `dim`.
+        init_dim: Width of the first convolution; if unset, `dim`.
         dim_mults: Width of each level, as a multiple of `dim`.
-        full_attn: Whether each level has full instead of linear attention; None means the last.
+        full_attn: Whether each level has full instead of linear attention; if unset, the last has.
         attn_heads: Heads of the attention of each level; an integer means the same for all.
         attn_dim_head: Channels of a head, likewise.
         memory: Number of learned keys and values of each attention.

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,16 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
+from matplotlib.ticker import Locator, MaxNLocator, NullLocator
 from PIL import Image
 
 from pidistill.files import replacing
 
 TEACHER, STUDENT = "#7a869a", "#c2410c"
+MOST_TICKS = 8
+"""On a logarithmic axis."""
 
 
 def line_plot(points: Sequence[tuple[float, float]], *, title: str, y_label: str) -> Figure:
@@ -22,9 +27,36 @@ def line_plot(points: Sequence[tuple[float, float]], *, title: str, y_label: str
     figure = Figure(figsize=(5.4, 3.2), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(*zip(*points, strict=True), color=STUDENT, linewidth=1.6)
-    axes.set_yscale("log")
+    log_axis(axes.yaxis)
     finish_axes(axes, title=title, x_label="step", y_label=y_label)
     return figure
+
+
+def log_axis(axis: XAxis | YAxis) -> None:
+    """Make an axis logarithmic, with plain numbers for ticks, few enough to be read."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(_RoundNumbers())
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axis.set_minor_locator(NullLocator())
+
+
+class _RoundNumbers(Locator):
+    """Ticks of a logarithmic axis: 1, 2 and 5, or powers of ten; in a narrow range, equal steps."""
+
+    def __call__(self) -> Sequence[float]:
+        assert self.axis is not None
+        return self.tick_values(*self.axis.get_view_interval())
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        low, high = sorted((vmin, vmax))
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        powers = [10.0**decade for decade in decades]
+        few = [powers[::stride] for stride in range(1, len(powers) + 1)]
+        for ticks in ([digit * power for power in powers for digit in (1, 2, 5)], *few):
+            seen = [tick for tick in ticks if low <= tick <= high]
+            if len(seen) <= MOST_TICKS:
+                break
+        return seen if len(seen) > 2 else MaxNLocator(5).tick_values(low, high)
 
 
 def finish_axes(axes: Axes, *, title: str, x_label: str, y_label: str) -> None:

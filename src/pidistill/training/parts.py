@@ -84,7 +84,8 @@ class TrainedPart:
         """Train by `settings` from now on; None means the run's own."""
         self.settings = settings or self.defaults
         size = sum(parameter.numel() for parameter in self.module.parameters())
-        self.highest_rate = self.settings.learning_rate or rate_by_size(size)
+        rate = self.settings.learning_rate or rate_by_size(size)
+        self.highest_rate = self.defaults.learning_rate_scale * rate
 
     def restart(self) -> None:
         """Restart the optimizer and the averages from the current weights."""

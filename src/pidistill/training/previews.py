@@ -1,4 +1,4 @@
-"""Grids of samples that a run draws as it goes."""
+"""Pictures of samples that a run draws as it goes."""
 
 from pathlib import Path
 
@@ -11,20 +11,24 @@ from pidistill.methods.base import Method
 from pidistill.numerics import precise
 from pidistill.training.log import PREVIEW_COLUMNS, PREVIEWS
 
-NUM = 40
-"""Samples in a grid."""
+
+def num_in_preview(sample_shape: tuple[int, ...]) -> int:
+    """The number of samples to show: none unless they are images or points in the plane."""
+    if images.is_plane(sample_shape):
+        return 1000
+    return 40 if images.is_image(sample_shape) else 0
 
 
 @precise()
 @torch.no_grad()
-def draw_preview(method: Method) -> Tensor:
-    """Samples (NUM, *sample_shape) of the method's student."""
-    return method.preview(NUM)
+def draw_preview(method: Method, num: int) -> Tensor:
+    """Samples (num, *sample_shape) of the method's student."""
+    return method.preview(num)
 
 
 def save_preview(folder: Path, step: int, x: Tensor) -> np.ndarray:
-    """Write a grid of samples to the run folder; returns it, as `images.grid` does."""
+    """Write a picture of samples to the run folder; returns it, as `images.picture_of` does."""
     (folder / PREVIEWS).mkdir(exist_ok=True)
-    picture = images.grid(x, columns=PREVIEW_COLUMNS)
+    picture = images.picture_of(x, columns=PREVIEW_COLUMNS)
     images.save_png(folder / PREVIEWS / f"step-{step:09d}.png", picture)
     return picture

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from accelerate.utils import ProjectConfiguration
 
-from pidistill import images
 from pidistill.data import Dataset
 from pidistill.errors import PidistillError
 from pidistill.files import held
@@ -37,7 +36,7 @@ from pidistill.training.distributed import (
 from pidistill.training.log import StepReport, append_to_log
 from pidistill.training.losses import STUDENT, LogSigmaBins, Measured, require_losses
 from pidistill.training.parts import TrainedPart
-from pidistill.training.previews import draw_preview, save_preview
+from pidistill.training.previews import draw_preview, num_in_preview, save_preview
 from pidistill.training.run_folder import write_start
 from pidistill.training.state import RunState
 from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
@@ -150,8 +149,8 @@ class Trainer:
                 report = self.train_step()
                 if self.step == first:
                     self._begin_folder()
+                stop = self.processes.any(should_stop())  # it may change max_train_steps
                 done = self.step == self.config.max_train_steps
-                stop = self.processes.any(should_stop())
                 self._after_step(done, stop)
                 yield report
                 if stop:
@@ -293,9 +292,9 @@ class Trainer:
         self.accelerator.log({key: numbers[key] for key in numbers if key != "step"}, step=step)
 
     def _preview(self) -> None:
-        """Draw a grid of samples, if samples are images."""
-        if self.preview_steps and images.is_image(self.method.student.sample_shape):
+        """Draw samples, if they are images or points in the plane."""
+        if self.preview_steps and (num := num_in_preview(self.method.student.sample_shape)):
             with whole_weights(self.state.parts[STUDENT].wrapped):
-                x = draw_preview(self.method)
+                x = draw_preview(self.method, num)
             if self.processes.is_main:
                 track_picture(self.accelerator, save_preview(self.folder, self.step, x), self.step)
