@@ -48,6 +48,10 @@ class Draws:
         if not 0 <= self.seed < SEEDS:
             raise PidistillError(f"seed is {self.seed}; expected 0 <= seed < 2**63")
 
+    def on(self, device: torch.device) -> "Draws":
+        """The same numbers, drawn on `device` if it draws its own, else on the CPU."""
+        return dataclasses.replace(self, device=drawing_device(device))
+
     def normal(self, stream: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers, shape (num, *shape), float64, by the Box-Muller transform."""
         size = math.prod(shape)

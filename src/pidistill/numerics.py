@@ -34,12 +34,6 @@ def evaluation_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def wait_for(device: torch.device) -> None:
-    """Wait until `device` has done its work, for measuring its time."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
 def flushes_subnormals() -> bool:
     """Whether this thread flushes subnormals to zero; torch has no getter, so compute one."""
     smallest_normal = torch.tensor(torch.finfo(torch.float64).tiny, dtype=torch.float64)

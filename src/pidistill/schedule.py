@@ -18,7 +18,7 @@ def karras_sigmas(
     sigma_max: float,
     rho: float = 7.0,
     *,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
     r"""The `rho`-grid of Karras et al. 2022, equation 5, from `sigma_max` down to `sigma_min`.
@@ -26,17 +26,19 @@ def karras_sigmas(
     $\sigma_i = (\sigma_{max}^{1/\rho}
       + \frac{i}{N-1} (\sigma_{min}^{1/\rho} - \sigma_{max}^{1/\rho}))^\rho$
 
-    Returns shape `(num_nodes,)`, strictly decreasing, with exact endpoints.
+    Returns shape `(num_nodes,)`, strictly decreasing, with exact endpoints; `finest_dtype` unless
+    `dtype` is set.
 
     Raises `PidistillError` if there are fewer than two nodes or the levels are out of order.
     """
     if num_nodes < 2:
         raise PidistillError(f"num_nodes is {num_nodes}; a noise grid needs at least 2 nodes")
     require_sigma_range(sigma_min, sigma_max)
-    fraction = torch.arange(num_nodes, dtype=torch.float64, device=device) / (num_nodes - 1)
+    finest = torch.float64 if device is None else finest_dtype(device)
+    fraction = torch.arange(num_nodes, dtype=finest, device=device) / (num_nodes - 1)
     sigmas = sigma_at(fraction, sigma_min, sigma_max, rho)
     sigmas[0], sigmas[-1] = sigma_max, sigma_min
-    return sigmas.to(dtype)
+    return sigmas if dtype is None else sigmas.to(dtype)
 
 
 def sigma_at(fraction: Tensor, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:

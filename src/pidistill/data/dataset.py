@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from pidistill.devices import kept_on
 from pidistill.images import from_uint8
 from pidistill.noise import Draws
 
@@ -49,6 +50,12 @@ class Dataset:
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of an image, (c, h, w)."""
         return tuple(self.pixels.shape[1:])
+
+    def kept_on(self, device: torch.device) -> "Dataset":
+        """The data set with its images on a CUDA `device`, if there is room."""
+        pixels, labels = kept_on(device, self.pixels, self.labels)
+        assert pixels is not None
+        return dataclasses.replace(self, pixels=pixels, labels=labels)
 
     @property
     def images(self) -> Tensor:

@@ -6,6 +6,7 @@ the correction alternates with updates of an auxiliary denoiser, and the residua
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -223,8 +224,9 @@ class Correction(Distillation):
         if turn == 0 and batch.draws.first in self._drawn:
             batch, x0, of_all = self._drawn.pop(batch.draws.first)
         else:
-            seed = Draws(batch.draws.seed, turn, 1).integers("auxiliary seed", SEEDS - 1)
-            draws = dataclasses.replace(batch.draws, seed=int(seed))
+            key = hashlib.sha256(f"auxiliary {batch.draws.seed} {turn}".encode()).digest()
+            seed = int.from_bytes(key[:8], "little") % SEEDS
+            draws = dataclasses.replace(batch.draws, seed=seed)
             batch = dataclasses.replace(batch, draws=draws)
             with torch.no_grad():
                 x0 = self._samples(batch)

@@ -16,6 +16,7 @@ import pydantic
 from torch import Tensor, nn
 
 from pidistill.denoiser import Denoiser
+from pidistill.devices import kept_on, sent_to
 from pidistill.distance import Distance, DistanceName, distance_for
 from pidistill.methods.base import (
     Batch,
@@ -26,6 +27,7 @@ from pidistill.methods.base import (
 )
 from pidistill.methods.pairs import PairFolder, Pairs
 from pidistill.methods.settings import MethodSettings
+from pidistill.noise import device_of
 from pidistill.paths import user_path
 from pidistill.schedule import constant_sigma
 from pidistill.students.euler import EulerStudent
@@ -116,7 +118,11 @@ class Knowledge(Distillation):
         pairs = self._pair_folder(run)
         for done in pairs.make():
             yield Preparation("solving for pairs", done, pairs.share, "pairs")
-        self.pairs = pairs.load()
+        device = device_of(self.student)
+        z, x, label = kept_on(device, *pairs.load())
+        assert z is not None
+        assert x is not None
+        self.pairs = Pairs(z, x, label)
 
     def rehearse(self, run: Run, num: int) -> int:
         """Make at most `num` pairs, in one batch, and keep them in memory."""
@@ -128,14 +134,13 @@ class Knowledge(Distillation):
 
     def loss(self, batch: Batch) -> Losses:
         """The losses of randomly drawn pairs, with the pairs' own labels."""
-        index = batch.draws.integers("train pair", len(self.pairs.x))
-        device = next(self.student.parameters()).device
-        label = self.pairs.label
+        pairs, device = self.pairs, device_of(self.student)
+        index = batch.draws.on(pairs.x.device).integers("train pair", len(pairs.x))
         loss = knowledge_loss(
             self.student,
-            self.pairs.z[index].to(device),
-            self.pairs.x[index].to(device),
-            None if label is None else label[index].to(device),
+            sent_to(device, pairs.z[index]),
+            sent_to(device, pairs.x[index]),
+            None if pairs.label is None else sent_to(device, pairs.label[index]),
             distance=self.distance,
         )
         sigma = constant_sigma(self.student.sigma_max, loss)

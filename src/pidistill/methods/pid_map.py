@@ -12,6 +12,7 @@ where the student's own path from noise has come to. With all paths from noise i
 coordinate.
 """
 
+import math
 from typing import Literal
 
 import pydantic
@@ -112,11 +113,6 @@ def pid_map_loss(
     return student.sigma_data**2 * l2(derivative, target), sigma
 
 
-def _turn(index: Tensor, share: float) -> Tensor:
-    """The number of paths among the samples before `index` that start from noise."""
-    return (index * share).floor()
-
-
 class PIDMap(Distillation):
     """The flow map's PID as a training method."""
 
@@ -171,11 +167,13 @@ class PIDMap(Distillation):
             return y, theta_s
         # Turns instead of draws: the sizes of the batches are known in advance.
         index = draws.first + torch.arange(draws.num, device=uniform.device).double()
-        below = _turn(index, share_from_noise) == _turn(index + 1, share_from_noise)
-        ends = torch.tensor([draws.first, draws.first + draws.num], dtype=torch.float64)
-        above = int(_turn(ends, share_from_noise).diff())
+        below = (index * share_from_noise).floor() == ((index + 1) * share_from_noise).floor()
+        before, after = (
+            math.floor(end * share_from_noise) for end in (draws.first, draws.first + draws.num)
+        )
         # At least one, for FSDP needs every process to call the network equally often.
-        rows = below.long().argsort(descending=True, stable=True)[: max(1, draws.num - above)]
+        num = max(1, draws.num - (after - before))
+        rows = below.long().argsort(descending=True, stable=True)[:num]
         share = LOWEST_START + (1 - LOWEST_START) * uniform[rows]
         lower = student.theta_min + (student.theta_max - student.theta_min) * share
         labels = None if label is None else label[rows]

@@ -176,7 +176,7 @@ class Progressive(Distillation):
             batch.label,
             distance=self.distance,
         )
-        scalars = {"student_steps": torch.tensor(float(self.student.num_steps))}
+        scalars = {"student_steps": torch.full_like(loss[0], self.student.num_steps)}
         return Losses(loss * self.weight(sigma).to(loss), sigma, scalars)
 
     def phase(self, max_train_steps: int) -> tuple[int, int]:

@@ -99,7 +99,7 @@ class EulerStudent(Student):
                 f"steps={self.num_steps}"
             )
         x = z
-        sigmas = karras_sigmas(steps + 1, self.sigma_min, self.sigma_max)
+        sigmas = karras_sigmas(steps + 1, self.sigma_min, self.sigma_max, device=z.device)
         for sigma, sigma_next in itertools.pairwise(sigmas):
             denoised = self(x, sigma.expand(len(x)), label)
             x = euler_step(x, denoised, sigma, sigma_next)

@@ -3,6 +3,7 @@
 import torch
 
 from pidistill.data import Dataset
+from pidistill.devices import sent_to
 from pidistill.methods.base import Batch, Method, noise_batch
 from pidistill.noise import Draws
 
@@ -12,11 +13,11 @@ def make_batch(method: Method, data: Dataset | None, draws: Draws, device: torch
     num_classes = method.student.num_classes
     if method.needs == "images":
         assert data is not None
-        index = draws.integers("train image", len(data))
+        index = draws.on(data.pixels.device).integers("train image", len(data))
         label = None
         if data.labels is not None and num_classes:
-            label = data.labels[index].to(device)
-        return Batch(draws, label, data.batch(index).to(device))
+            label = sent_to(device, data.labels[index])
+        return Batch(draws, label, sent_to(device, data.batch(index)))
     return noise_batch(draws, num_classes, device)
 
 

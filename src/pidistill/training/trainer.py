@@ -16,12 +16,13 @@ import torch
 from accelerate.utils import ProjectConfiguration
 
 from pidistill.data import Dataset
+from pidistill.devices import wait_for
 from pidistill.errors import PidistillError
 from pidistill.files import held
 from pidistill.methods.base import Batch, Losses, Method, Preparation, Run, Update
 from pidistill.model_folder import write_description
 from pidistill.noise import Draws, drawing_device
-from pidistill.numerics import precise, wait_for
+from pidistill.numerics import precise
 from pidistill.processes import join_processes
 from pidistill.training.batches import make_batch, seed_dropout
 from pidistill.training.config import CONFIG_FILE, RunConfig
@@ -68,7 +69,7 @@ class Trainer:
         Raises:
             PidistillError: The batch cannot be divided as configured, or data are missing.
         """
-        self.config, self.method, self.folder, self.data = config, method, Path(folder), data
+        self.config, self.method, self.folder = config, method, Path(folder)
         self.inputs = inputs or {}
         if method.needs == "images" and data is None:
             raise PidistillError("this method trains on images; pass 'data'")
@@ -77,6 +78,7 @@ class Trainer:
             log_with=chosen_trackers(config.report_to) or None,
             project_config=ProjectConfiguration(str(folder), str(self.folder / LOGS)),
         )
+        self.data = None if data is None else data.kept_on(self.accelerator.device)
         self.processes = join_processes()
         self.micro_batches = num_micro_batches(config, self.processes.count)
         self.micro_batch = config.batch_size // (self.micro_batches * self.processes.count)
