@@ -183,11 +183,22 @@ def operations(student: Any) -> int:
 def compile_networks(method: Method, device: torch.device) -> None:
     """Compile a method's networks in place; weight names do not change.
 
+    Every shape is compiled for itself, and so is every use, with gradient and without; beyond
+    torch's own limit on their number, it would go on without compilation.
+
     Raises `PidistillError` if there is no compiler for `device`.
     """
     require_compiler(device)
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for network in method.networks():
-        network.compile()
+        network.compile(dynamic=False)
+
+
+def uncompiled(method: Method) -> contextlib.AbstractContextManager[Any]:
+    """Within the block, compiled networks run as they are, for shapes that are seen but once."""
+    if all(network._compiled_call_impl is None for network in method.networks()):
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def require_compiler(device: torch.device) -> None:

@@ -16,13 +16,14 @@ STUDENT = "student"
 """The name of the one part that every method has."""
 
 
-def require_losses(losses: Any, part: str) -> None:
-    """Raise `TypeError` unless the loss of a part returned `Losses` of each sample."""
-    if not isinstance(losses, Losses) or losses.loss.shape != losses.sigma.shape[:1]:
-        raise TypeError(
-            f"the loss of part {part!r} returned {type(losses).__name__}; expected Losses "
-            "with the loss and the sigma of each sample, both of shape (b,)"
-        )
+def require_losses(losses: Any, part: str) -> Losses:
+    """Return what the loss of a part returned; raise `TypeError` unless it is `Losses`."""
+    if isinstance(losses, Losses) and losses.loss.shape == losses.sigma.shape[:1]:
+        return losses
+    raise TypeError(
+        f"the loss of part {part!r} returned {type(losses).__name__}; expected Losses with the "
+        "loss and the sigma of each sample, both of shape (b,)"
+    )
 
 
 class LogSigmaBins:

@@ -32,6 +32,7 @@ from pidistill.training.distributed import (
     make_accelerator,
     num_micro_batches,
     suit_device,
+    uncompiled,
     whole_weights,
 )
 from pidistill.training.log import StepReport, append_to_log
@@ -109,13 +110,12 @@ class Trainer:
         return self.state.teacher_evaluations
 
     def prepare(self) -> Iterator[Preparation]:
-        """Do the method's work before its first step, yielding progress.
+        """Do the method's work before its first step, yielding the progress of this process's part.
 
-        `run` does this too; call it first to display the progress. Several processes share the
-        work, and each yields the progress of its own part.
+        `run` does this too; call it first to display the progress.
         """
         run = Run(self.folder, self.config.teacher, self.config.seed, self.processes)
-        with self._held():
+        with self._held(), uncompiled(self.method):
             for progress in self.method.prepare(run):
                 if self.processes.is_main and not (self.folder / CONFIG_FILE).exists():
                     write_start(self.folder, self.config, self.inputs)
@@ -255,9 +255,7 @@ class Trainer:
         batch = self.batch(self.step * self.config.batch_size + shard * self.micro_batch)
         seed_dropout(batch.draws, self.accelerator.device)
         with self.accelerator.autocast():  # FSDP modules do not enter it themselves
-            losses = part.wrapped(update.loss, batch)
-        require_losses(losses, part.name)
-        return losses
+            return require_losses(part.wrapped(update.loss, batch), part.name)
 
     def _log_start(self) -> None:
         """Log the losses of the first step, which are those of the untrained student."""
@@ -296,7 +294,7 @@ class Trainer:
     def _preview(self) -> None:
         """Draw samples, if they are images or points in the plane."""
         if self.preview_steps and (num := num_in_preview(self.method.student.sample_shape)):
-            with whole_weights(self.state.parts[STUDENT].wrapped):
+            with uncompiled(self.method), whole_weights(self.state.parts[STUDENT].wrapped):
                 x = draw_preview(self.method, num)
             if self.processes.is_main:
                 track_picture(self.accelerator, save_preview(self.folder, self.step, x), self.step)
