@@ -39,11 +39,11 @@ TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
 """The networks of EDM's checkpoints, without the augmentation embedding."""
 
 PEAK = {
-    "A100 SXM": {"float32": 19.5e12, "half": 312e12},
-    "H100 SXM": {"float32": 67e12, "half": 989e12},
+    "A100 SXM": {"tf32": 156e12, "half": 312e12},
+    "H100 SXM": {"tf32": 494e12, "half": 989e12},
 }
-"""Peak FLOPS from NVIDIA's data sheets: CUDA cores, and tensor cores without sparsity."""
-SHARE = {"float32": 0.6, "half": 0.35}
+"""Peak FLOPS of tensor cores, without sparsity, from NVIDIA's data sheets."""
+SHARE = {"tf32": 0.35, "half": 0.35}
 """Assumed utilisation, as a share of the peak."""
 
 
@@ -112,12 +112,12 @@ def run_cost(preset: str, distance: dict[str, int]) -> dict[str, Any]:
     """The cost of a full run of a preset."""
     settings = parse_config([read_preset(preset)])
     network = network_cost(*TEACHERS[preset])
-    # Two evaluations of the student, the distance, and one of the teacher without gradient.
+    # Two evaluations of the student and one of the teacher without gradient; the distance is never
+    # computed in half precision.
     student = 2 * network["forward_and_backward_operations"]
-    single = student + distance["forward_and_backward_operations"]
-    per_sample = {"float32": single, "half": 0}
-    precision = "float32" if settings.mixed_precision == "no" else "half"
-    per_sample[precision] += network["forward_operations"]
+    per_sample = {"tf32": distance["forward_and_backward_operations"], "half": 0}
+    precision = "tf32" if settings.mixed_precision == "no" else "half"
+    per_sample[precision] += student + network["forward_operations"]
     images = settings.batch_size * settings.max_train_steps
     # Teacher, student, gradient, two optimizer moments, and the weight averages.
     copies = 5 + len(settings.ema_rates)

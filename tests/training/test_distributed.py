@@ -74,7 +74,7 @@ def test_compiling_keeps_the_names_of_the_weights(tmp_path, monkeypatch):
     """With a compiler that changes nothing, because the real one takes a minute."""
     compiled = []
     monkeypatch.setattr(distributed, "require_compiler", lambda device: None)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled.append(module))
     config = small("pid", teacher="digits", torch_compile=True, max_train_steps=1)
     trainer = train(config, tmp_path)
     assert compiled == [trainer.method.student.network, trainer.method.teacher.network]
