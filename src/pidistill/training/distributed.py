@@ -57,6 +57,9 @@ def make_accelerator(
         log_with=log_with,
         project_config=project_config,
     )
+    if mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate skips it on a CPU
+        accelerator.native_amp = True
+        accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)
     if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:
         PartialState().distributed_type = DistributedType.FSDP  # later states copy it
         accelerator.state.distributed_type = DistributedType.FSDP
