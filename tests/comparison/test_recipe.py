@@ -15,6 +15,18 @@ def test_a_recipe_names_runs_and_sweeps(tmp_path):
     assert str(recipe.budget) == "48 images"
 
 
+def test_learning_rates_are_a_table_or_its_multiples(tmp_path):
+    def search(text):
+        return read_recipe(write_recipe(tmp_path, text, GOOD)).learning_rates
+
+    assert search("") is None
+    assert search("learning_rates = {}").multiples == [0.25, 0.5, 1, 2, 4]
+    assert search("learning_rates = [1, 3]").multiples == [1, 3]
+    assert search("learning_rates.share = 1").judged_by("digits") == "frechet_distance"
+    assert search("learning_rates.metric = 'error'").judged_by("digits") == "rms_error"
+    assert search("learning_rates = {}").judged_by(None) == "rms_error"
+
+
 def test_words_are_no_axis(tmp_path):
     sweep = SWEEP.replace("[0.05, 0.1]", '["data", "velocity"]')
     assert not read_recipe(write_recipe(tmp_path, TINY, sweep)).sweep[0].is_numeric
@@ -27,6 +39,12 @@ def test_values_that_are_nearly_equal_are_two(tmp_path):
 
 
 GOOD = "\n".join([TINY, RUNS, SWEEP])
+
+
+def test_a_sweep_of_the_learning_rate_has_no_best_one(tmp_path):
+    sweep = SWEEP.replace("method.step", "learning_rate")
+    with pytest.raises(PidistillError, match="'Step' varies the learning rate"):
+        read_recipe(write_recipe(tmp_path, "learning_rates = {}", TINY, sweep))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +69,10 @@ GOOD = "\n".join([TINY, RUNS, SWEEP])
         ("seeds = [0, 1]", "seeds = []", "seeds"),
         ("seeds = [0, 1]", "seeds = [0, 1]\nevaluations = [0]", "evaluations.0 is 0"),
         ("num_samples = 32", "num_samples = true", "num_samples"),
+        ("seeds = [0, 1]", "seeds = [7]\nlearning_rates = { seed = 7 }", "one of seeds"),
+        ("seeds = [0, 1]", "seeds = [0]\nlearning_rates = { metric = 'fid' }", "a reference"),
+        ("seeds = [0, 1]", "seeds = [0]\nlearning_rates = [1, 2, 1.0]", "'1' is given twice"),
+        ("seeds = [0, 1]", "seeds = [0]\nlearning_rates = [1]", "multiples"),
         ("num_samples = 32", "num_sample = 32", "did you mean 'num_samples'"),
         ('title = "Tiny"', "title =", "not readable as TOML"),
     ],

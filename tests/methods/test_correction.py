@@ -125,6 +125,16 @@ def test_the_first_phase_is_the_first_method_and_the_second_has_rates_of_its_own
     assert auxiliary.highest_rate == AUXILIARY_RATES[0]
 
 
+def test_the_scale_of_the_learning_rates_reaches_those_of_the_method_in_every_phase(tmp_path):
+    trainer = make_trainer(small("correction", learning_rate_scale=0.5), tmp_path)
+    student, auxiliary = trainer.state.parts.values()
+    assert (student.highest_rate, auxiliary.highest_rate) == (0.5e-2, 0.5 * AUXILIARY_RATES[0])
+    for _ in range(5):
+        trainer.train_step()
+    assert student.highest_rate == 0.5 * STUDENT_RATES[0]
+    assert student.optimizer.param_groups[0]["lr"] == student.learning_rate(0, 6)
+
+
 def test_the_log_counts_backward_passes_apart(tmp_path):
     train(small("correction"), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -137,18 +137,19 @@ def _present(out: Out, comparison: "Comparison", folder: Path | None, cost_repea
     from pidistill.machine import machine
 
     provenance = {"command": command_line(), **machine()}
-    if folder is not None:
-        write_files(folder, comparison, provenance)
+    page = None if folder is None else write_files(folder, comparison, provenance)
     measured = {r.identity for rows in comparison.rows.values() for r in rows if r.metrics}
     configs = {
         c.identity: c.config for c in comparison.plan.configurations() if c.identity in measured
     }
-    costs = median_costs(configs, cost_repeats, out.progress, out.say)
-    comparison = dataclasses.replace(comparison, costs=costs)
+    if cost_repeats:
+        costs = median_costs(configs, cost_repeats, out.progress, out.say)
+        comparison = dataclasses.replace(comparison, costs=costs)
+        page = None if folder is None else write_files(folder, comparison, provenance)
     for section in comparison.plan.sections:
         for cells in tables(comparison, section):
             out.table(section.title, cells.columns, cells.lines)
     out.say(legend(comparison))
-    if folder is not None:
-        out.say(f"open {write_files(folder, comparison, provenance)}")
+    if page is not None:
+        out.say(f"open {page}")
     out.result(as_json(comparison, provenance))

@@ -188,9 +188,9 @@ def train(
     if not interrupted:
         return
     if is_main_process():
-        facts = standing(trainer.folder)
-        place = f"step {trainer.step} of {facts['max_train_steps']}"
-        text = f"{trainer.folder} is saved at {place}; next: {facts['next']}"
+        place = f"step {trainer.step} of {trainer.config.max_train_steps}"
+        again = standing(trainer.folder)["next"] if time_limit is None else "the same command again"
+        text = f"{trainer.folder} is saved at {place}; next: {again}"
         out.stderr.print(text, markup=False, soft_wrap=True)
     raise KeyboardInterrupt
 

@@ -1,23 +1,28 @@
 """Plots of a comparison: every seed is a dot, the mean is a mark, the teacher is a line."""
 
+import textwrap
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from pidistill.comparison.plan import Section
 from pidistill.comparison.recipe import file_name
 from pidistill.comparison.table import Comparison, Row
-from pidistill.report.plots import STUDENT, TEACHER, finish_axes
+from pidistill.report.plots import STUDENT, TEACHER, finish_axes, log_axis
 
 TITLES = {
-    "rms_error": "RMS distance to the teacher's solution",
+    "rms_error": "Distance to the teacher's solution",
     "frechet_distance": "Frechet distance to the data",
 }
 """The metrics that are plotted."""
 MARKERS = "os^Dv<>Ph*X"
+WIDTH = 4.8
+"""Of a figure, in inches."""
+LABEL = 20
+"""Letters in a line of a label."""
 
 
 def plots(comparison: Comparison, section: Section) -> dict[str, Figure]:
@@ -37,10 +42,9 @@ def plots(comparison: Comparison, section: Section) -> dict[str, Figure]:
 def dot_plot(rows: list[Row], teacher: dict[str, Any]) -> Figure:
     """A panel per metric and a line per row, at its smallest NFE; an NFE above 1 is named."""
     names = _metrics_of(rows)
-    size = (4.2 * len(names) + 1.6, 1.0 + 0.34 * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     labels = [r.name if min(r.metrics) == 1 else f"{r.name} ({min(r.metrics)} NFE)" for r in rows]
+    labels = [textwrap.fill(label, LABEL) for label in labels]
+    figure, panels = _panels(len(names), 0.9 + 0.3 * len(rows))
     for metric, axes in zip(names, panels, strict=True):
         for place, row in enumerate(rows):
             spread = row.best[metric]
@@ -60,15 +64,14 @@ def line_plot(rows: list[Row], key: str, teacher: dict[str, Any]) -> Figure:
     """
     names = _metrics_of(rows)
     x = [float(row.name) for row in rows]
-    figure = Figure(figsize=(4.6 * len(names), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    figure, panels = _panels(len(names), 2.8)
     for metric, axes in zip(names, panels, strict=True):
         spreads = [row.best[metric] for row in rows]
         ranges = [[s.mean - s.min for s in spreads], [s.max - s.mean for s in spreads]]
         means = [s.mean for s in spreads]
         axes.errorbar(x, means, yerr=ranges, fmt="o-", color=STUDENT, capsize=3, markersize=4)
         if min(x) > 0 and max(x) / min(x) > 8:
-            axes.set_xscale("log")
+            log_axis(axes.xaxis)
         axes.set_xticks(x, [f"{value:g}" for value in x])
         axes.xaxis.set_minor_locator(NullLocator())
         _finish(axes, axes.yaxis, metric, teacher, x_label=key)
@@ -78,8 +81,7 @@ def line_plot(rows: list[Row], key: str, teacher: dict[str, Any]) -> Figure:
 def trade_off(rows: list[Row], teacher: dict[str, Any]) -> Figure:
     """The last metric against NFE: a line where a student is measured at several, else a mark."""
     metric = _metrics_of(rows)[-1]
-    figure = Figure(figsize=(7.4, 1.2 + 0.24 * max(9, len(rows))), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = _panels(1, 3.2 + 0.22 * len(rows))
     for index, row in enumerate(rows):
         steps = sorted(row.metrics)
         means = [row.metrics[k][metric].mean for k in steps]
@@ -88,8 +90,15 @@ def trade_off(rows: list[Row], teacher: dict[str, Any]) -> Figure:
     every = sorted({k for row in rows for k in row.metrics})
     axes.set_xticks(every, [str(k) for k in every])
     _finish(axes, axes.yaxis, metric, teacher, x_label="NFE")
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend().remove()
+    figure.legend(fontsize=8, frameon=False, loc="outside lower left")
     return figure
+
+
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with panels one above the other, narrow enough to be read on a telephone."""
+    figure = Figure(figsize=(WIDTH, count * height), layout="constrained")
+    return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
 
 
 def _metrics_of(rows: list[Row]) -> list[str]:
@@ -101,18 +110,15 @@ def _finish(
 ) -> None:
     """Add the teacher, and make `axis`, that of the metric, logarithmic.
 
-    The legend is beside the title, where it hides nothing. Ticks are plain numbers, few enough to
-    be read.
+    The legend is below, where it hides nothing.
     """
     if metric in teacher:
         line = axes.axvline if axis is axes.xaxis else axes.axhline
         line(teacher[metric], color=TEACHER, linestyle="--", linewidth=1.2, label="teacher")
-        place = (1.0, 1.0)
+        corner = (1.0, 0.0)
         axes.legend(
-            loc="lower right", bbox_to_anchor=place, borderaxespad=0.2, fontsize=8, frameon=False
+            loc="upper right", bbox_to_anchor=corner, borderaxespad=2.0, fontsize=8, frameon=False
         )
-    axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-    axis.set_major_formatter(FormatStrFormatter("%g"))
-    axis.set_minor_locator(NullLocator())
+    log_axis(axis)
     finish_axes(axes, title=TITLES[metric], x_label=x_label, y_label="")
+    axes.set_xlabel(x_label, loc="left")

@@ -102,6 +102,7 @@ def _try(configuration: Configuration, search: RateSearch, multiple: float) -> P
             "max_train_steps": max(1, round(share * base.config.max_train_steps)),
             "lr_warmup_steps": round(share * base.config.lr_warmup_steps),
             "method": base.config.method.for_share(share),
+            "preview_steps": 0,
         }
     )
     seconds = None if base.seconds is None else share * base.seconds

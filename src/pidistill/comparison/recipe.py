@@ -175,8 +175,12 @@ class Recipe(_Table):
     """NFE at which students are measured; those that a student does not support are left out, and
     a student that supports none of them is measured at the NFE it was trained for."""
     budget: Budget
-    learning_rates: RateSearch | None = None
-    """How learning rates are chosen; None trains every run at its own, as it is set."""
+    learning_rates: Annotated[
+        RateSearch | None,
+        pydantic.BeforeValidator(lambda v: {"multiples": v} if isinstance(v, list) else v),
+    ] = None
+    """How learning rates are chosen, as a table or by its `multiples` alone; None trains every run
+    at its own rates."""
     settings: _Settings = {}
     """Settings of every run, between its preset and its own."""
     run: list[RunEntry] = []

@@ -146,7 +146,7 @@ def rates(rows: list[Row]) -> Cells:
         if search is None or row.rate is None:
             continue
         evals = search.teacher_evals + 2 * search.teacher_backwards
-        edge = " (the last one tried)" if search.is_edge else ""
+        edge = " (edge)" if search.is_edge else ""
         lines.append(
             [
                 row.name,
@@ -157,7 +157,7 @@ def rates(rows: list[Row]) -> Cells:
                 _seconds(search.seconds),
             ]
         )
-    columns = ["", "learning rate", "of its own", "tries", "their teacher evals", "their train s"]
+    columns = ["", "learning rate", "multiple", "tries", "tries' evals", "tries' s"]
     return Cells(columns, lines)
 
 
@@ -190,8 +190,8 @@ def legend(comparison: Comparison) -> str:
         judged = METRICS[search.judged_by(plan.reference)]
         text += (
             f" Every run trains at the learning rate of lowest {judged} among those that were "
-            f"tried with {search.share:.3g} of its budget; the table of these tries counts a "
-            "backward pass as two evaluations."
+            f"tried with {search.share:.3g} of its budget. multiple: of the rate that it is set "
+            "to; edge: one beyond it might be better. tries' evals: a backward pass counts as two."
         )
     return text
 

@@ -89,44 +89,61 @@ class OneStepPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
             callback_on_step_end: Called after every evaluation as
                 `callback(pipeline, step, timestep, {"latents": x})`; sampling goes on from the
                 "latents" of what it returns. `timestep` is the noise level as the network sees it.
-            callback_on_step_end_tensor_inputs: What the callback receives: `("latents",)` or `()`.
+            callback_on_step_end_tensor_inputs: What it receives: `("latents",)` or nothing.
 
         Raises:
             ValueError: An argument is out of range, or two arguments contradict each other.
         """
+        tensor_inputs = callback_on_step_end_tensor_inputs
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            tensor_inputs = callback_on_step_end.tensor_inputs
+        self.check_inputs(num_inference_steps, output_type, tensor_inputs)
+        label = self.prepare_labels(class_labels)
+        groups = self.count_groups(batch_size, label, latents, z, num_images_per_prompt)
+        noise = self.prepare_noise(groups * num_images_per_prompt, generator, latents, z, seed)
+        label = self.spread_labels(label, groups, num_images_per_prompt)
+        x = self.draw(noise, label, num_inference_steps, callback_on_step_end, tensor_inputs)
+        images = self.postprocess(x, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def draw(
+        self,
+        noise: Tensor,
+        label: Tensor | None,
+        steps: int,
+        callback: Callable[..., dict[str, Any]] | None,
+        tensor_inputs: Sequence[str],
+    ) -> Tensor:
+        """The student's samples, under a progress bar, with the callback after every evaluation."""
+        self._num_timesteps = steps
+        with self.progress_bar(total=steps) as progress_bar:
+
+            def after(step: int, c_noise: float, x: Tensor) -> Tensor:
+                progress_bar.update()
+                if callback is None:
+                    return x
+                given = dict.fromkeys(tensor_inputs, x)
+                return callback(self, step, torch.tensor(c_noise), given).pop("latents", x)
+
+            return self.student(noise, label, steps, after)
+
+    def check_inputs(
+        self, num_inference_steps: int, output_type: str, tensor_inputs: Sequence[str]
+    ) -> None:
+        """Raise `ValueError` if one of these arguments is out of range."""
         most = self.student.most_steps
         if not 1 <= num_inference_steps <= most:
             expected = "1" if most == 1 else f"1 to {most}"
             raise ValueError(f"num_inference_steps is {num_inference_steps}; expected {expected}")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; expected one of {OUTPUT_TYPES}")
-        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        for name in callback_on_step_end_tensor_inputs:
+        for name in tensor_inputs:
             if name not in self._callback_tensor_inputs:
                 raise ValueError(
                     f"callback_on_step_end_tensor_inputs has {name!r}; expected no more than "
                     f"{self._callback_tensor_inputs}"
                 )
-        label = self.prepare_labels(class_labels)
-        groups = self.count_groups(batch_size, label, latents, z, num_images_per_prompt)
-        noise = self.prepare_noise(groups * num_images_per_prompt, generator, latents, z, seed)
-        label = self.spread_labels(label, groups, num_images_per_prompt)
-        self._num_timesteps = num_inference_steps
-        with self.progress_bar(total=num_inference_steps) as progress_bar:
-
-            def after(step: int, c_noise: float, x: Tensor) -> Tensor:
-                progress_bar.update()
-                if callback_on_step_end is None:
-                    return x
-                given = dict.fromkeys(callback_on_step_end_tensor_inputs, x)
-                found = callback_on_step_end(self, step, torch.tensor(c_noise), given)
-                return found.pop("latents", x)
-
-            x = self.student(noise, label, num_inference_steps, after)
-        images = self.postprocess(x, output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def count_groups(
         self,
