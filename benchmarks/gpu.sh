@@ -48,12 +48,12 @@ if [ "$cuda" = 1 ]; then
   large=(--preset glyphs-teacher-large)
   distilled=(--preset matched)
 else
-  part "steps of PID" 200 "$PYTHON" benchmarks/step.py --sizes digits --methods pid \
-    --precisions no,bf16 --compile off --seconds 1 --sampling --out "$OUT/step.json"
+  part "steps of PID" 60 "$PYTHON" benchmarks/step.py --sizes digits --methods pid \
+    --precisions bf16 --compile off --seconds 0.2 --sampling --out "$OUT/step.json"
   digits=(--preset fast --max-train-steps 20)
   share=5
-  large=(--preset glyphs-teacher-large --batch-size 4 --set network.config.model_channels=16)
-  distilled=(--preset matched --batch-size 4)
+  large=(--preset glyphs-teacher-large --batch-size 2 --set network.config.model_channels=16 --preview-steps 0)
+  distilled=(--preset matched --batch-size 4 --preview-steps 0)
 fi
 
 for precision in no bf16; do

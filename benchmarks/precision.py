@@ -41,11 +41,7 @@ TASKS: dict[str, dict[str, Any]] = {
 MEASURED = {"digits": (5000, 5000), "glyphs": (500, 2000)}
 """Samples of the error and of the Frechet distance."""
 TYPES = {"float32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-WIDTHS = {
-    "float32": (0.02, 0.1, 0.5, 1.0),
-    "fp16": (0.02, 0.1, 0.5),
-    "bf16": (0.1, 0.25, 0.5, 1.0),
-}
+WIDTHS = {"float32": (0.1, 0.5), "fp16": (0.1,), "bf16": (0.1, 0.25, 0.5, 1.0)}
 DERIVATIVES = ("central", "jvp")
 
 

@@ -50,9 +50,7 @@ def test_losses_before_training_are_those_of_the_cpu(tmp_path, name):
             )
             if name == "knowledge":
                 pairs = trainer.method.pairs
-                trainer.method.pairs = type(pairs)(
-                    *(None if x is None else x.cpu() for x in pairs)
-                )
+                trainer.method.pairs = type(pairs)(*(None if x is None else x.cpu() for x in pairs))
         else:
             batch = trainer.batch(0)
         losses.append(trainer.method.loss(batch).loss.detach().cpu())
