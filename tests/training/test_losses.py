@@ -52,6 +52,7 @@ def test_means_are_those_of_all_losses_and_survive_a_checkpoint(steps):
     assert means["twice"] == pytest.approx(2 * means["loss"], abs=1e-3)
     assert means.get("grad_norm", 3.0) == 3.0
     assert ("grad_norm" in means) == (len(steps) > 1)
+    assert measured.num_overflows() == (len(steps) + 1) // 2
     bins: dict[str, list[float]] = {}
     for loss, ln_sigma in flat:
         bins.setdefault(str(min(max(math.floor(ln_sigma), -7), 4)), []).append(loss)

@@ -61,6 +61,12 @@ if TYPE_CHECKING:
 @batch_size_option
 @ema_option
 @device_option
+@click.option(
+    "--torch-compile",
+    "compiles",
+    is_flag=True,
+    help="Compile the network first: worth it for many samples.",
+)
 @json_option
 def sample(
     model: str,
@@ -76,6 +82,7 @@ def sample(
     batch_size: int,
     ema: float | None,
     device: str | None,
+    compiles: bool,
     as_json: bool,
 ) -> None:
     """Draw samples from the run folder DIR, or from a teacher named by its spec.
@@ -93,7 +100,7 @@ def sample(
 
     processes = join_processes()
     opened, draw, decoder = _open(
-        out, model, teacher, ema, steps, refine, solver, best_device(device), file
+        out, model, teacher, ema, steps, refine, solver, best_device(device), file, compiles
     )
     classes = _classes(opened, label)
     if processes.is_main:
@@ -118,8 +125,7 @@ def sample(
         return
     columns = columns or columns_by_class(num, len(classes or range(opened.num_classes)))
     write_samples(file, torch.cat([x for x, _ in everything]), columns)
-    nfe = everything[0][1]
-    each = counted(nfe, "network evaluation")
+    each = counted(nfe := everything[0][1], "network evaluation")
     out.say(f"{file}: {counted(num, 'sample')}, {each} each, seed {seed}")
     out.result({"out": str(file), "num_samples": num, "nfe": nfe, "seed": seed})
 
@@ -134,15 +140,19 @@ def _open(
     solver: str | None,
     device: str,
     file: Path,
+    compiles: bool,
 ) -> "tuple[Student | Denoiser, Callable[..., Solution], nn.Module | None]":
     """A model, what draws its samples for `file`, and what makes images of them if need be."""
     from pidistill.evaluation.sampling import TEACHER_STEPS, open_model, teacher_samples
     from pidistill.sample_files import require_drawable
     from pidistill.students.base import Student, require_refine
+    from pidistill.training.distributed import compile_network
     from pidistill.training.run_folder import decoder_of_run
 
     model = open_model(name, ema).to(device)
     require_refine(model, refine)
+    if compiles:
+        compile_network(model)
     if isinstance(model, Student):
         if solver is not None:
             raise PidistillError(f"--solver {solver} is for teachers; {name} is a student")

@@ -197,6 +197,18 @@ def compile_networks(method: Method, device: torch.device) -> None:
         network.compile(dynamic=False)
 
 
+def compile_network(model: nn.Module) -> None:
+    """Compile the network of a student or denoiser in place, for sampling.
+
+    Raises `PidistillError` if it has none, or there is no compiler for its device.
+    """
+    network = getattr(model, "network", None)
+    if not isinstance(network, nn.Module):
+        raise PidistillError(f"a {type(model).__name__} has no network to compile")
+    require_compiler(device_of(model))
+    network.compile(dynamic=False)
+
+
 def uncompiled(method: Method) -> contextlib.AbstractContextManager[Any]:
     """Within the block, compiled networks run as they are, for shapes that are seen but once."""
     if all(network._compiled_call_impl is None for network in method.networks()):

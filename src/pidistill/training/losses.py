@@ -57,6 +57,7 @@ class Measured:
         """The student's at its last update, over this process's share of the batch."""
         self.sums: dict[str, Tensor] = {}
         self.by_sigma = self.zeros.new_zeros(2, bins.num)
+        self.overflows = self.zeros.new_zeros(1)  # gradients that were not finite, in all
         self.restart_average()
         self.bad = self.zeros.new_zeros(4)  # step, mean loss, lowest and highest sigma
 
@@ -80,6 +81,7 @@ class Measured:
             self._add(prefix + name, mean, torch.ones_like(mean))
         finite = grad_norm.isfinite()
         self._add(f"{prefix}grad_norm", torch.where(finite, grad_norm, 0), finite)
+        self.overflows += (~finite).to(self.zeros) / self.processes.count
         self._note_if_not_finite(means[0], measured, step)
         if part == STUDENT:
             self.loss = means[0]
@@ -136,7 +138,7 @@ class Measured:
             for name, (total, count) in zip(self.sums, pairs, strict=False)
             if count
         }
-        by_bin = numbers[2 * len(self.sums) : -1]
+        by_bin = numbers[2 * len(self.sums) : -2]
         edges = zip(by_bin[: self.bins.num], by_bin[self.bins.num :], strict=True)
         by_sigma = {
             str(self.bins.first + index): total / count
@@ -157,8 +159,13 @@ class Measured:
         """The running average of the student's loss over all processes, which must all call it."""
         return self.processes.sum(self.average.tolist())[0]
 
+    def num_overflows(self) -> int:
+        """Gradients that were not finite so far; all processes must call it, and get the same."""
+        return round(self.processes.sum(self.overflows.tolist())[0])
+
     def _vector(self) -> Tensor:
-        return torch.cat([*self.sums.values(), self.by_sigma.flatten(), self.average])
+        parts = (*self.sums.values(), self.by_sigma.flatten(), self.overflows, self.average)
+        return torch.cat(parts)
 
     def values(self) -> dict[str, Any]:
         """The state as JSON values, in the main process; all must call it."""
@@ -178,5 +185,6 @@ class Measured:
         vector = self.zeros.new_tensor(own)
         of_names = vector[: 2 * len(values["names"])].reshape(-1, 2)
         self.sums = dict(zip(values["names"], of_names, strict=True))
-        self.by_sigma = vector[2 * len(self.sums) : -1].reshape(2, -1)
-        self.average, self.num_averaged = vector[-1:], values["num_averaged"]
+        self.by_sigma = vector[2 * len(self.sums) : -2].reshape(2, -1)
+        self.overflows, self.average = vector[-2:-1], vector[-1:]
+        self.num_averaged = values["num_averaged"]

@@ -75,7 +75,6 @@ class TrainedPart:
             betas=(self.settings.adam_beta1, self.settings.adam_beta2),
             weight_decay=self.settings.adam_weight_decay,
         )
-        self.num_skipped = 0
         self.wrapped, self.optimizer = accelerator.prepare(_Wrapped(part.module), optimizer)
         start_fsdp(self.wrapped)
         self.restart()
@@ -104,7 +103,7 @@ class TrainedPart:
     def step(self, learning_rate: float) -> Tensor:
         """Take an optimizer step with the current gradients; returns their norm, a scalar.
 
-        In fp16, a step whose gradients overflow is skipped and counted in `num_skipped`.
+        In fp16, a step whose gradients overflow is skipped; their norm is not finite.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -116,7 +115,6 @@ class TrainedPart:
         if self.settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.max_grad_norm, norm)
         self.optimizer.step()
-        self.num_skipped += self.optimizer.step_was_skipped
         self.optimizer.zero_grad()
         for module in self.module.modules():
             constrain: Any = getattr(module, "constrain_", None)

@@ -65,7 +65,7 @@ class RunState:
         """The updates that fp16 skipped so far, as the log shows them."""
         if self.accelerator.scaler is None:
             return {}
-        return {"skipped_steps": sum(part.num_skipped for part in self.parts.values())}
+        return {"skipped_steps": self.measured.num_overflows()}
 
     def restart_parts(self) -> None:
         """Begin a phase: restart optimizers, averages and the search for the best checkpoint."""
@@ -151,7 +151,6 @@ class RunState:
             **self.teacher_work(),
             "measured": self.measured.values(),
             "num_updates": {name: part.num_updates for name, part in self.parts.items()},
-            "num_skipped": {name: part.num_skipped for name, part in self.parts.items()},
             "method": self.method.state_values(),
             **({} if scaler is None else {"scaler": scaler.state_dict()}),
         }
@@ -188,7 +187,6 @@ class RunState:
             )
         for name, part in self.parts.items():
             part.load(checkpoint, values["num_updates"][name])
-            part.num_skipped = values["num_skipped"][name]
         kept = checkpoint / METHOD_FILE
         self.method.load_state(read_tensors(kept) if kept.exists() else {}, values["method"])
         self._adopt_settings()
