@@ -2,12 +2,17 @@
 
 import types
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pidistill.noise import Draws, device_of, initial_noise
+from pidistill.philox import philox_words, philox_words_in_torch
+
+WORDS = [13436065951398147953, 4968403903621381711, 8617965030547868993, 8699845153769204460]
+NORMAL = [1.4003324621931814, 0.7462919352752975, 0.6779793542416985]
 
 KINDS = {
     "normal": lambda draws: draws.normal("a stream", (3, 2)),
@@ -107,3 +112,26 @@ def test_initial_noise_of_a_sample_depends_on_its_index_only(seed, num, first):
 def test_the_device_is_that_of_the_first_tensor():
     assert device_of(torch.nn.Linear(2, 2, device="meta")) == torch.device("meta")
     assert device_of(torch.nn.Identity()) == torch.device("cpu")
+
+
+@given(
+    st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
+    st.integers(0, 2**63 - 100),
+    st.integers(1, 50),
+)
+def test_torch_gives_the_words_of_numpys_philox(key, first, num):
+    """Accelerators draw the numbers of the CPU: the same integers, bit for bit."""
+    cpu = torch.device("cpu")
+    expected = philox_words(key, first, num, cpu)
+    assert torch.equal(philox_words_in_torch(key, first, num, cpu), expected)
+
+
+def test_words_and_noise_stay_what_they_are():
+    """Numbers that checkpoints and published samples depend on."""
+    words = philox_words_in_torch((7, 11), 5, 1, torch.device("cpu")).numpy().view(np.uint64)
+    generator = np.random.Philox(key=np.array([7, 11], np.uint64), counter=np.array([5, 0, 0, 0]))
+    assert words.tolist() == generator.random_raw(4).tolist() == WORDS
+    normal = Draws(7, 5, 1).normal("z", (3,))
+    torch.testing.assert_close(
+        normal[0], torch.tensor(NORMAL, dtype=torch.float64), rtol=0, atol=1e-14
+    )
