@@ -24,14 +24,14 @@ def _known_method(_: click.Context, __: click.Parameter, name: str | None) -> st
 
 @click.command(
     epilog=list_of_presets(
-        f"{DEFAULT_PRESET}; with most methods {METHOD_PRESET}", lambda method: method != "denoising"
+        f"{DEFAULT_PRESET}; for most methods {METHOD_PRESET}", lambda method: method != "denoising"
     )
 )
 @click.option(
     "--method",
     metavar="NAME",
     callback=_known_method,
-    help=f"How to distil: {', '.join(methods.NAMES)}; by default that of the preset.",
+    help=f"Method: {', '.join(methods.NAMES)}; default: that of the preset.",
 )
 @training_options()
 @json_option
