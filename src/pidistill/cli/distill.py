@@ -24,7 +24,7 @@ def _known_method(_: click.Context, __: click.Parameter, name: str | None) -> st
 
 @click.command(
     epilog=list_of_presets(
-        f"{DEFAULT_PRESET}; for most methods {METHOD_PRESET}", lambda method: method != "denoising"
+        f"{DEFAULT_PRESET}; with most methods {METHOD_PRESET}", lambda method: method != "denoising"
     )
 )
 @click.option(
