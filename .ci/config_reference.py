@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pidistill.methods import BUILT_IN, method_class
-from pidistill.methods.settings import OptimizerSettings
-from pidistill.networks import NETWORKS
+from pidistill.methods.settings import RATES, OptimizerSettings
+from pidistill.networks import NETWORKS, new_network
 from pidistill.training.config import CHANGEABLE, RunConfig
+from pidistill.training.sizes import SIZES, network_of_size
 
 PAGE = Path(__file__).parent.parent / "docs" / "config-reference.md"
 
@@ -49,6 +52,29 @@ there are the same: the run knows them by content. A change of any other key is 
 new run for it. In the tables, ↻ marks what may change.
 """
 
+SIZES_TEXT = """\
+## Choosing a network size
+
+- **A student** copies its teacher's network and starts from its weights. A network of another size
+  starts from scratch: choose one only if the teacher has none, or the student has to be smaller.
+- **A teacher**: `pidistill train-teacher --size` takes a network from the ladder below; without it,
+  the largest that `--time` allows 6,000 steps, by steps that it measures. With `--dry-run`, it says
+  what the run takes on your machine: memory, seconds a step, the end.
+- **The learning rate** follows from the size, unless it is set: for a teacher, from {small_rate} at
+  0.7 million parameters down to the published {large_rate} at 56 million.
+- **Points in the plane**, and images that are not square or smaller than 8x8, get a multilayer
+  perceptron.
+
+Parameters, and billions of multiplications in one evaluation of one sample, with 10 classes:
+
+{table}
+
+For comparison: the bundled glyphs teacher (32x32 RGB) is an `xs`, trained for 16,000 steps of 64
+images; EDM's network for CIFAR-10 has 56 million parameters. A training step of a teacher costs
+about three evaluations of every image of its batch; [Choosing a
+method](choosing-a-method.md#what-a-step-costs) has the costs of distillation.
+"""
+
 NETWORK = """\
 ## The network: `[network]`
 
@@ -67,7 +93,7 @@ channel_mult = [1, 2, 2]
 `config` holds the arguments below. Those that follow from the samples, such as the number of
 channels, are filled in. `diffusers_unet` and `class_transformer` take the arguments of the
 classes `UNet2DModel` and `DiTTransformer2DModel` of diffusers; the networks of text teachers are
-copied, never configured. [Choosing a network size](your-own-data.md#the-network) helps to choose.
+copied, never configured. [Choosing a network size](#choosing-a-network-size) helps to choose.
 """
 
 METHOD = """\
@@ -106,7 +132,32 @@ def page() -> str:
     parts.append(NETWORK)
     for name in DESCRIBED:
         parts += [f"### `{name}`\n", f"{summary(NETWORKS[name])}\n", arguments(NETWORKS[name])]
+    small, large = (f"{rate:g}" for rate in RATES)
+    parts.append(SIZES_TEXT.format(small_rate=small, large_rate=large, table=sizes()))
     return "\n".join(parts)
+
+
+SHAPES = {"28x28 grey": (1, 28, 28), "64x64 RGB": (3, 64, 64)}
+
+
+def sizes() -> str:
+    """The ladder of network sizes: layout, parameters and cost for some shapes."""
+    cells = [cell for shape in SHAPES for cell in (f"{shape}: parameters", "cost")]
+    rows = [row("size", "layout", *cells), "|---|---|" + "---:|" * len(cells)]
+    for name in SIZES:
+        cells = []
+        for shape in SHAPES.values():
+            config = network_of_size(name, shape)["config"]
+            network = new_network("song_unet", shape, 10, config)
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                network(torch.zeros(1, *shape), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+            cells += [f"{parameters / 1e6:.2g} M", f"{counter.get_total_flops() / 2e9:.2g}"]
+        rung = SIZES[name]
+        blocks = "1 block" if rung.num_blocks == 1 else f"{rung.num_blocks} blocks"
+        layout = f"from {rung.width} channels, {blocks} a level, grids up to {rung.finest}"
+        rows.append(row(f"`{name}`", layout, *cells))
+    return "\n".join(rows)
 
 
 def table(fields: dict[str, Any], prefix: str = "") -> str:

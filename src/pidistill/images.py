@@ -125,8 +125,8 @@ def scatter(x: Tensor, *, reach: float | None = None) -> np.ndarray:
     plane[[0, SIDE // 2, -1]] = plane[:, [0, SIDE // 2, -1]] = 220
     canvas = Image.fromarray((plane * (1 - share) + INK * share).round().astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
-    draw.text((SIDE - 4, SIDE // 2 + 3), f"{reach:g}", fill=GREY, anchor="ra")
-    draw.text((SIDE // 2 + 4, 3), f"{reach:g}", fill=GREY)
+    draw.text((SIDE - 4, SIDE // 2 + 3), f"{reach:.3g}", fill=GREY, anchor="ra")
+    draw.text((SIDE // 2 + 4, 3), f"{reach:.3g}", fill=GREY)
     return np.asarray(canvas)
 
 

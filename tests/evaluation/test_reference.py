@@ -207,8 +207,9 @@ def test_a_tensor_is_checked_as_a_file_is():
             read_reference(wrong)
 
 
-def test_a_run_folder_is_no_reference_though_it_holds_pictures(tmp_path):
+@pytest.mark.parametrize("spec", ["{}", "folder:{}", "folder:{}?channels=1"])
+def test_a_run_folder_is_no_reference_though_it_holds_pictures(tmp_path, spec):
     (tmp_path / "network.json").touch()
     Image.new("L", (8, 8)).save(tmp_path / "preview.png")
     with pytest.raises(PidistillError, match="is a run folder, not images"):
-        read_reference(tmp_path)
+        read_reference(spec.format(tmp_path))

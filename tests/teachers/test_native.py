@@ -115,3 +115,9 @@ def test_a_bundled_teacher_says_how_good_it_is(name):
 @pytest.mark.parametrize("spec", ["digits", "mixture:ring", "native:nowhere?guide=there"])
 def test_specs_without_existing_paths_stay_as_they_are(spec):
     assert absolute_spec(spec) == spec
+
+
+def test_the_name_of_a_mixture_is_no_path(tmp_path, monkeypatch):
+    (tmp_path / "ring").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert absolute_spec("mixture:ring") == "mixture:ring"

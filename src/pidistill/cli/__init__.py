@@ -20,13 +20,13 @@ from pidistill.processes import is_first_to_fail, is_main_process, num_processes
 VERBS = {
     "quickstart": "A first result: bundled digits teacher, one-step student, report.",
     "train-teacher": "Train a diffusion model on a data set.",
-    "train-features": "Train a feature network, for the metrics of one's own data.",
+    "train-features": "Train a feature network for metrics on your own data.",
     "distill": "Distil a teacher into a one-step student.",
     "sample": "Draw samples from a student or a teacher.",
     "evaluate": "Measure a student against its teacher and a reference.",
     "compare": "Compare runs on equal terms: train what is missing, print one table.",
     "export": "Turn a student into a diffusers pipeline or an ONNX file.",
-    "inspect": "Say what a teacher or a data set is, and where a run stands.",
+    "inspect": "Describe a teacher or a data set, or say where a run stands.",
 }
 EXAMPLES = {
     "quickstart": "--out runs/quickstart",

@@ -33,7 +33,7 @@ steps_option = click.option(
     "--steps",
     type=click.IntRange(min=1, max=100_000),
     metavar="K",
-    help="Evaluations of a student (default: as trained, 1), or a teacher's nodes (default 40).",
+    help="Evaluations of a student (default: as trained), or nodes of a teacher (default: 40).",
 )
 refine_option = click.option(
     "--refine",
@@ -43,7 +43,7 @@ refine_option = click.option(
     help="Further evaluations that refine the samples of a flow map.",
 )
 ema_option = click.option(
-    "--ema", type=float, metavar="RATE", help="Averaging rate of the weights; 0: raw."
+    "--ema", type=float, metavar="RATE", help="Averaging rate of the weights; 0 for raw weights."
 )
 teacher_option = click.option(
     "--teacher",
@@ -54,7 +54,7 @@ batch_size_option = click.option(
     "--batch-size",
     type=POSITIVE,
     default=256,
-    help="Samples evaluated at once; it does not change them.",
+    help="Samples evaluated at once; does not change the samples.",
 )
 
 

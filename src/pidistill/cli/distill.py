@@ -31,7 +31,7 @@ def _known_method(_: click.Context, __: click.Parameter, name: str | None) -> st
     "--method",
     metavar="NAME",
     callback=_known_method,
-    help=f"How to distil: {', '.join(methods.NAMES)}; by default that of the preset.",
+    help=f"Method: {', '.join(methods.NAMES)}; default: that of the preset.",
 )
 @training_options()
 @json_option

@@ -27,9 +27,9 @@ RECENT_LINES = 10
 @click.argument("name", metavar="SPEC_or_DIR_or_DATA")
 @json_option
 def inspect(name: str, as_json: bool) -> None:
-    """Say what a teacher (by its spec), a data set or a run folder is, and where a run stands.
+    """Describe a teacher (by its spec), a data set or a run folder, and say where a run stands.
 
-    Nothing in a file is executed, and a run needs no plug-in that its method or network came from.
+    Executes nothing in any file, and needs no plug-in that a run was made with.
     """
     out, path = Out(as_json), user_path(name)
     from pidistill.data import is_data_spec

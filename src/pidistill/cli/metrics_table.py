@@ -76,7 +76,7 @@ def print_context(out: Out, metrics: dict[str, Any]) -> None:
         split = figures(metrics["reference_split_frechet_distance"])
         out.say(f"Frechet distance between two halves of the reference: {split}")
     if "label_agreement" in metrics:
-        out.say("label agreement: samples that the features' classifier assigns to their own class")
+        out.say("label agreement: share of samples that a classifier assigns to their own label")
     for key, what in QUALITY.items():
         if key in metrics.get("features_facts", {}):
             out.say(f"{what}: {figures(metrics['features_facts'][key])}")

@@ -47,11 +47,13 @@ OWN_SETTINGS = {
     metavar="DIR",
     help="Run folder; by default quickstart, quickstart-2, ... in the current folder.",
 )
-@click.option("--max-train-steps", type=POSITIVE, default=2500, metavar="N")
+@click.option(
+    "--max-train-steps", type=POSITIVE, default=2500, metavar="N", help="Optimizer steps."
+)
 @click.option(
     "--num", type=click.IntRange(min=2), default=5000, metavar="N", help="Samples to measure with."
 )
-@click.option("--seed", type=NOT_NEGATIVE, default=0, metavar="S")
+@click.option("--seed", type=NOT_NEGATIVE, default=0, metavar="S", help="Seed of the run.")
 @json_option
 def quickstart(
     folder: Path | None, max_train_steps: int, num: int, seed: int, as_json: bool
@@ -59,7 +61,7 @@ def quickstart(
     """Distil the bundled digits teacher into a one-step student and report on it.
 
     Takes less than three minutes on two CPU cores, and needs no data, no download and no GPU. DIR
-    holds the run, metrics.json and report.html. The preset is matched, with settings of its own.
+    holds the run, metrics.json and report.html. Settings: the preset matched, tuned for the digits.
     """
     out = Out(as_json)
     began = time.monotonic()

@@ -28,7 +28,7 @@ TABLES = ("network", "method")
 """Fields of the run config that are tables: `--set` reaches into them."""
 
 BEFORE = (
-    click.option("--out", "folder", type=PATH, metavar="DIR"),
+    click.option("--out", "folder", type=PATH, metavar="DIR", help="Run folder."),
     click.option("--preset", metavar="NAME", help="Settings to start from."),
     click.option(
         "--config",

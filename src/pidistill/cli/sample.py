@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", metavar="DIR")
-@click.option("-n", "--num", type=POSITIVE, default=64)
-@click.option("--seed", type=NOT_NEGATIVE, default=0)
+@click.option("-n", "--num", type=POSITIVE, default=64, help="Number of samples.")
+@click.option("--seed", type=NOT_NEGATIVE, default=0, help="Seed of the noise.")
 @steps_option
 @refine_option
 @click.option(
-    "--solver", type=click.Choice(["heun", "euler"]), help="For a teacher only; heun unless named."
+    "--solver", type=click.Choice(["heun", "euler"]), help="For teachers only; default heun."
 )
 @click.option(
     "--label",
     metavar="L,...",
-    help="Classes to go round, by number or name, such as 3,4; -1: no label; all: the default.",
+    help="Classes in turn, by number or name, such as 3,4; -1 for no label; default: all.",
 )
 @click.option("--columns", type=POSITIVE, help="Columns of a grid; by default, classes line up.")
 @click.option(
@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     type=PATH,
     required=True,
     metavar="FILE_or_DIR",
-    help=".png for a grid, .npz for the array 'samples', or a folder for numbered PNGs.",
+    help=".png for a grid (of points in the plane: a scatter plot), .npz for the array 'samples', "
+    "or a folder for numbered PNGs.",
 )
 @teacher_option
 @batch_size_option
@@ -87,8 +88,8 @@ def sample(
 ) -> None:
     """Draw samples from the run folder DIR, or from a teacher named by its spec.
 
-    Sample i depends on the seed and i only. Labels go round the classes of --label. Where
-    samples are latents of a diffusers pipeline, its decoder makes images of them.
+    Sample i depends on the seed and i only. Its label is the next one of --label in turn. Latents
+    of a diffusers pipeline are decoded into images.
     """
     out = Out(as_json)
     import torch

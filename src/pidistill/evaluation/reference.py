@@ -60,11 +60,12 @@ def read_reference(reference: str | Path | Dataset | Tensor) -> Reference:
     if isinstance(reference, Dataset):
         return Reference(reference.name, reference.pixels)
     spec = str(reference)
-    if is_model_folder(user_path(spec)):
+    folder = spec.removeprefix("folder:").partition("?")[0]
+    if is_model_folder(user_path(folder)):
         raise PidistillError(
             f"the reference {spec} is a run folder, not images; name the images, such as "
-            f"folder:PATH; or what the model draws: teacher:native:{spec} if it is a teacher, and "
-            f"for a student's samples the file of 'pidistill sample {spec} --out samples.npz'"
+            f"folder:PATH; or what the model draws: teacher:native:{folder} if it is a teacher, "
+            f"and for a student the file of 'pidistill sample {folder} -n 5000 --out samples.npz'"
         )
     if spec.endswith(".npz") and not is_data_spec(spec):
         given = _read_statistics(Path(spec))

@@ -91,6 +91,8 @@ def split_spec(spec: str | Path) -> tuple[str, str]:
 def absolute_spec(spec: str) -> str:
     """The spec with its paths made absolute, those in its options too, where they exist."""
     kind, colon, locator = spec.partition(":")
+    if kind == "mixture":  # a name, even if there is a file of that name
+        return spec
     prefix, name = (f"{kind}{colon}", locator) if kind in sources() else ("", spec)
     name, mark, options = name.partition("?")
     path = user_path(name)
