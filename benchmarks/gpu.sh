@@ -27,9 +27,6 @@ part() { # NAME LIMIT COMMAND...: run a part; a failure is noted
   printf -- '-- %s took %d s\n' "$name" $((SECONDS - began))
 }
 left() { echo $((end - SECONDS > 20 ? end - SECONDS : 20)); }
-pidistill() { "$PYTHON" -m pidistill "$@"; }
-export -f pidistill
-export PYTHON
 
 "$PYTHON" -c 'import json; from pidistill.machine import machine; print(json.dumps(machine()))' \
   | tee "$OUT/machine.json"
@@ -43,17 +40,14 @@ if [ "$cuda" = 1 ]; then
   part "steps of every method" 40 "$PYTHON" benchmarks/step.py --sizes cifar10 \
     --methods pid-map,correction,consistency,progressive,boot,knowledge \
     --precisions bf16 --compile off --batch 64 --seconds 1 --out "$OUT/step-methods.json"
-  digits=(--preset fast --max-train-steps 1000)
-  share=60
-  large=(--preset glyphs-teacher-large)
-  distilled=(--preset matched)
+  digits=(--preset fast --max-train-steps 1000) data=glyphs num=2000
+  large=(--preset glyphs-teacher-large) corrected=()
 else
   part "steps of PID" 60 "$PYTHON" benchmarks/step.py --sizes digits --methods pid \
     --precisions bf16 --compile off --seconds 0.2 --sampling --out "$OUT/step.json"
-  digits=(--preset fast --max-train-steps 20)
-  share=5
-  large=(--preset glyphs-teacher-large --batch-size 2 --set network.config.model_channels=16 --preview-steps 0)
-  distilled=(--preset matched --batch-size 4 --preview-steps 0)
+  digits=(--preset fast --max-train-steps 20) data=digits num=64
+  large=(--size xs --batch-size 8 --preview-steps 0)
+  corrected=(--batch-size 8 --preview-steps 0 --set method.auxiliary_warmup=1)
 fi
 
 for precision in no bf16; do
@@ -61,31 +55,32 @@ for precision in no bf16; do
   part "digits in $precision" 60 "$PYTHON" -m pidistill distill --teacher digits "${digits[@]}" \
     --mixed-precision "$precision" --out "$run"
   part "digits in $precision, evaluated" 60 "$PYTHON" -m pidistill evaluate "$run" \
-    --reference digits --num $((cuda ? 5000 : 200)) --metrics fid,error
+    --reference digits --num $((num == 64 ? 200 : 5000)) --metrics fid,error
   cp "$run/metrics.json" "$OUT/digits-$precision.json"
 done
 
-steps_in() { # SECONDS COMMAND...: as many steps as fit, by a dry run
+steps_in() { # SECONDS COMMAND...: as many steps as fit, by a dry run; two on a CPU
   local seconds=$1
   shift
+  [ "$cuda" = 1 ] || { echo 2; return; }
   "$PYTHON" -m pidistill "$@" --mixed-precision bf16 --dry-run --json \
     | "$PYTHON" -c "import json, sys
 print(max(2, int($seconds / json.load(sys.stdin)['seconds_per_step'])))"
 }
-[ "$cuda" = 1 ] && share=$((($(left) - 60) / 2))
-train=(train-teacher glyphs "${large[@]}")
+share=$((($(left) - 60) / 2))
+train=(train-teacher "$data" "${large[@]}")
 steps=$(steps_in "$share" "${train[@]}")
-part "glyphs-teacher-large, $steps steps" $((share * 2 + 60)) "$PYTHON" -m pidistill "${train[@]}" \
+part "a larger teacher, $steps steps" $((share * 2 + 60)) "$PYTHON" -m pidistill "${train[@]}" \
   --mixed-precision bf16 --max-train-steps "$steps" --out "$work/teacher"
-distil=(distill --teacher "native:$work/teacher" "${distilled[@]}")
+distil=(distill --teacher "native:$work/teacher" --preset matched "${corrected[@]}")
 steps=$(steps_in "$share" "${distil[@]}")
 part "its student, $steps steps" $((share * 2 + 60)) "$PYTHON" -m pidistill "${distil[@]}" \
   --mixed-precision bf16 --max-train-steps "$steps" --out "$work/student"
 part "its student, evaluated" 60 "$PYTHON" -m pidistill evaluate "$work/student" \
-  --reference glyphs --num $((cuda ? 2000 : 64)) --metrics fid
+  --reference "$data" --num "$num" --metrics fid
 part "the teacher, evaluated" 60 "$PYTHON" -m pidistill evaluate "native:$work/teacher" \
-  --reference glyphs --num $((cuda ? 2000 : 64)) --metrics fid --out "$OUT/glyphs-large-teacher.json"
-cp "$work/student/metrics.json" "$OUT/glyphs-large-student.json"
-cp "$work/student/metrics.jsonl" "$OUT/glyphs-large-student.jsonl"
+  --reference "$data" --num "$num" --metrics fid --out "$OUT/larger-teacher.json"
+cp "$work/student/metrics.json" "$OUT/its-student.json"
+cp "$work/student/metrics.jsonl" "$OUT/its-student.jsonl"
 
 [ ! -e "$OUT/failed.txt" ] || { cat "$OUT/failed.txt"; exit 1; }
