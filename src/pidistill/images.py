@@ -104,17 +104,14 @@ def scatter(x: Tensor, *, reach: float | None = None) -> np.ndarray:
 
     Args:
         x: Points, shape (n, 2); those that are not finite are left out.
-        reach: The largest coordinate that is shown; None shows nearly all points.
+        reach: The largest coordinate that is shown; None is `reach_of` the points.
 
     Returns:
         Shape (height, width, 3), uint8.
     """
     points = x.double().cpu().numpy()
     points = points[np.isfinite(points).all(1)]
-    if reach is None:
-        farthest = float(np.quantile(np.abs(points).max(1), 0.999)) if len(points) else 1.0
-        unit = 10.0 ** math.floor(math.log10(farthest or 1.0))
-        reach = math.ceil((1.05 * farthest or 1.0) / unit * 2) * unit / 2
+    reach = reach_of(x) if reach is None else reach
     points = points[(np.abs(points) < reach).all(1)]
     centres = ((points * [1, -1] / reach + 1) / 2 * (SIDE - 3)).astype(int)
     counts = np.zeros((SIDE, SIDE))
@@ -128,6 +125,15 @@ def scatter(x: Tensor, *, reach: float | None = None) -> np.ndarray:
     draw.text((SIDE - 4, SIDE // 2 + 3), f"{reach:.3g}", fill=GREY, anchor="ra")
     draw.text((SIDE // 2 + 4, 3), f"{reach:.3g}", fill=GREY)
     return np.asarray(canvas)
+
+
+def reach_of(x: Tensor) -> float:
+    """A round number that nearly all coordinates of points (n, 2) are below."""
+    farthest = x.double().abs().amax(1).cpu()
+    farthest = farthest[farthest.isfinite()]
+    most = farthest.quantile(0.999).item() if len(farthest) else 0.0
+    unit = 10.0 ** math.floor(math.log10(most or 1.0))
+    return math.ceil((1.05 * most or 1.0) / unit * 2) * unit / 2
 
 
 MOST_COLUMNS = 20

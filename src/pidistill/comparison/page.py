@@ -40,6 +40,7 @@ def write_files(out: str | Path, comparison: Comparison, provenance: dict[str, s
             ],
             "plots": {name: as_svg(figure) for name, figure in figures.items()},
             "pictures": _pictures(comparison, section),
+            "is_plane": images.is_plane(comparison.plan.teacher.sample_shape),
         }
         sections.append(block)
     write_json(out / "comparison.json", as_json(comparison, provenance))
@@ -70,4 +71,7 @@ def _pictures(comparison: Comparison, section: Section) -> dict[str, str]:
                 steps = student.num_steps
                 found[row.name] = student.generate(num, seed=plan.evaluation_seed, steps=steps).x
                 break
-    return {name: data_uri(images.picture_of(x, columns=PICTURES)) for name, x in found.items()}
+    if is_plane:
+        reach = images.reach_of(found["teacher"])
+        return {name: data_uri(images.scatter(x, reach=reach)) for name, x in found.items()}
+    return {name: data_uri(images.grid(x, columns=PICTURES)) for name, x in found.items()}

@@ -48,7 +48,9 @@ def write_report(
     seed: int,
     steps: int,
 ) -> None:
-    """Write the page about a student of images to `path`, in its run folder.
+    """Write the page about a student of images, or of points in the plane, to `path`.
+
+    It is in the student's run folder.
 
     `table` has column names and rows, the student's row last; `context` is a sentence below it.
     `error_curve` maps training steps to RMS errors; `provenance` says how to reproduce the page.
@@ -81,10 +83,9 @@ def write_report(
         context=context,
         provenance=provenance,
         teacher_nfe=paths.teacher_nfe,
-        teacher_grid=_picture(paths.teacher[-1, :GRID_SAMPLES]),
-        student_grid=_picture(paths.student[-1, :GRID_SAMPLES]),
+        samples=_pair(paths.teacher[-1], paths.student[-1], GRID_SAMPLES),
         frames=_frames(paths),
-        strip=_strip(paths),
+        strip="" if images.is_plane(student.sample_shape) else _strip(paths),
         training_plots=[as_svg(figure) for figure in training],
         path_plots=[as_svg(trajectory_figure(curves, [name])) for name in ("error", "residual")],
     )
@@ -96,8 +97,7 @@ def _frames(paths: Paths) -> list[dict[str, str]]:
     return [
         {
             "sigma": f"{sigma:.3g}",
-            "teacher": _picture(_scaled(teacher[: 3 * COLUMNS], sigma)),
-            "student": _picture(_scaled(student[: 3 * COLUMNS], sigma)),
+            **_pair(_scaled(teacher, sigma), _scaled(student, sigma), 3 * COLUMNS),
         }
         for sigma, teacher, student in levels
     ]
@@ -118,6 +118,15 @@ def _strip(paths: Paths) -> str:
 def _scaled(x: Tensor, sigma: float) -> Tensor:
     """Noisy samples scaled to the range of pictures."""
     return x / (1 + sigma**2) ** 0.5
+
+
+def _pair(teacher: Tensor, student: Tensor, num: int) -> dict[str, str]:
+    """Pictures of `num` images each, or of all points in the same axes, as data URIs."""
+    pair = {"teacher": teacher, "student": student}
+    if images.is_plane(tuple(teacher.shape[1:])):
+        reach = images.reach_of(teacher)
+        return {name: data_uri(images.scatter(x, reach=reach)) for name, x in pair.items()}
+    return {name: _picture(x[:num]) for name, x in pair.items()}
 
 
 def _picture(x: Tensor, columns: int = COLUMNS) -> str:
