@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pidistill.networks.mlp import MLP
+from pidistill.networks.mlp import MLP, linear_in_parts
 
 
 def drawn(network):
@@ -27,3 +27,20 @@ def test_no_label_is_minus_one_or_none():
     none = network(u, c_noise)
     torch.testing.assert_close(network(u, c_noise, torch.full((5,), -1)), none)
     assert not torch.allclose(network(u, c_noise, torch.zeros(5, dtype=torch.int64)), none)
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 50, 384])
+def test_a_layer_in_parts_is_the_layer(width):
+    layer = torch.nn.Linear(width, 5, dtype=torch.float64)
+    h = torch.randn(4, width, dtype=torch.float64)
+    torch.testing.assert_close(linear_in_parts(layer, h), layer(h))
+
+
+def test_a_layer_in_parts_rounds_less():
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(384, 64)
+    layer.weight.data = torch.randn(64, 384, generator=generator)
+    h = torch.randn(500, 384, generator=generator)
+    exact = torch.nn.functional.linear(h.double(), layer.weight.double(), layer.bias.double())
+    errors = [(out.double() - exact).norm() for out in (linear_in_parts(layer, h), layer(h))]
+    assert errors[0] < errors[1]

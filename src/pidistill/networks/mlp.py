@@ -10,6 +10,17 @@ from torch import Tensor, nn
 from pidistill.networks.layers import one_hot_label, plain_arguments
 
 
+def linear_in_parts(layer: nn.Linear, h: Tensor) -> Tensor:
+    """`layer(h)` as the sum of eight partial sums, which halves the rounding error.
+
+    PID amplifies rounding errors of its network by up to 30 (see `pidistill.derivative`), and most
+    of them come from the last layer.
+    """
+    pairs = zip(h.chunk(8, dim=-1), layer.weight.chunk(8, dim=-1), strict=True)
+    sums = torch.stack([functional.linear(part, weight) for part, weight in pairs])
+    return sums.sum(0) + layer.bias
+
+
 class ModulatedBlock(nn.Module):
     """`h + linear(silu(linear(norm(h) * (1 + scale) + shift)))`, conditioned on the embedding."""
 
@@ -93,5 +104,5 @@ class MLP(nn.Module):
         h = self.input(u.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)
-        out: Tensor = self.output(self.norm(h)).reshape(u.shape)
+        out: Tensor = linear_in_parts(self.output, self.norm(h)).reshape(u.shape)
         return out
