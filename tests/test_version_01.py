@@ -54,8 +54,8 @@ def test_its_config_is_read(name):
 
 
 def test_its_pid_settings_are_those_of_today():
-    assert config_of("pid").method == PIDSettings()
-    assert config_of("pid-soft").method == PIDSettings(parametrisation="soft")
+    assert config_of("pid").method == PIDSettings(step=0.1)
+    assert config_of("pid-soft").method == PIDSettings(parametrisation="soft", step=0.1)
 
 
 def test_removed_settings_are_refused_by_name():
