@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pidistill.cli.console import Out, duration, json_option
+from pidistill.cli.teacher_quality import how_good
 from pidistill.errors import PidistillError
 from pidistill.files import is_held, read_json
 from pidistill.paths import user_path
@@ -16,6 +17,7 @@ from pidistill.report.numbers import figures
 from pidistill.settings import read_toml
 from pidistill.training.config import CONFIG_FILE
 from pidistill.training.log import LOG_FILE, read_log
+from pidistill.training.sizes import ENOUGH_STEPS
 
 BUNDLED = ("digits", "glyphs")
 """Both a teacher and the data set it was trained on."""
@@ -173,6 +175,9 @@ def standing(folder: Path) -> dict[str, Any]:
     facts["state"] = "finished" if log and log[-1]["step"] == total else "stopped"
     if is_held(folder):
         facts["state"] = "running"
+    measured = [line["validation"] for line in log if "validation" in line]
+    if measured:
+        facts["is_trained"], facts["quality"] = how_good(measured[-1])
     facts["next"] = _next_command(folder, facts)
     return facts
 
@@ -194,6 +199,10 @@ def _next_command(folder: Path, facts: dict[str, Any]) -> str:
     elif facts["state"] == "stopped":
         verb = ["train-teacher", str(facts.get("trained_on"))] if is_teacher else ["distill"]
         words = [*verb, "--out", name, "--resume"]
+    elif is_teacher and not facts.get("is_trained", True):
+        steps = max(ENOUGH_STEPS, 2 * facts["max_train_steps"])
+        more = ["--resume", "--max-train-steps", str(steps)]
+        words = ["train-teacher", str(facts.get("trained_on")), "--out", name, *more]
     elif is_teacher:
         words = ["distill", "--teacher", f"native:{folder}", "--out", "DIR"]
     else:

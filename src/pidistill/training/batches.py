@@ -12,7 +12,8 @@ def make_batch(method: Method, data: Dataset | None, draws: Draws, device: torch
     num_classes = method.student.num_classes
     if method.needs == "images":
         assert data is not None
-        index = draws.integers("train image", len(data))
+        rows = torch.arange(len(data)) if method.rows is None else method.rows
+        index = rows[draws.integers("train image", len(rows))]
         label = None
         if data.labels is not None and num_classes:
             label = data.labels[index].to(device)

@@ -33,7 +33,7 @@ from pidistill.training.distributed import (
     num_micro_batches,
     whole_weights,
 )
-from pidistill.training.log import PREVIEW_COLUMNS, PREVIEWS, StepReport, append_to_log
+from pidistill.training.log import PREVIEWS, StepReport, append_to_log, preview_columns
 from pidistill.training.losses import LogSigmaBins, batch_means
 from pidistill.training.parts import TrainedPart
 from pidistill.training.run_folder import write_start
@@ -159,9 +159,9 @@ class Trainer:
         config = self.config
         if self.step == 1:
             self._log_start()
-        if self.step % config.logging_steps == 0 or done:
-            self._log()
         is_due = self.step % config.checkpointing_steps == 0 or done
+        if self.step % config.logging_steps == 0 or done:
+            self._log(is_due)
         if is_due or stop:
             self.state.save(self.folder, is_due=is_due)
         if done or (self.preview_steps and self.step % self.preview_steps == 0):
@@ -196,8 +196,7 @@ class Trainer:
         state.step += 1
         state.teacher_evaluations += config.batch_size * method.teacher_evaluations
         state.seconds += time.perf_counter() - began
-        images_seen = state.step * config.batch_size
-        return StepReport(state.step, images_seen, self.loss, state.seconds)
+        return StepReport(state.step, state.step * config.batch_size, self.loss, state.seconds)
 
     def _take(self, update: Update) -> float:
         """Take one update: accumulate gradients, step its part, return the mean loss."""
@@ -253,7 +252,12 @@ class Trainer:
         before = self.method.teacher_evaluations_before
         self._write_line(0, start, teacher_evals=before, teacher_backwards=0, seconds=0.0)
 
-    def _log(self) -> None:
+    @precise()
+    def _log(self, is_due: bool) -> None:
+        validation: dict[str, Any] = {}
+        if is_due:
+            with whole_weights(self.state.parts[STUDENT].wrapped):
+                validation = self.method.validate()
         by_sigma = self.state.means_by_sigma.take()
         self._write_line(
             self.step,
@@ -261,6 +265,7 @@ class Trainer:
             **self.state.teacher_work(),
             seconds=round(self.seconds, 3),
             loss_by_ln_sigma={edge: by_sigma[edge] for edge in sorted(by_sigma, key=int)},
+            **validation,
         )
 
     def _write_line(self, step: int, means: dict[str, float], **rest: Any) -> None:
@@ -290,6 +295,6 @@ class Trainer:
             return
         folder = self.folder / PREVIEWS
         folder.mkdir(exist_ok=True)
-        picture = images.grid(x, columns=PREVIEW_COLUMNS)
+        picture = images.grid(x, columns=preview_columns(self.method.student.num_classes))
         images.save_png(folder / f"step-{self.step:09d}.png", picture)
         track_picture(self.accelerator, picture, self.step)
