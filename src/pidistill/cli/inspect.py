@@ -201,7 +201,7 @@ def standing(folder: Path) -> dict[str, Any]:
     """
     config, log = read_toml(folder / CONFIG_FILE), read_log(folder)
     method, total = config.get("method"), config.get("max_train_steps")
-    facts = {
+    facts: dict[str, Any] = {
         "trained_by": method.get("name") if isinstance(method, dict) else None,
         "trained_on": config.get("teacher") or config.get("data"),
         "seed": config.get("seed"),
@@ -223,6 +223,10 @@ def standing(folder: Path) -> dict[str, Any]:
     if is_held(folder):
         facts["state"] = "running"
     facts["next"] = _next_command(folder, facts)
+    if facts["state"] == "finished" and not facts.get("is_trained", True):
+        more = ["--resume", "--max-train-steps", str(max(ENOUGH_STEPS, 2 * facts["step"]))]
+        train = ["pidistill", "train-teacher", str(facts["trained_on"]), "--out", str(folder)]
+        facts["next"], facts["then"] = shlex.join([*train, *more]), facts["next"]
     return facts
 
 
@@ -243,10 +247,6 @@ def _next_command(folder: Path, facts: dict[str, Any]) -> str:
     elif facts["state"] == "stopped":
         verb = ["train-teacher", str(facts.get("trained_on"))] if is_teacher else ["distill"]
         words = [*verb, "--out", name, "--resume"]
-    elif is_teacher and not facts.get("is_trained", True):
-        steps = max(ENOUGH_STEPS, 2 * facts["max_train_steps"])
-        more = ["--resume", "--max-train-steps", str(steps)]
-        words = ["train-teacher", str(facts.get("trained_on")), "--out", name, *more]
     elif is_teacher:
         words = ["distill", "--teacher", f"native:{folder}", "--out", "DIR"]
     else:

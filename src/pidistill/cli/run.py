@@ -192,9 +192,9 @@ def _print_end(out: Out, folder: Path, what: str) -> None:
     facts = standing(folder)
     out.say(f"{folder} holds the {what} after {facts['step']} steps")
     out.table("", ["", *COLUMNS], [[what, *(figures(facts.get(key)) for key in COLUMNS.values())]])
-    if "quality" in facts:
-        out.say(f"how good: {facts['quality']}")
-    out.say(f"next: {facts['next']}")
+    for key in ("quality", "next", "then"):
+        if key in facts:
+            out.say(f"{key}: {facts[key]}")
     keys = [key for key in (*COLUMNS.values(), "quality") if key in facts]
     out.result({"out": str(folder), **{key: facts[key] for key in keys}})
 
