@@ -1,5 +1,7 @@
 """Validation of a denoiser: what is held out, and errors that are known in closed form."""
 
+import re
+
 import pytest
 import torch
 
@@ -40,13 +42,16 @@ def test_the_exact_denoiser_leaves_what_noise_hides(num):
         for sigma, error in found[part].items():
             variance = float(sigma) ** 2
             assert error == pytest.approx(variance / (variance + 0.04), rel=0.1)
-    assert how_good(found)[0]
+    assert found["variance"] == pytest.approx(0.04, rel=0.1)
+    good, text = how_good(found, 10**6)  # it knows each pixel alone, as the exact one does here
+    assert not good
+    assert re.search("at noise level 0.3 is (9.|10.)% of that of judging each pixel alone", text)
     worse = as_denoiser(
         lambda *x: exact(*x) + 0.1, sigma_min=0.01, sigma_max=80, sigma_data=0.5, **shape
     )
-    good, text = how_good(validation.measure(worse))
+    good, text = how_good(validation.measure(worse), 10**6)
     assert not good
-    assert "at noise level 10" in text
+    assert re.search(r"at noise level 10 is 1\.[23] times", text)
 
 
 def test_held_out_images_are_not_trained_on_nor_their_mirror_images():
@@ -71,4 +76,18 @@ def test_few_images_are_all_trained_on():
     method = Denoising.build(DenoisingSettings(), teacher=None, data=data, network=network)
     found = method.validate()["validation"]
     assert found["held_out"] == {}
-    assert "trained on" in how_good(found)[1]
+    assert "has seen" in how_good(found, 0)[1]
+
+
+def test_what_is_said_of_a_good_teacher():
+    good = {"0.1": 0.02, "0.3": 0.1, "1": 0.4, "3": 0.8, "10": 1.0}
+    found = {"images": 40, "classes": 3, "variance": 0.2, "held_out": good, "seen": dict(good)}
+    assert how_good(found, 10**6)[0]
+    for change, images, words in (
+        ({}, 1000, "6,000 steps"),
+        ({"seen": {**good, "1": 0.2}}, 10**6, "remembers"),
+        ({"held_out": {}, "classes": 0}, 10**6, "has seen, its error as a share .*mean image is"),
+    ):
+        trained, text = how_good({**found, **change}, images)
+        assert trained
+        assert re.search(words, text)

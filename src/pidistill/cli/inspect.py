@@ -208,12 +208,12 @@ def standing(folder: Path) -> dict[str, Any]:
         "max_train_steps": total,
     }
     facts = {key: value for key, value in facts.items() if value is not None}
-    measured = [line["validation"] for line in log if "validation" in line]
+    measured = [(line["validation"], line["images"]) for line in log if "validation" in line]
     if log:
         try:
             facts.update(_progress(log[-1], total))
             if measured:
-                facts["is_trained"], facts["quality"] = how_good(measured[-1])
+                facts["is_trained"], facts["quality"] = how_good(*measured[-1])
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise PidistillError(f"{folder / LOG_FILE} holds no log of a run: {error}") from error
     saved = [int(path.name.removeprefix("step-")) for path in (folder / "state").glob("step-*")]

@@ -87,7 +87,7 @@ def did_you_mean(spec: str) -> str:
         return f"; did you mean npz:{spec}?"
     if not spec or not path.is_dir():
         return ""
-    if any(path.glob("*-idx?-ubyte*")):
+    if any(path.glob("*idx?-ubyte*")):
         return f"; did you mean idx:{spec}?"
     return f"; did you mean folder:{spec}?" if holds_images(path) else ""
 

@@ -1,6 +1,7 @@
 """A folder of images; subfolders, if any, are the classes."""
 
 import io
+import itertools
 import logging
 import os
 import re
@@ -86,9 +87,9 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether there is an image below `folder`."""
-    suffixes = image_suffixes()
-    return any(file.suffix.lower() in suffixes for file in _files(folder))
+    """Whether there is an image among the first files below `folder`."""
+    suffixes, files = image_suffixes(), itertools.islice(_files(folder), 1000)
+    return any(file.suffix.lower() in suffixes for file in files)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -1,8 +1,7 @@
 """How well a denoiser denoises images that it was not trained on, by noise level.
 
 The yardstick is a denoiser that always answers the mean image of the class (of all images, without
-classes): the best answer where noise hides everything. Losing to it at any noise level means that a
-denoiser is not trained.
+classes): the best answer where noise hides everything.
 """
 
 from typing import Any
@@ -18,7 +17,8 @@ SIGMAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """The noise levels, for pixels in [-1, 1]."""
 HELD_OUT_AT_MOST = 1000
 IMAGES = 200
-"""Images at each noise level, of as many as there are."""
+"""Images at each noise level, at least."""
+AT_ONCE = 64
 
 
 class Validation:
@@ -36,31 +36,35 @@ class Validation:
 
         By noise level, `held_out` has the errors of held-out images and `seen` those of images seen
         in training, each divided by the error of the mean of the class; `images` is the number of
-        held-out images, `classes` that of classes. `held_out` is empty if there are none.
+        held-out images, `classes` that of classes, and `variance` the mean squared distance of a
+        pixel to the mean of the class. `held_out` is empty if there are none.
         """
         training = denoiser.training
         denoiser.eval()
         held_out, seen = (
-            {f"{sigma:g}": self._error(denoiser, sigma, rows) for sigma, rows in _in_turn(part)}
+            {f"{sigma:g}": self._errors(denoiser, sigma, rows) for sigma, rows in _in_turn(part)}
             for part in (self.held_out, self._some_seen())
         )
+        of_mean = [mean for _, mean in (held_out or seen).values()]
         denoiser.train(training)
         return {
             "images": len(self.held_out),
             "classes": self.data.num_classes,
-            "held_out": held_out,
-            "seen": seen,
+            "variance": sum(of_mean) / len(of_mean),
+            "held_out": {key: error / mean for key, (error, mean) in held_out.items()},
+            "seen": {key: error / mean for key, (error, mean) in seen.items()},
         }
 
     def _some_seen(self) -> Tensor:
         order = Draws(0, 0, len(self.seen)).uniform("seen again").argsort()
         return self.seen[order[: len(self.held_out) or IMAGES]]
 
-    def _error(self, denoiser: Denoiser, sigma: float, rows: Tensor) -> float:
+    def _errors(self, denoiser: Denoiser, sigma: float, rows: Tensor) -> tuple[float, float]:
+        """Mean squared errors of the denoiser and of the mean of the class."""
         device = device_of(denoiser)
         found = torch.zeros(2, dtype=torch.float64)
-        for first in range(0, len(rows), IMAGES):
-            part = rows[first : first + IMAGES]
+        for first in range(0, len(rows), AT_ONCE):
+            part = rows[first : first + AT_ONCE]
             label = None if self.data.labels is None else self.data.labels[part]
             x0 = self.data.batch(part)
             eps = Draws(0, first, len(part)).normal(f"validation {sigma}", denoiser.sample_shape)
@@ -70,7 +74,8 @@ class Validation:
             denoised = denoiser(noisy, levels.to(device), given).float().cpu()
             mean = self._class_means()[0 if label is None else label]
             found += torch.stack([(x - x0).double().square().sum() for x in (denoised, mean)])
-        return (found[0] / found[1].clamp(min=1e-12)).item()
+        error, of_mean = (found / (len(rows) * x0[0].numel())).tolist()
+        return error, max(of_mean, 1e-12)
 
     def _class_means(self) -> Tensor:
         """The mean of the images seen in training by class, shape (classes, c, h, w)."""
@@ -79,7 +84,7 @@ class Validation:
             classes = max(1, self.data.num_classes)
             sums = torch.zeros(classes, *self.data.sample_shape, dtype=torch.float64)
             counts = torch.zeros(classes)
-            for rows in self.seen.split(IMAGES):
+            for rows in self.seen.split(AT_ONCE):
                 label = torch.zeros_like(rows) if labels is None else labels[rows]
                 sums.index_add_(0, label, self.data.batch(rows).double())
                 counts += label.bincount(minlength=classes)
@@ -88,6 +93,9 @@ class Validation:
 
 
 def _in_turn(rows: Tensor) -> list[tuple[float, Tensor]]:
-    """The noise levels with their images: different ones for each where there are many."""
-    turns = max(1, min(len(SIGMAS), len(rows) // IMAGES))
-    return [(sigma, rows[i % turns :: turns]) for i, sigma in enumerate(SIGMAS) if len(rows)]
+    """The noise levels with their images: different ones where there are many, else repeated."""
+    if not len(rows):
+        return []
+    rows = rows.repeat(-(-IMAGES // len(rows)))
+    turns = min(len(SIGMAS), len(rows) // IMAGES)
+    return [(sigma, rows[i % turns :: turns]) for i, sigma in enumerate(SIGMAS)]

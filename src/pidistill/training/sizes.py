@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 ENOUGH_STEPS = 6000
 """Steps that train a network of the ladder well; a larger one is chosen only if there is time."""
+ENOUGH_IMAGES = 64 * ENOUGH_STEPS
+"""Images in so many steps, by the preset's batch size."""
 COARSEST = 4
 """Levels are halved while their sides stay at least this."""
 FINEST_ATTENTION = 16
