@@ -16,7 +16,7 @@ from pidistill.noise import Draws, device_of
 SIGMAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """The noise levels, for pixels in [-1, 1]."""
 HELD_OUT_AT_MOST = 1000
-IMAGES = 200
+IMAGES = 100
 """Images at each noise level, at least."""
 AT_ONCE = 64
 

@@ -154,7 +154,10 @@ def quality(network: Encoder, data: Dataset, held_out: Tensor) -> dict[str, Any]
     of one view of an image are nearest to those of another view of it, among `RETRIEVED` images at
     most; and `split_half_frechet_distance` of all images.
     """
-    features = torch.cat([features_of(x, network).features for x in data.chunks()])
+    features, done = torch.empty(len(data), network.num_features), 0  # pieces would split the heap
+    for x in data.chunks():
+        features[done : done + len(x)] = features_of(x, network).features
+        done += len(x)
     facts = {"split_half_frechet_distance": split_half_distance(features)}
     if data.labels is not None:
         right = 0
@@ -163,10 +166,13 @@ def quality(network: Encoder, data: Dataset, held_out: Tensor) -> dict[str, Any]
             assert logits is not None
             right += int((logits.argmax(1) == data.labels[rows]).sum())
         return {**facts, "held_out_accuracy": right / len(held_out)}
-    x = data.batch(held_out[:RETRIEVED])
-    draws = Draws(0, 0, len(x))
+    some = data.batch(held_out[:RETRIEVED])
+    draws = Draws(0, 0, len(some))
     first, second = (
-        features_of(augmented(x, draws, f"view {i}"), network).features for i in range(2)
+        features_of(augmented(some, draws, f"view {i}"), network).features for i in range(2)
     )
     nearest = torch.cdist(first, second).argmin(1)
-    return {**facts, "held_out_retrieval": (nearest == torch.arange(len(x))).double().mean().item()}
+    return {
+        **facts,
+        "held_out_retrieval": (nearest == torch.arange(len(some))).double().mean().item(),
+    }
