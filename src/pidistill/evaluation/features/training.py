@@ -166,13 +166,10 @@ def quality(network: Encoder, data: Dataset, held_out: Tensor) -> dict[str, Any]
             assert logits is not None
             right += int((logits.argmax(1) == data.labels[rows]).sum())
         return {**facts, "held_out_accuracy": right / len(held_out)}
-    some = data.batch(held_out[:RETRIEVED])
-    draws = Draws(0, 0, len(some))
+    x = data.batch(held_out[:RETRIEVED])
+    draws = Draws(0, 0, len(x))
     first, second = (
-        features_of(augmented(some, draws, f"view {i}"), network).features for i in range(2)
+        features_of(augmented(x, draws, f"view {i}"), network).features for i in range(2)
     )
     nearest = torch.cdist(first, second).argmin(1)
-    return {
-        **facts,
-        "held_out_retrieval": (nearest == torch.arange(len(some))).double().mean().item(),
-    }
+    return {**facts, "held_out_retrieval": (nearest == torch.arange(len(x))).double().mean().item()}
