@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,10 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def _replace(self, **changes: Any) -> "Dataset":
+        """A copy with other values in some fields, as of a named tuple."""
+        return dataclasses.replace(self, **changes)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
