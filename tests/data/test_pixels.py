@@ -66,6 +66,10 @@ def test_they_are_read_once_until_a_file_changes(folder, monkeypatch, caplog):
     assert not torch.equal(after[0], first[0])
     assert len(files(folder)) == 1
     assert torch.equal(before.images, first)  # what a run has open stays what it was
+    (kept,) = files(folder)
+    kept.write_bytes(kept.read_bytes()[:-1])
+    with pytest.raises(PidistillError, match="damaged; delete it"):
+        load_data(f"folder:{folder}")
 
 
 @pytest.mark.parametrize("shape", [(7, 5, 4), (7, 5, 4, 3), (7, 3, 5, 4)])

@@ -155,7 +155,10 @@ def _new_file(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def _mapped(file: Path) -> Pixels:
     """The pixels in a file; who changes them changes a copy in memory."""
-    pixels = np.load(file, mmap_mode="c")
+    try:
+        pixels = np.load(file, mmap_mode="c", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise PidistillError(f"the cached file {file} is damaged; delete it") from error
     return Pixels(torch.from_numpy(pixels), lambda: forget(pixels))
 
 
