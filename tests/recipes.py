@@ -21,6 +21,7 @@ config = { width = 8, num_blocks = 1, embedding_width = 8 }
 RUNS = """
 [[run]]
 name = "PID"
+settings.method.step = 0.1
 [[run]]
 name = "BOOT"
 settings.method.name = "boot"

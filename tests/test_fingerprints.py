@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import pytest
@@ -50,5 +51,5 @@ def test_images_are_known_by_what_they_are():
     images = images_of(teacher, 8)
     assert fingerprint(images) == fingerprint(images_of(teacher, 8))
     assert fingerprint(images) != fingerprint(images_of(teacher, 9))
-    relabelled = images._replace(labels=images.labels.flip(0))
+    relabelled = dataclasses.replace(images, labels=images.labels.flip(0))
     assert fingerprint(images) != fingerprint(relabelled)

@@ -1,5 +1,6 @@
 """Pictures: 8-bit conversion, grids, and image files of every kind."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,35 +166,41 @@ FORMATS_OF_16_BITS = ("PNG", "PPM")
 
 
 def read_image(
-    path: str | Path, *, background: str | None = None, size: int | None = None
+    file: str | Path | io.BytesIO,
+    *,
+    background: str | None = None,
+    size: int | None = None,
+    name: str | None = None,
 ) -> np.ndarray:
     """Read an image file as 8-bit pixels (height, width, channels), 1 channel if it is grey.
 
     16 bits become 8 (value / 257, rounded), and EXIF orientation is applied.
 
     Args:
-        path: A file in any format that Pillow reads.
+        file: A file in any format that Pillow reads, or its content.
         background: The colour behind transparent pixels, such as `white` or `#808080`; None
             refuses images with any.
         size: Resize the shorter side to this (bilinear), then crop the centre to a square, as the
             training scripts of diffusers do; None keeps the size.
+        name: What errors call it; None means its path.
 
     Raises:
         PidistillError: The file is damaged, has several frames, has transparent pixels but
             `background` is None, or its numbers have no fixed range, as in the mode `F`.
     """
+    name = name or str(file)
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             if getattr(image, "n_frames", 1) > 1:
-                raise PidistillError(f"{path} has {image.n_frames} frames; expected a still image")
+                raise PidistillError(f"{name} has {image.n_frames} frames; expected a still image")
             is_deep = image.mode in DEEP_MODES or (
                 image.mode == "I" and image.format in FORMATS_OF_16_BITS
             )
-            plain = _plain(ImageOps.exif_transpose(image), str(path), background, is_deep=is_deep)
+            plain = _plain(ImageOps.exif_transpose(image), name, background, is_deep=is_deep)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, PidistillError):
             raise
-        raise PidistillError(f"{path} is not a readable image: {one_line(error)}") from error
+        raise PidistillError(f"{name} is not a readable image: {one_line(error)}") from error
     if size is not None:
         plain = _square(plain, size)
     return np.atleast_3d(np.asarray(plain))
@@ -245,8 +252,8 @@ def _opaque(image: Image.Image, name: str, background: str | None) -> Image.Imag
     if not (np.asarray(layer.getchannel("A")) == 255).all():
         if background is None:
             raise PidistillError(
-                f"{name} has transparent pixels; choose what is behind them, as in "
-                "folder:PATH?background=white"
+                f"{name} has transparent pixels; choose what is behind them with the option "
+                "?background=white"
             )
         colour = opaque_colour(background)
         layer = Image.alpha_composite(Image.new("RGBA", layer.size, colour), layer)

@@ -147,7 +147,7 @@ def pixels_of(array: np.ndarray, name: str, *, last: bool) -> Tensor:
     is_integer, is_real = array.dtype.kind in "iu", array.dtype.kind == "f"
     if is_integer and array.ndim == 3:  # grey images, as in the files of MNIST
         array = array[:, None]
-    axis = _channel_axis(array.shape, last)
+    axis = channel_axis(array.shape, last)
     if not (is_real and array.ndim > 1) and not (is_integer and axis):
         raise PidistillError(
             f"{name} is {array.dtype} of shape {array.shape}; expected floating-point numbers of "
@@ -157,11 +157,7 @@ def pixels_of(array: np.ndarray, name: str, *, last: bool) -> Tensor:
         array = array.transpose(0, 3, 1, 2)
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     if is_integer:
-        if low < 0 or high > 255 or high == 1:
-            hint = ": store 255 * x of two levels" if (low, high) == (0, 1) else ""
-            raise PidistillError(
-                f"{name} holds {low} .. {high}; expected integers in 0 .. 255{hint}"
-            )
+        require_levels(low, high, name)
         return torch.from_numpy(np.ascontiguousarray(array, np.uint8))
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as not finite
         numbers = np.ascontiguousarray(array, np.float32)
@@ -176,7 +172,14 @@ def pixels_of(array: np.ndarray, name: str, *, last: bool) -> Tensor:
     return torch.from_numpy(numbers)
 
 
-def _channel_axis(shape: tuple[int, ...], last: bool) -> int:
+def require_levels(low: int, high: int, name: str) -> None:
+    """Raise `PidistillError` unless integers from `low` to `high` can be those of 8-bit images."""
+    if low < 0 or high > 255 or high == 1:
+        hint = ": store 255 * x of two levels" if (low, high) == (0, 1) else ""
+        raise PidistillError(f"{name} holds {low} .. {high}; expected integers in 0 .. 255{hint}")
+
+
+def channel_axis(shape: tuple[int, ...], last: bool) -> int:
     """The axis of the channels of images of this shape; 0 if they are no images."""
     axes = (3, 1) if last else (1, 3)
     return next((axis for axis in axes if len(shape) == 4 and shape[axis] in (1, 3)), 0)

@@ -42,6 +42,54 @@ def test_data(tmp_path, capsys):
     assert (facts["num_samples"], facts["sample_shape"]) == (1, [3, 8, 8])
 
 
+def test_a_path_without_its_kind_is_hinted_at(tmp_path, refused):
+    Image.new("L", (8, 8)).save(tmp_path / "0.png")
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8), np.uint8))
+    for verb in ("inspect", "train-features", "train-teacher"):
+        out = [] if verb == "inspect" else ["--out", tmp_path / "out"]
+        refused([verb, tmp_path, *out], f"did you mean folder:{tmp_path}?")
+    refused(["inspect", tmp_path / "x.npz"], "did you mean npz:")
+    refused(["inspect", "mixture:ring", "--examples", tmp_path / "e.png"], "a data set")
+
+
+def test_examples_are_drawn_by_class(tmp_path, capsys):
+    for name, grey, num in (("a", 0, 1), ("b", 100, 3), ("c", 200, 30)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(num):
+            Image.new("L", (8, 8), grey).save(tmp_path / "images" / name / f"{i}.png")
+    file = tmp_path / "new" / "examples.png"
+    assert main(["inspect", f"folder:{tmp_path / 'images'}", "--examples", str(file)]) == 0
+    with Image.open(file) as picture:
+        tiles = np.asarray(picture.resize((9, 5), Image.Resampling.BOX).convert("L"))
+    expected = np.tile([0, 100, 200], 3)
+    assert (np.abs(tiles.astype(int) - expected) < 30).all()  # thin white borders
+
+
+def test_features(tmp_path, capsys):
+    out = tmp_path / "features"
+    options = ["--max-train-steps", "2", "--batch-size", "8", "--out", str(out)]
+    assert main(["train-features", "digits", *options]) == 0
+    facts = facts_of(out, capsys)
+    assert (facts["kind"], facts["data"], facts["num_classes"]) == ("features", "digits", 10)
+    assert facts["sample_shape"] == [1, 8, 8]
+    assert 0 <= facts["held_out_accuracy"] <= 1
+
+
+def test_how_good_a_teacher_is(tmp_path, capsys):
+    tiny = 'network={name="mlp",config={width=16,num_blocks=1,embedding_width=8}}'
+    options = ["--set", tiny, "--set", "method.held_out=0.1", "--batch-size", "8"]
+    out = tmp_path / "teacher"
+    train = ["train-teacher", "digits", "--out", str(out)]
+    assert main([*train, *options, "--max-train-steps", "2"]) == 0
+    printed = capsys.readouterr().out
+    facts = facts_of(out, capsys)
+    assert "179 held-out images" in facts["quality"]
+    assert facts["quality"] in printed
+    assert facts["next"] == f"pidistill {' '.join(train)} --resume --max-train-steps 6000"
+    assert facts["then"] == f"pidistill distill --teacher native:{out} --out DIR"
+    assert main([*train, "--resume", "--max-train-steps", "3"]) == 0
+
+
 def test_where_a_run_stands(run, capsys, monkeypatch):
     facts = facts_of(run, capsys)
     assert (facts["trained_by"], facts["trained_on"]) == ("pid", "mixture:ring")

@@ -30,7 +30,7 @@ def test_equal_configurations_share_their_runs(tmp_path):
         "Step: 0.05, seed 1",
     ]
     runs, sweep = plan.sections
-    assert sweep.configurations[1].runs == runs.configurations[0].runs  # 0.1 is the preset's
+    assert sweep.configurations[1].runs == runs.configurations[0].runs  # of the run, too
 
 
 def test_folders_do_not_depend_on_the_order_of_the_runs(tmp_path):

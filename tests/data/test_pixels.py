@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pidistill import PidistillError
-from pidistill.data import Dataset, fingerprint, load_data, pixels
+from pidistill.data import Dataset, arrays, fingerprint, load_data, pixels
 from pidistill.progress import no_progress
 from pidistill.storage import tensors_sha256
 
@@ -66,6 +66,31 @@ def test_they_are_read_once_until_a_file_changes(folder, monkeypatch, caplog):
     assert not torch.equal(after[0], first[0])
     assert len(files(folder)) == 1
     assert torch.equal(before.images, first)  # what a run has open stays what it was
+    (kept,) = files(folder)
+    kept.write_bytes(kept.read_bytes()[:-1])
+    with pytest.raises(PidistillError, match="damaged; delete it"):
+        load_data(f"folder:{folder}")
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 4), (7, 5, 4, 3), (7, 3, 5, 4)])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_large_arrays_are_read_in_parts(tmp_path, monkeypatch, shape, save):
+    monkeypatch.setenv("PIDISTILL_CACHE", str(tmp_path / "cache"))
+    rng, file = np.random.default_rng(0), tmp_path / "x.npz"
+    save(file, images=rng.integers(0, 255, shape, np.uint8), labels=rng.integers(0, 3, 7))
+    few = load_data(f"npz:{file}")
+    monkeypatch.setattr(pixels, "IN_MEMORY", 0)
+    monkeypatch.setattr(arrays, "pixels_of", None)
+    many = load_data(f"npz:{file}")
+    assert torch.equal(many.images, few.images)
+    assert torch.equal(many.labels, few.labels)
+    assert len(files(tmp_path / "images")) == 1
+    save(file, images=rng.integers(0, 2, shape, np.uint8))
+    with pytest.raises(PidistillError, match="255"):
+        load_data(f"npz:{file}")
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(PidistillError, match=r"x\.npz is not a readable"):
+        load_data(f"npz:{file}")
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(folder, monkeypatch):

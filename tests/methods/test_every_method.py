@@ -3,6 +3,8 @@
 `tests/training/test_resume.py` interrupts a run of each.
 """
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -182,7 +184,7 @@ def test_images_that_do_not_suit_the_teacher_are_refused(tmp_path, method):
     with pytest.raises(PidistillError, match=r"shape \(1, 8, 8\); the teacher expects .* \(2,\)"):
         build_trainer(small(method, data="digits"), tmp_path)
     teacher = load_teacher("digits")
-    data = images_of(teacher)._replace(labels=None, num_classes=0)
+    data = dataclasses.replace(images_of(teacher), labels=None, num_classes=0)
     with pytest.raises(PidistillError, match="has 0 classes; the teacher has 10"):
         make_trainer(small(method, "digits"), tmp_path, data=data)
 
@@ -191,7 +193,7 @@ def test_an_unconditional_teacher_accepts_labelled_images(tmp_path):
     """The labels are ignored."""
     config = small("consistency", "mixture:gaussian")
     data = images_of(load_teacher("mixture:gaussian"))
-    labelled = data._replace(labels=torch.arange(64) % 5, num_classes=5)
+    labelled = dataclasses.replace(data, labels=torch.arange(64) % 5, num_classes=5)
     trainer = make_trainer(config, tmp_path, data=labelled)
     assert trainer.batch(0).label is None
     assert next(trainer.run()).step == 1

@@ -59,6 +59,7 @@ FIELDS = {
     "preview_steps": st.integers(0, 10**6),
     "max_micro_batch": counts,
     "torch_compile": st.booleans(),
+    "allow_tf32": st.booleans(),
     "network": st.fixed_dictionaries(
         {"name": texts}, optional={"config": st.dictionaries(texts, json_values, max_size=3)}
     ),
@@ -286,7 +287,8 @@ def pid(**changes):
 
 @pytest.mark.parametrize("key", CHANGEABLE)
 def test_how_long_and_how_watched_may_change_when_a_run_is_resumed(tmp_path, key):
-    value = {"report_to": "tensorboard", "keep_best": False, "torch_compile": True}.get(key, 7)
+    flags = {"keep_best": False, "torch_compile": True, "allow_tf32": False}
+    value = {"report_to": "tensorboard", **flags}.get(key, 7)
     require_same_run(pid(), pid(**{key: value}), tmp_path)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pidistill.training.log import Best, truncate_log
+from pidistill.training.log import Best, preview_columns, truncate_log
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=99), st.integers(1, 20))
@@ -39,3 +39,9 @@ def test_a_log_is_cut_after_a_step_and_at_a_line_that_is_not_whole(tmp_path, tex
     path.write_text(text)
     truncate_log(tmp_path, 2)
     assert path.read_text() == "".join(f'{{"step": {i + 1}}}\n' for i in range(kept))
+
+
+def test_each_class_has_its_columns_in_previews():
+    assert [preview_columns(n) for n in (0, 1, 2, 3, 4, 7, 10, 15, 1000)] == [
+        *(10, 10, 10, 9, 8, 7, 10, 15, 10)
+    ]

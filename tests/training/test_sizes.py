@@ -11,7 +11,7 @@ from pidistill.cli import main
 from pidistill.cli import train_teacher as verb
 from pidistill.networks import new_network
 from pidistill.settings import read_toml
-from pidistill.training.sizes import SIZES, duration_of, network_of_size
+from pidistill.training.sizes import SIZES, duration_of, duration_text, network_of_size
 
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 40)),
@@ -52,9 +52,9 @@ def test_durations(text, seconds):
 
 @pytest.mark.parametrize(("seconds_per_step", "size"), [(0.005, "l"), (0.1, "s"), (10.0, "xs")])
 def test_the_largest_network_that_the_time_trains_well(
-    tmp_path, monkeypatch, seconds_per_step, size
+    tmp_path, monkeypatch, capsys, seconds_per_step, size
 ):
-    """The times of a step grow by four with each size, from a measured one."""
+    """The times of a step grow by four with each size, from a measured one; 6,000 are enough."""
     number = {name: 4**i for i, name in enumerate(SIZES)}
     tables = {str(network_of_size(name, (1, 8, 8))): name for name in SIZES}
 
@@ -70,6 +70,17 @@ def test_the_largest_network_that_the_time_trains_well(
     ((chosen,),) = ran
     assert chosen["network"] == network_of_size(size, (1, 8, 8))
     assert chosen["max_train_steps"] == round(3600 / seconds_per_step / number[size])
+    printed = capsys.readouterr().out
+    assert ("warning: 360 steps are few" in printed) == (seconds_per_step == 10)
+    assert ("--time 17h here" in printed) == (seconds_per_step == 10)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.1, "1s"), (80, "80s"), (91, "2m"), (5399, "90m"), (5401, "2h")]
+)
+def test_a_duration_is_rounded_up(seconds, text):
+    assert duration_text(seconds) == text
+    assert duration_of(text) >= seconds
 
 
 def test_a_resumed_teacher_keeps_what_was_chosen(tmp_path):

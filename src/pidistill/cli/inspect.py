@@ -3,20 +3,26 @@
 import math
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pidistill.cli.console import Out, duration, json_option
+from pidistill.cli.console import PATH, Out, duration, json_option
+from pidistill.cli.teacher_quality import how_good
 from pidistill.errors import PidistillError
 from pidistill.files import is_held, read_json
 from pidistill.paths import user_path
-from pidistill.progress import Show
 from pidistill.report.numbers import figures
 from pidistill.settings import read_toml
 from pidistill.training.config import CONFIG_FILE
-from pidistill.training.log import LOG_FILE, read_log
+from pidistill.training.log import LOG_FILE, preview_columns, read_log
+from pidistill.training.sizes import ENOUGH_STEPS
 
+if TYPE_CHECKING:
+    from pidistill.data import Dataset
+
+ROWS = 5
+"""Of a grid of examples."""
 BUNDLED = ("digits", "glyphs")
 """Both a teacher and the data set it was trained on."""
 RECENT_LINES = 10
@@ -25,24 +31,41 @@ RECENT_LINES = 10
 
 @click.command()
 @click.argument("name", metavar="SPEC_or_DIR_or_DATA")
+@click.option(
+    "--examples", type=PATH, metavar="FILE.png", help="Draw some images of a data set, by class."
+)
 @json_option
-def inspect(name: str, as_json: bool) -> None:
+def inspect(name: str, examples: Path | None, as_json: bool) -> None:
     """Describe a teacher (by its spec), a data set or a run folder, and say where a run stands.
 
     Executes nothing in any file, and needs no plug-in that a run was made with.
     """
     out, path = Out(as_json), user_path(name)
-    from pidistill.data import is_data_spec
+    from pidistill.data import did_you_mean, is_data_spec, load_data
+    from pidistill.evaluation.features.trained import FEATURES_FILE
+
+    is_data = is_data_spec(name) or name in BUNDLED
+    if examples is not None and not is_data:
+        raise PidistillError(f"--examples draws images of a data set; {name!r} is none")
+    data = load_data(name, out.progress) if is_data else None
 
     facts: dict[str, Any] = {"name": name}
     if any((path / file).is_file() for file in (CONFIG_FILE, "network.json")):
         facts.update(_folder_facts(path))
-    elif is_data_spec(name):
-        facts.update(kind="data", **_data_facts(name, out.progress))
+    elif (path / FEATURES_FILE).is_file():
+        facts.update(kind="features", **_features_facts(path / FEATURES_FILE))
+    elif data is not None and name not in BUNDLED:
+        facts.update(kind="data", **_data_facts(data))
     else:
-        facts.update(_teacher_facts(name))
-        if name in BUNDLED:
-            facts["data"] = _data_facts(name, out.progress)
+        try:
+            facts.update(_teacher_facts(name))
+        except PidistillError as error:
+            raise PidistillError(f"{error}{did_you_mean(name)}") from error
+        if data is not None:
+            facts["data"] = _data_facts(data)
+    if examples is not None and data is not None:
+        _draw(data, examples)
+        facts["examples"] = str(examples)
     width = max(map(len, facts))
     for key, value in facts.items():
         out.say(f"{key.replace('_', ' '):<{width}}  {_text(key, value)}")
@@ -71,10 +94,33 @@ def _teacher_facts(spec: str) -> dict[str, Any]:
     return facts
 
 
-def _data_facts(spec: str, progress: Show) -> dict[str, Any]:
-    from pidistill.data import load_data
+def _features_facts(file: Path) -> dict[str, Any]:
+    from pidistill.evaluation.features.trained import Description
+    from pidistill.settings import validate
 
-    data = load_data(spec, progress)
+    facts = validate(Description, read_json(file), str(file)).model_dump(exclude={"format"})
+    return {**facts, **facts.pop("facts")}
+
+
+def _draw(data: "Dataset", file: Path) -> None:
+    """Write a grid of images, with columns by class."""
+    import torch
+
+    from pidistill.sample_files import require_writable, write_samples
+
+    require_writable(file)
+    num = len(data)
+    present = 0 if data.labels is None else len(data.labels.unique())
+    columns = preview_columns(present)
+    rows = list(range(min(num, ROWS * columns)))
+    if data.labels is not None:  # in turn, and again from the first image of a small class
+        of_class = [(data.labels == label).nonzero()[:, 0] for label in data.labels.unique()]
+        turns = [divmod(i, len(of_class)) for i in range(ROWS * columns)]
+        rows = [int(of_class[c][turn % len(of_class[c])]) for turn, c in turns]
+    write_samples(file, data.batch(torch.tensor(rows)), columns)
+
+
+def _data_facts(data: "Dataset") -> dict[str, Any]:
     mean, deviation = data.moments
     facts: dict[str, Any] = {
         "num_samples": len(data),
@@ -157,17 +203,20 @@ def standing(folder: Path) -> dict[str, Any]:
     """
     config, log = read_toml(folder / CONFIG_FILE), read_log(folder)
     method, total = config.get("method"), config.get("max_train_steps")
-    facts = {
+    facts: dict[str, Any] = {
         "trained_by": method.get("name") if isinstance(method, dict) else None,
         "trained_on": config.get("teacher") or config.get("data"),
         "seed": config.get("seed"),
         "max_train_steps": total,
     }
     facts = {key: value for key, value in facts.items() if value is not None}
+    measured = [(line["validation"], line["images"]) for line in log if "validation" in line]
     if log:
         try:
             facts.update(_progress(log, total))
-        except (ArithmeticError, KeyError, TypeError) as error:
+            if measured:
+                facts["is_trained"], facts["quality"] = how_good(*measured[-1])
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise PidistillError(f"{folder / LOG_FILE} holds no log of a run: {error}") from error
     saved = [int(path.name.removeprefix("step-")) for path in (folder / "state").glob("step-*")]
     if saved:  # an interrupted run is ahead of its log
@@ -176,6 +225,10 @@ def standing(folder: Path) -> dict[str, Any]:
     if is_held(folder):
         facts["state"] = "running"
     facts["next"] = _next_command(folder, facts)
+    if facts["state"] == "finished" and not facts.get("is_trained", True):
+        more = ["--resume", "--max-train-steps", str(max(ENOUGH_STEPS, 2 * facts["step"]))]
+        train = ["pidistill", "train-teacher", str(facts["trained_on"]), "--out", str(folder)]
+        facts["next"], facts["then"] = shlex.join([*train, *more]), facts["next"]
     return facts
 
 

@@ -148,7 +148,7 @@ def run_verb(
     if images is None and config.data is not None:
         images = load_data(config.data, out.progress)
     if dry_run or folder is None:
-        _print_estimate(out, config, images)
+        _print_estimate(out, config, images, what)
         return
     train(build_trainer(config, folder, data=images), out)
     if is_main_process():
@@ -200,12 +200,14 @@ def _print_end(out: Out, folder: Path, what: str) -> None:
     facts = standing(folder)
     out.say(f"{folder} holds the {what} after {counted(facts['step'], 'step')}")
     out.table("", ["", *COLUMNS], [[what, *(figures(facts.get(key)) for key in COLUMNS.values())]])
-    out.say(f"next: {facts['next']}")
-    keys = [key for key in COLUMNS.values() if key in facts]
+    for key in ("quality", "next", "then"):
+        if key in facts:
+            out.say(f"{key}: {facts[key]}")
+    keys = [key for key in (*COLUMNS.values(), "quality") if key in facts]
     out.result({"out": str(folder), **{key: facts[key] for key in keys}})
 
 
-def _print_estimate(out: Out, config: RunConfig, images: "Dataset | None") -> None:
+def _print_estimate(out: Out, config: RunConfig, images: "Dataset | None", what: str) -> None:
     """Measure a few steps of the run and print what it would take."""
     from pidistill.training.estimate import estimate
 
@@ -214,14 +216,19 @@ def _print_estimate(out: Out, config: RunConfig, images: "Dataset | None") -> No
     end = now + datetime.timedelta(seconds=facts["seconds"])
     facts["end"] = end.isoformat(timespec="seconds")
     per_process = f"{facts['micro_batches_per_process']} x {facts['micro_batch']}"
+    parameters = dict(facts["parameters"])
+    teacher_evaluations = {
+        "teacher evaluations a step": facts["teacher_evaluations"],
+        "teacher evaluations in all": facts["teacher_evaluations_in_all"],
+    }
     rows = {
-        **{f"parameters of the {key}": n for key, n in facts["parameters"].items()},
+        f"parameters of the {what}": parameters.pop("student"),
+        **{f"parameters of the {key}": n for key, n in parameters.items()},
         "processes": f"{facts['processes']} ({facts['strategy']})",
         "batch": f"{facts['batch_size']:,} ({per_process} in each process)",
         f"peak memory of a process ({facts['device']})": f"{facts['peak_memory'] / 1e9:.2f} GB",
-        "student evaluations a step": facts["student_evaluations"],
-        "teacher evaluations a step": facts["teacher_evaluations"],
-        "teacher evaluations in all": facts["teacher_evaluations_in_all"],
+        f"{what} evaluations a step": facts["student_evaluations"],
+        **({} if config.teacher is None else teacher_evaluations),
         "seconds a step": facts["seconds_per_step"],
         "images/s": facts["images_per_second"],
         "before the first step": duration(facts["preparation_seconds"]),

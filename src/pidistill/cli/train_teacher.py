@@ -11,7 +11,13 @@ from pidistill.errors import PidistillError
 from pidistill.files import require_writable_folder
 from pidistill.library import resolve_config
 from pidistill.training.config import CONFIG_FILE, RunConfig
-from pidistill.training.sizes import SIZES, duration_of, network_of_size
+from pidistill.training.sizes import (
+    ENOUGH_STEPS,
+    SIZES,
+    duration_of,
+    duration_text,
+    network_of_size,
+)
 
 if TYPE_CHECKING:
     from pidistill.data import Dataset
@@ -23,8 +29,6 @@ DEFAULT_PRESET = "image-teacher"
 
 
 DEFAULT_TIME = "30m"
-ENOUGH_STEPS = 6000
-"""A larger network is chosen only if the time allows it this many steps."""
 
 
 class _Duration(click.ParamType[float]):
@@ -63,7 +67,8 @@ class _Duration(click.ParamType[float]):
 def train_teacher(data: str, size: str | None, seconds: float | None, **options: Any) -> None:
     """Train a diffusion model (the EDM loss) on DATA.
 
-    DATA is folder:PATH, npz:FILE or idx:FOLDER of images, or the bundled digits or glyphs.
+    DATA is folder:PATH, npz:FILE, idx:FOLDER or hf:NAME of images, or the bundled digits or
+    glyphs.
     DIR becomes a run folder that 'native:DIR' names as a teacher.
     """
     preset = PRESETS.get(data, DEFAULT_PRESET)
@@ -141,6 +146,12 @@ def _chosen(
         if steps < ENOUGH_STEPS:
             break
     out.say(f"{text}; choose another with --size and --time")
+    if chosen["max_train_steps"] < ENOUGH_STEPS:
+        enough = duration_text(seconds / chosen["max_train_steps"] * ENOUGH_STEPS)
+        out.say(
+            f"warning: {chosen['max_train_steps']:,} steps are few: samples will be poor; about "
+            f"{ENOUGH_STEPS:,} train this network, which takes --time {enough} here"
+        )
     return chosen
 
 

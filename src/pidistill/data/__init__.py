@@ -4,6 +4,7 @@
 |---|---|
 | `digits`, `glyphs` | the bundled ones |
 | `folder:PATH` | a folder of images; subfolders are classes |
+| `hf:NAME_OR_DIR` | a data set of the Hugging Face hub, or a local one in its formats |
 | `npz:FILE` | an `.npz` with images, and labels if there are any |
 | `idx:FOLDER` | the files of MNIST and its relatives |
 """
@@ -15,13 +16,15 @@ from pidistill import images
 from pidistill.data.arrays import load_idx, load_npz
 from pidistill.data.dataset import Dataset, fingerprint
 from pidistill.data.digits import load_digits_images
-from pidistill.data.folder import load_folder
+from pidistill.data.folder import holds_images, load_folder
 from pidistill.data.glyphs import load_glyphs
+from pidistill.data.hugging_face import load_hf
 from pidistill.errors import PidistillError
+from pidistill.paths import user_path
 from pidistill.progress import Show, no_progress
 from pidistill.teachers.options import Options, parse_options
 
-__all__ = ["Dataset", "fingerprint", "is_data_spec", "load_data"]
+__all__ = ["Dataset", "did_you_mean", "fingerprint", "is_data_spec", "load_data"]
 
 BUNDLED = {"digits": load_digits_images, "glyphs": load_glyphs}
 
@@ -35,6 +38,20 @@ KINDS = {
     "folder": _Kind(
         load_folder,
         {"size": int, "channels": int, "background": str, "labels": bool, "flip": bool},
+    ),
+    "hf": _Kind(
+        load_hf,
+        {
+            "config": str,
+            "split": str,
+            "image": str,
+            "label": str,
+            "labels": bool,
+            "size": int,
+            "channels": int,
+            "background": str,
+            "flip": bool,
+        },
     ),
     "npz": _Kind(load_npz, {}),
     "idx": _Kind(load_idx, {"split": str}),
@@ -53,7 +70,7 @@ def load_data(spec: str, progress: Show = no_progress) -> Dataset:
     if kind not in KINDS or not locator:
         raise PidistillError(
             f"unknown data {spec!r}; expected {', '.join(BUNDLED)}, "
-            f"{', '.join(f'{kind}:PATH' for kind in KINDS)}"
+            f"{', '.join(f'{kind}:PATH' for kind in KINDS)}{did_you_mean(spec)}"
         )
     path, options = parse_options(kind, locator, KINDS[kind].options)
     _require_in_range(spec, options)
@@ -61,6 +78,18 @@ def load_data(spec: str, progress: Show = no_progress) -> Dataset:
     if not len(data):
         raise PidistillError(f"{spec!r} holds no images")
     return data
+
+
+def did_you_mean(spec: str) -> str:
+    """A hint for the end of an error if `spec` is a path of data without its kind, or empty."""
+    path = user_path(spec.partition("?")[0])
+    if path.suffix == ".npz" and path.is_file():
+        return f"; did you mean npz:{spec}?"
+    if not spec or not path.is_dir():
+        return ""
+    if any(path.glob("*idx?-ubyte*")):
+        return f"; did you mean idx:{spec}?"
+    return f"; did you mean folder:{spec}?" if holds_images(path) else ""
 
 
 def is_data_spec(text: str) -> bool:

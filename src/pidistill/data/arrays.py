@@ -1,17 +1,20 @@
 """Images in arrays: `.npz` files, and the files of the MNIST family."""
 
 import gzip
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pidistill.data.dataset import Dataset
+from pidistill.data.dataset import Dataset, nothing
+from pidistill.data.pixels import Origin, Pixels, fits_memory, gather
 from pidistill.errors import PidistillError
 from pidistill.paths import user_path
 from pidistill.progress import Show, no_progress
-from pidistill.sample_files import open_npz, pixels_of
+from pidistill.sample_files import channel_axis, open_npz, pixels_of, require_levels
 
 IMAGES = ("images", "samples", "arr_0", "x", "data")
 LABELS = ("labels", "label", "arr_1", "y", "targets")
@@ -35,12 +38,40 @@ def load_npz(
                 f"{file} contains {', '.join(content.files) or 'nothing'}; expected images as one "
                 f"of {', '.join(IMAGES)}"
             )
-        images = pixels_of(content[key], f"{file}: {key}", last=True)
+        streamed = _streamed(content, key, file, progress)
+        if streamed is None:
+            images, release = pixels_of(content[key], f"{file}: {key}", last=True), nothing
+        else:
+            images, release = streamed
         label_key = next((key for key in LABELS if key in content), None)
         labels = None if label_key is None else content[label_key]
     if images.ndim != 4:
         raise PidistillError(f"{file}: {key} has shape {tuple(images.shape)}; expected images")
-    return _dataset(name, images, labels, f"{file}: {label_key}")
+    return _dataset(name, images, labels, f"{file}: {label_key}", release)
+
+
+def _streamed(content: np.lib.npyio.NpzFile, key: str, file: Path, progress: Show) -> Pixels | None:
+    """The 8-bit images of an array too large for memory; None if it is small or holds others."""
+    assert content.zip is not None  # it is open
+    with content.zip.open(f"{key}.npy") as stream:
+        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(np.lib.format.read_magic(stream))
+        shape, fortran, dtype = read(stream) if read else ((), False, None)
+        axis = 1 if len(shape) == 3 else channel_axis(shape, last=True)
+        if dtype != np.uint8 or fortran or not axis or fits_memory(math.prod(shape)):
+            return None
+
+        def images() -> Iterator[np.ndarray]:
+            high = 0
+            for _ in range(shape[0]):
+                image = np.frombuffer(stream.read(math.prod(shape[1:])), np.uint8)
+                high = max(high, image.max())
+                image = image.reshape(shape[1:] if len(shape) == 4 else (1, *shape[1:]))
+                yield image if axis == 3 else image.transpose(1, 2, 0)
+            require_levels(0, high, f"{file}: {key}")
+
+        stat = file.stat()
+        origin = Origin(f"npz {file.resolve()} {key}", [stat.st_size, stat.st_mtime_ns])
+        return gather(images(), shape[0], origin, progress)
 
 
 def load_idx(
@@ -92,16 +123,23 @@ def _read_idx(file: Path, rank: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
 
 
-def _dataset(name: str, images: torch.Tensor, labels: np.ndarray | None, source: str) -> Dataset:
+def _dataset(
+    name: str,
+    images: torch.Tensor,
+    labels: np.ndarray | None,
+    source: str,
+    release: Callable[[], None] = nothing,
+) -> Dataset:
     """A data set whose classes are the distinct labels in order, which are also their names."""
     if labels is None:
-        return Dataset(images, None, 0, name)
+        return Dataset(images, None, 0, name, release=release)
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise PidistillError(
             f"{source} holds labels {labels.dtype} of shape {labels.shape}; expected integers of "
             f"shape ({len(images)},)"
         )
     values, index = np.unique(labels, return_inverse=True)
+    names = tuple(map(str, values))
     return Dataset(
-        images, torch.from_numpy(index).long(), len(values), name, tuple(map(str, values))
+        images, torch.from_numpy(index).long(), len(values), name, names, release=release
     )

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ from pidistill.noise import Draws
 
 AT_ONCE = 256
 """Images that are converted at once where all of them are read."""
+
+
+FEWEST = 16
+"""Fewer held-out images say little."""
 
 
 def nothing() -> None:
@@ -45,6 +50,10 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def _replace(self, **changes: Any) -> "Dataset":
+        """A copy with other values in some fields, as of a named tuple."""
+        return dataclasses.replace(self, **changes)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -80,12 +89,13 @@ class Dataset:
     def held_out(self, share: float, most: int) -> tuple[Tensor, Tensor]:
         """Divide the images into those held out and the rest, as indices.
 
-        Held out are this share of the images, at most `most`, drawn at random, always the same; a
-        mirror image goes with its original.
+        Held out are this share of the images, at most `most`, drawn at random, always the same, and
+        none if they would be fewer than `FEWEST`. A mirror image goes with its original.
         """
         num = len(self) // (2 if self.mirrored else 1)
         order = Draws(0, 0, num).uniform("held out").argsort()
         count = min(int(share * num), most)
+        count = count if count >= FEWEST else 0
         parts = order[:count], order[count:].sort().values
         held_out, rest = (torch.cat([p, p + num]) if self.mirrored else p for p in parts)
         return held_out, rest

@@ -1,10 +1,12 @@
 """A folder of images; subfolders, if any, are the classes."""
 
+import io
+import itertools
 import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def load_folder(
     labels, names = _classes(folder, files) if options.get("labels", True) else (None, ())
     flip = options.get("flip", False)
     pixels, release = gather(
-        _images([folder / file for file in files], options),
+        one_size(((str(folder / file), folder / file) for file in files), options),
         len(files),
         _origin(folder, files, options),
         progress,
@@ -82,6 +84,12 @@ def _image_files(folder: Path) -> list[Path]:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         log.info("%s: ignored %d other file(s) (%s)", folder, others.total(), kinds)
     return images
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image among the first files below `folder`."""
+    suffixes, files = image_suffixes(), itertools.islice(_files(folder), 1000)
+    return any(file.suffix.lower() in suffixes for file in files)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -133,16 +141,30 @@ def _classes(folder: Path, files: list[Path]) -> tuple[torch.Tensor | None, tupl
     return torch.tensor([number[part[0]] for part in parts]), tuple(names)
 
 
-def _images(files: list[Path], options: dict[str, Any]) -> Iterator[np.ndarray]:
-    """The images one by one, 8-bit pixels (height, width, 1 or 3), all of one size."""
+def one_size(
+    named: Iterable[tuple[str, Path | io.BytesIO]], options: dict[str, Any]
+) -> Iterator[np.ndarray]:
+    """Decode image files one by one: 8-bit pixels (height, width, 1 or 3).
+
+    Args:
+        named: The files, each with what errors call it.
+        options: `size` and `background`, as in `read_image`.
+
+    Raises:
+        PidistillError: One cannot be read, or their sizes differ.
+    """
     shape: tuple[int, ...] = ()
-    for file in files:
-        image = read_image(file, background=options.get("background"), size=options.get("size"))
-        shape = shape or image.shape
+    first = ""
+    for name, file in named:
+        image = read_image(
+            file, background=options.get("background"), size=options.get("size"), name=name
+        )
+        if not shape:
+            shape, first = image.shape, Path(name).name
         if image.shape[:2] != shape[:2]:
             raise PidistillError(
-                f"{file} is {image.shape[1]}x{image.shape[0]} pixels, but {files[0].name} is "
-                f"{shape[1]}x{shape[0]}; resize and crop them, as in "
-                f"folder:PATH?size={min(shape[:2])}"
+                f"{name} is {image.shape[1]}x{image.shape[0]} pixels, but {first} is "
+                f"{shape[1]}x{shape[0]}; resize and crop them with the option "
+                f"?size={min(shape[:2])}"
             )
         yield image

@@ -46,6 +46,11 @@ class Origin(NamedTuple):
     """What changes when they do, such as sizes and times of files."""
 
 
+def fits_memory(size: int) -> bool:
+    """Whether pixels of so many bytes are held in memory."""
+    return size <= IN_MEMORY
+
+
 def gather(
     images: Iterable[np.ndarray],
     num: int,
@@ -72,7 +77,7 @@ def gather(
     first = next(stream)
     stream = itertools.chain([first], stream)
     size = num * (1 + flip) * first[..., 0].size * (channels or first.shape[2])
-    if size <= IN_MEMORY:
+    if fits_memory(size):
         pixels = _read(stream, num, channels, flip, _in_memory, progress)
         return Pixels(torch.from_numpy(pixels), nothing)
     folder = cache_folder() / "images" / sha256_of([origin.place, channels, flip])[:16]
@@ -150,7 +155,10 @@ def _new_file(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def _mapped(file: Path) -> Pixels:
     """The pixels in a file; who changes them changes a copy in memory."""
-    pixels = np.load(file, mmap_mode="c")
+    try:
+        pixels = np.load(file, mmap_mode="c", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise PidistillError(f"the cached file {file} is damaged; delete it") from error
     return Pixels(torch.from_numpy(pixels), lambda: forget(pixels))
 
 

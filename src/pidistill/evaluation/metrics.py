@@ -87,10 +87,10 @@ class Measured:
 
     @functools.cached_property
     def reference_pixels(self) -> Tensor:
-        """The reference images (n, c, h, w), rounded like the samples."""
+        """The reference images (n, c, h, w), rounded like the samples: uint8 if they are images."""
         assert self.reference is not None
         assert self.reference.images is not None
-        return as_pixels(as_measured(self.reference.images))
+        return as_measured(self.reference.images)
 
     def of_features(self, formula: Callable[[FeatureBatch], Values]) -> Values:
         """Apply `formula` to the features of the samples, and to the teacher's if available."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pidistill.errors import PidistillError
+from pidistill.images import from_uint8
 
 NEIGHBOUR = 3
 """The neighbour that defines the radius of a ball."""
@@ -67,17 +68,23 @@ def squared_distances(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield rows, columns and tile of the squared distances of (n, d) and (m, d), in float64.
 
+    8-bit pixels are taken as in [-1, 1].
+
     Distances within rounding error of zero are set to zero, so equal features are at distance 0.
     """
     for first in range(0, len(x), TILE):
-        left = x[first : first + TILE].to(device).double()
+        left = _in_range(x[first : first + TILE]).to(device).double()
         left_squares = left.square().sum(1)[:, None]
         for other in range(0, len(y), TILE):
-            right = y[other : other + TILE].to(device).double()
+            right = _in_range(y[other : other + TILE]).to(device).double()
             squares = left_squares + right.square().sum(1)
             distances = squares - 2 * left @ right.T
             distances[distances < ROUNDING * squares] = 0
             yield slice(first, first + len(left)), slice(other, other + len(right)), distances
+
+
+def _in_range(x: Tensor) -> Tensor:
+    return from_uint8(x) if x.dtype == torch.uint8 else x
 
 
 class Nearest(NamedTuple):

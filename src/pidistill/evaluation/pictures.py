@@ -158,5 +158,6 @@ def nearest_picture(x: Tensor, originals: Tensor, nearest: Nearest) -> Tensor:
     Shows the samples with the smallest distances, so copies come first.
     """
     order = nearest.distance.argsort()[:PAIRS]
-    rows = zip(x[order].split(COLUMNS), originals[nearest.which[order]].split(COLUMNS), strict=True)
+    found = as_pixels(originals[nearest.which[order]])
+    rows = zip(x[order].split(COLUMNS), found.split(COLUMNS), strict=True)
     return torch.cat([torch.cat(pair) for pair in rows])

@@ -119,6 +119,8 @@ class Method(abc.ABC):
     target_evaluations: int = 0
     """Evaluations without gradient, of the student or a copy that follows it, per sample and
     step."""
+    rows: Tensor | None = None
+    """The images that are trained on, as indices; None means all."""
     student: Student | PreconditionedDenoiser
 
     @classmethod
@@ -150,6 +152,10 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def preview(self, num: int) -> Tensor:
         """Draw `num` samples (num, *sample_shape) for a preview."""
+
+    def validate(self) -> dict[str, Any]:
+        """JSON values that say how good the student is, for the log at a checkpoint."""
+        return {}
 
     def parts(self) -> list[Part]:
         """All trained parts, the student first."""

@@ -4,7 +4,7 @@ $\lambda(\sigma) |D(x_0 + \sigma \epsilon, \sigma) - x_0|^2$ with $\ln \sigma \s
 P_{std}^2)$ and $\lambda = (\sigma^2 + \sigma_{data}^2) / (\sigma \sigma_{data})^2$.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 import torch
@@ -16,6 +16,7 @@ from pidistill.distance import l2
 from pidistill.errors import PidistillError
 from pidistill.methods.base import Batch, Losses, Method
 from pidistill.methods.settings import MethodSettings
+from pidistill.methods.validation import Validation
 from pidistill.noise import initial_noise
 from pidistill.ode import solve
 from pidistill.precondition import EDMPrecondition
@@ -34,6 +35,8 @@ class DenoisingSettings(MethodSettings):
     """Standard deviation of the data for the preconditioning; unset: as measured. EDM's is 0.5."""
     label_dropout: float = pydantic.Field(default=0.1, ge=0, le=1)
     """Probability of dropping a sample's label, which trains the unconditional mode."""
+    held_out: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """Share of the images, 1,000 at most, that is kept for validation; none of fewer than 16."""
 
 
 def denoising_loss(
@@ -70,10 +73,17 @@ class Denoising(Method):
     teacher_evaluations = 0
     student: PreconditionedDenoiser
 
-    def __init__(self, settings: DenoisingSettings, student: PreconditionedDenoiser) -> None:
-        """Train `student`, a denoiser."""
+    def __init__(
+        self,
+        settings: DenoisingSettings,
+        student: PreconditionedDenoiser,
+        validation: Validation | None = None,
+    ) -> None:
+        """Train `student`, a denoiser; `validation` holds out images."""
         self.settings = settings
         self.student = student
+        self.validation = validation
+        self.rows = None if validation is None else validation.seen
 
     @classmethod
     def build(
@@ -95,7 +105,7 @@ class Denoising(Method):
             source=f"a denoiser of {data.name}",
         )
         student.class_names = data.class_names
-        return cls(settings, student)
+        return cls(settings, student, Validation(data, settings.held_out))
 
     def loss(self, batch: Batch) -> Losses:
         """Add noise to the images of the batch and return the weighted squared errors."""
@@ -110,6 +120,12 @@ class Denoising(Method):
             dropped = draws.uniform("label dropout") < self.settings.label_dropout
             label = label.masked_fill(dropped.to(label.device), -1)
         return Losses(denoising_loss(self.student, x0, eps, sigma, label), sigma, {})
+
+    def validate(self) -> dict[str, Any]:
+        """`validation`: see `Validation.measure`."""
+        if self.validation is None:
+            return {}
+        return {"validation": self.validation.measure(self.student)}
 
     @torch.no_grad()
     def preview(self, num: int) -> Tensor:

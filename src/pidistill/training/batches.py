@@ -13,7 +13,9 @@ def make_batch(method: Method, data: Dataset | None, draws: Draws, device: torch
     num_classes = method.student.num_classes
     if method.needs == "images":
         assert data is not None
-        index = draws.on(data.pixels.device).integers("train image", len(data))
+        here = draws.on(data.pixels.device)
+        index = here.integers("train image", len(data if method.rows is None else method.rows))
+        index = index if method.rows is None else method.rows.to(here.device)[index]
         label = None
         if data.labels is not None and num_classes:
             label = sent_to(device, data.labels[index])

@@ -73,7 +73,7 @@ class RunConfig(OptimizerSettings):
     teacher: str | None = None
     """The teacher to distil: digits, glyphs, mixture:NAME, or a path."""
     data: str | None = None
-    """Images to train on, such as digits, folder:PATH, npz:FILE or idx:FOLDER."""
+    """Images to train on, such as digits, folder:PATH, npz:FILE, idx:FOLDER or hf:NAME."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """Seed of all random numbers in the run."""
     max_train_steps: int = pydantic.Field(default=3000, ge=1, le=MAX_STEPS)

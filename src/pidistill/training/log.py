@@ -15,7 +15,15 @@ PREVIEWS = "previews"
 """In a run folder: grids of samples."""
 
 PREVIEW_COLUMNS = 10
-"""Samples per row of such a grid."""
+"""About the number of samples per row of such a grid."""
+MOST_COLUMNS = 20
+
+
+def preview_columns(num_classes: int) -> int:
+    """Samples per row, so that each class has its columns if there are not too many."""
+    if not 1 < num_classes <= MOST_COLUMNS:
+        return PREVIEW_COLUMNS
+    return num_classes * max(1, round(PREVIEW_COLUMNS / num_classes))
 
 
 @dataclasses.dataclass(frozen=True)

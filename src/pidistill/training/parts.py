@@ -1,8 +1,9 @@
 """A part of a method in training: its optimizer, its averages, its files."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pidistill.model_folder import weights_name
 from pidistill.sharding import divided, load_whole, whole_tensors
 from pidistill.storage import read_tensors
 from pidistill.training.averages import Averages
-from pidistill.training.distributed import block_names, start_fsdp
+from pidistill.training.distributed import block_names, start_fsdp, whole_weights
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": functools.partial(torch.optim.AdamW, fused=True),
@@ -177,3 +178,16 @@ class TrainedPart:
             state.setdefault(int(number), {})[key] = value if is_counter else divided(value, like)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@contextlib.contextmanager
+def only(part: TrainedPart, parts: Iterable[TrainedPart]) -> Iterator[None]:
+    """Freeze every other part within the block, gathering its weights if FSDP sharded them."""
+    others = [other for other in parts if other is not part]
+    with contextlib.ExitStack() as stack:
+        for other in others:
+            other.module.requires_grad_(False)
+            stack.enter_context(whole_weights(other.wrapped))
+        yield
+    for other in others:
+        other.module.requires_grad_(True)

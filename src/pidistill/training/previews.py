@@ -1,6 +1,7 @@
-"""Pictures of samples that a run draws as it goes."""
+"""What a run draws and measures of its student as it goes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from pidistill import images
 from pidistill.methods.base import Method
 from pidistill.numerics import precise
-from pidistill.training.log import PREVIEW_COLUMNS, PREVIEWS
+from pidistill.training.log import PREVIEWS, preview_columns
 
 
 def num_in_preview(sample_shape: tuple[int, ...]) -> int:
@@ -26,9 +27,15 @@ def draw_preview(method: Method, num: int) -> Tensor:
     return method.preview(num)
 
 
-def save_preview(folder: Path, step: int, x: Tensor) -> np.ndarray:
+@precise()
+def validated(method: Method) -> dict[str, Any]:
+    """What `Method.validate` finds, for the log."""
+    return method.validate()
+
+
+def save_preview(folder: Path, step: int, x: Tensor, num_classes: int) -> np.ndarray:
     """Write a picture of samples to the run folder; returns it, as `images.picture_of` does."""
     (folder / PREVIEWS).mkdir(exist_ok=True)
-    picture = images.picture_of(x, columns=PREVIEW_COLUMNS)
+    picture = images.picture_of(x, columns=preview_columns(num_classes))
     images.save_png(folder / PREVIEWS / f"step-{step:09d}.png", picture)
     return picture

@@ -1,8 +1,13 @@
 """A ladder of networks for one's own samples, from one that a laptop trains to EDM's."""
 
+import math
 import re
 from typing import Any, NamedTuple
 
+ENOUGH_STEPS = 6000
+"""Steps that train a network of the ladder well; a larger one is chosen only if there is time."""
+ENOUGH_IMAGES = 64 * ENOUGH_STEPS
+"""Images in so many steps, by the preset's batch size."""
 COARSEST = 4
 """Levels are halved while their sides stay at least this."""
 FINEST_ATTENTION = 16
@@ -70,3 +75,10 @@ def duration_of(text: str) -> float:
     if found is None or float(found[1]) == 0:
         raise ValueError(f"{text!r} is not a duration; expected one such as 90s, 30m or 2h")
     return float(found[1]) * units[found[2]]
+
+
+def duration_text(seconds: float) -> str:
+    """A duration that `duration_of` reads, in whole units of at least this many seconds."""
+    units = [("h", 3600), ("m", 60), ("s", 1)]
+    unit, length = next((pair for pair in units if seconds > 1.5 * pair[1]), units[-1])
+    return f"{math.ceil(seconds / length)}{unit}"

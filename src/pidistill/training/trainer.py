@@ -37,8 +37,8 @@ from pidistill.training.distributed import (
 )
 from pidistill.training.log import StepReport, append_to_log
 from pidistill.training.losses import STUDENT, LogSigmaBins, Measured, require_losses
-from pidistill.training.parts import TrainedPart
-from pidistill.training.previews import draw_preview, num_in_preview, save_preview
+from pidistill.training.parts import TrainedPart, only
+from pidistill.training.previews import draw_preview, num_in_preview, save_preview, validated
 from pidistill.training.run_folder import write_start
 from pidistill.training.state import RunState
 from pidistill.training.tracking import LOGS, chosen_trackers, track_picture, tracked
@@ -170,9 +170,9 @@ class Trainer:
         config = self.config
         if self.step == 1:
             self._log_start()
-        if self.step % config.logging_steps == 0 or done:
-            self._log()
         is_due = self.step % config.checkpointing_steps == 0 or done
+        if self.step % config.logging_steps == 0 or done:
+            self._log(is_due)
         if is_due or stop:
             self.state.save(self.folder, is_due=is_due)
         if done or (self.preview_steps and self.step % self.preview_steps == 0):
@@ -222,7 +222,7 @@ class Trainer:
         """Take one update: accumulate gradients, then step its part."""
         part = self.state.parts[update.part]
         measured = []
-        with self._only(part):
+        with only(part, self.state.parts.values()):
             for index in range(self.micro_batches):
                 last = index == self.micro_batches - 1
                 sync = contextlib.nullcontext() if last else self.accelerator.no_sync(part.wrapped)
@@ -236,18 +236,6 @@ class Trainer:
     def _learning_rate(self, part: TrainedPart, step: int) -> float:
         first, end = self.method.phase(self.config.max_train_steps)
         return part.learning_rate(step - first, end - first)
-
-    @contextlib.contextmanager
-    def _only(self, part: TrainedPart) -> Iterator[None]:
-        """Freeze every other part within the block, gathering its weights if FSDP sharded them."""
-        others = [other for other in self.state.parts.values() if other is not part]
-        with contextlib.ExitStack() as stack:
-            for other in others:
-                other.module.requires_grad_(False)
-                stack.enter_context(whole_weights(other.wrapped))
-            yield
-        for other in others:
-            other.module.requires_grad_(True)
 
     def _losses(self, part: TrainedPart, update: Update, index: int) -> Losses:
         """The losses of this process's micro-batch `index` in the current step."""
@@ -266,8 +254,12 @@ class Trainer:
         before = self.method.teacher_evaluations_before
         self._write_line(0, start, teacher_evals=before, teacher_backwards=0, seconds=0.0)
 
-    def _log(self) -> None:
+    def _log(self, is_due: bool) -> None:
         means, by_sigma = self.measured.take()
+        validation: dict[str, Any] = {}
+        if is_due:
+            with uncompiled(self.method), whole_weights(self.state.parts[STUDENT].wrapped):
+                validation = validated(self.method)
         self._write_line(
             self.step,
             means,
@@ -275,6 +267,7 @@ class Trainer:
             **self.state.skipped_steps(),
             seconds=round(self.seconds, 3),
             loss_by_ln_sigma=by_sigma,
+            **validation,
         )
 
     def _write_line(self, step: int, means: dict[str, float], **rest: Any) -> None:
@@ -297,4 +290,5 @@ class Trainer:
             with uncompiled(self.method), whole_weights(self.state.parts[STUDENT].wrapped):
                 x = draw_preview(self.method, num)
             if self.processes.is_main:
-                track_picture(self.accelerator, save_preview(self.folder, self.step, x), self.step)
+                picture = save_preview(self.folder, self.step, x, self.method.student.num_classes)
+                track_picture(self.accelerator, picture, self.step)

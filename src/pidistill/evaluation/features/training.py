@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pidistill.data import Dataset, fingerprint
 from pidistill.errors import PidistillError
-from pidistill.evaluation.features.base import features_of
+from pidistill.evaluation.features.base import AT_ONCE, features_of
 from pidistill.evaluation.features.trained import FORMAT, Description, Encoder
 from pidistill.evaluation.frechet import split_half_distance
 from pidistill.noise import Draws
@@ -22,6 +22,8 @@ NUM_FEATURES = 64
 HELD_OUT = 0.1
 """The share of the images that training does not see."""
 MIN_IMAGES = 40
+RETRIEVED = 2000
+"""The more images, the harder it is to find one among them."""
 SHIFT, ZOOM, NOISE = 0.1, 0.15, 0.1
 """Augmentation: shifts in half sides, relative changes of size, and noise of images in [-1, 1]."""
 LEARNING_RATE = 2e-3
@@ -149,18 +151,22 @@ def quality(network: Encoder, data: Dataset, held_out: Tensor) -> dict[str, Any]
     """How good the features are, by the images `held_out`, indices into the data.
 
     `held_out_accuracy` of a classifier; of an encoder `held_out_retrieval`, how often the features
-    of one view of an image are nearest to those of another view of it; and
-    `split_half_frechet_distance` of all images.
+    of one view of an image are nearest to those of another view of it, among `RETRIEVED` images at
+    most; and `split_half_frechet_distance` of all images.
     """
-    features = torch.cat([features_of(x, network).features for x in data.chunks()])
-    split_half = split_half_distance(features)
-    facts = {"split_half_frechet_distance": split_half}
-    x = data.batch(held_out)
+    features, done = torch.empty(len(data), network.num_features), 0  # pieces would split the heap
+    for x in data.chunks():
+        features[done : done + len(x)] = features_of(x, network).features
+        done += len(x)
+    facts = {"split_half_frechet_distance": split_half_distance(features)}
     if data.labels is not None:
-        logits = features_of(x, network).logits
-        assert logits is not None
-        right = logits.argmax(1) == data.labels[held_out]
-        return {**facts, "held_out_accuracy": right.double().mean().item()}
+        right = 0
+        for rows in held_out.split(AT_ONCE):
+            logits = features_of(data.batch(rows), network).logits
+            assert logits is not None
+            right += int((logits.argmax(1) == data.labels[rows]).sum())
+        return {**facts, "held_out_accuracy": right / len(held_out)}
+    x = data.batch(held_out[:RETRIEVED])
     draws = Draws(0, 0, len(x))
     first, second = (
         features_of(augmented(x, draws, f"view {i}"), network).features for i in range(2)
