@@ -82,6 +82,7 @@ DENOISING_FIELDS = {
     "p_std": st.floats(1e-3, 10),
     "sigma_data": st.none() | st.floats(1e-3, 10),
     "label_dropout": st.floats(0, 1),
+    "held_out": st.floats(0, 0.9),
 }
 methods = st.fixed_dictionaries({"name": st.just("pid")}, optional=PID_FIELDS) | (
     st.fixed_dictionaries({"name": st.just("denoising")}, optional=DENOISING_FIELDS)

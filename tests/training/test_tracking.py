@@ -37,14 +37,15 @@ def settings(**changes):
 
 
 def logged(folder, name):
-    return [(x["step"], pytest.approx(x[name], rel=1e-6)) for x in log_lines(folder)]
+    return [(x["step"], pytest.approx(x[name], rel=1e-6)) for x in log_lines(folder) if name in x]
 
 
 def test_tensorboard_shows_the_log_and_the_previews(tmp_path, events):
     list(build_trainer(settings(), tmp_path).run())
     scalars, images = events(tmp_path)
     names = {name for name in log_lines(tmp_path)[-1] if not name.startswith("ln_sigma")}
-    assert scalars.keys() == names - {"step"}
+    assert scalars.keys() == names - {"step", "validation"}
+    assert [step for step, _ in scalars["validation_error"]] == [2, 4, 6]
     for name in scalars:
         assert scalars[name] == logged(tmp_path, name)
     assert [image.step for image in images["samples"]] == [0, 3, 6]

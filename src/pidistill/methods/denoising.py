@@ -122,10 +122,12 @@ class Denoising(Method):
         return Losses(denoising_loss(self.student, x0, eps, sigma, label), sigma, {})
 
     def validate(self) -> dict[str, Any]:
-        """`validation`: see `Validation.measure`."""
+        """`validation` (see `Validation.measure`), and `validation_error`, its mean."""
         if self.validation is None:
             return {}
-        return {"validation": self.validation.measure(self.student)}
+        found = self.validation.measure(self.student)
+        errors = list((found["held_out"] or found["seen"]).values())
+        return {"validation_error": sum(errors) / len(errors), "validation": found}
 
     @torch.no_grad()
     def preview(self, num: int) -> Tensor:
