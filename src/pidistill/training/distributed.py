@@ -14,7 +14,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    ProjectConfiguration,
+)
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,6 +37,10 @@ STRATEGIES = {
     DistributedType.FSDP: "FSDP",
 }
 """How several processes share a run, for display."""
+
+
+_DDP = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+"""Buffers of networks here are constants, and gradients need no second copy."""
 
 
 def make_accelerator(
@@ -54,6 +62,7 @@ def make_accelerator(
         mixed_precision=mixed_precision,
         cpu=not torch.accelerator.is_available(),  # torchrun's processes find each other there
         fsdp_plugin=plugin,
+        kwargs_handlers=[_DDP],
         log_with=log_with,
         project_config=project_config,
     )
