@@ -103,7 +103,7 @@ def cases(name: str) -> list[tuple[str, str, float | None]]:
 
 
 def draw() -> None:
-    """Error against width for each type, with the spread over seeds."""
+    """The Frechet distance against the width for each type, with the range over seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
@@ -114,20 +114,25 @@ def draw() -> None:
         for kind in WIDTHS[name]:
             points = []
             for width in WIDTHS[name][kind]:
-                errors = [
-                    run["error"] for run in runs if (run["type"], run["width"]) == (kind, width)
+                distances = [
+                    run["fd"] for run in runs if (run["type"], run["width"]) == (kind, width)
                 ]
-                if errors:
-                    points.append((width, statistics.mean(errors), min(errors), max(errors)))
+                if distances:
+                    points.append(
+                        (width, statistics.mean(distances), min(distances), max(distances))
+                    )
             if points:
                 x, mean, low, high = zip(*points, strict=True)
                 below = [m - a for m, a in zip(mean, low, strict=True)]
                 above = [b - m for m, b in zip(mean, high, strict=True)]
-                ax.errorbar(x, mean, [below, above], marker="o", capsize=3, label=kind)
+                colour = f"C{list(TYPES).index(kind)}"
+                ax.errorbar(
+                    x, mean, [below, above], marker="o", capsize=3, label=kind, color=colour
+                )
         ax.set(xscale="log", title=name, xlabel="width of the difference in ln(sigma)")
-        ax.set_xticks([0.02, 0.1, 0.25, 0.5, 1], ["0.02", "0.1", "0.25", "0.5", "1"])
+        ax.set_xticks([0.1, 0.25, 0.5, 1], ["0.1", "0.25", "0.5", "1"])
         ax.minorticks_off()
-    axes[0].set_ylabel("error to the teacher's solutions")
+    axes[0].set_ylabel("Frechet distance")
     axes[0].legend()
     figure.savefig(PICTURE, dpi=110)
 
