@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from pidistill.data import Dataset
+from pidistill.devices import wait_for
 from pidistill.machine import peak_memory
 from pidistill.methods.base import Run
 from pidistill.training.assemble import build_trainer
@@ -45,6 +46,7 @@ def estimate(config: RunConfig, data: Dataset | None = None) -> dict[str, Any]:
     method = trainer.method
     preparation = _preparation_seconds(trainer)
     trainer.train_step()
+    trainer.measured.require_finite()
     seconds = _largest(trainer, statistics.median(_step_seconds(trainer)))
     modules = {name: value for name, value in vars(method).items() if isinstance(value, nn.Module)}
     a_step = config.batch_size * method.teacher_evaluations
@@ -85,9 +87,10 @@ def _step_seconds(trainer: Trainer) -> Iterator[float]:
     """The duration of each timed step; all processes time the same number of steps."""
     began = time.perf_counter()
     for _ in range(STEPS):
-        before = trainer.seconds
+        before = time.perf_counter()
         trainer.train_step()
-        yield trainer.seconds - before
+        wait_for(trainer.accelerator.device)
+        yield time.perf_counter() - before
         if trainer.processes.any(time.perf_counter() - began > PATIENCE):
             return
 
