@@ -17,7 +17,7 @@ rm -f "$OUT/failed.txt"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cuda=$("$PYTHON" -c 'import torch; print(int(torch.cuda.is_available()))')
-end=$((SECONDS + ${LIMIT:-450}))
+end=$((SECONDS + ${LIMIT:-460}))
 
 part() { # NAME LIMIT COMMAND...: run a part; a failure is noted
   local name=$1 limit=$2 began=$SECONDS
@@ -32,14 +32,16 @@ left() { echo $((end - SECONDS > 20 ? end - SECONDS : 20)); }
   | tee "$OUT/machine.json"
 
 if [ "$cuda" = 1 ]; then
-  part tests 90 "$PYTHON" -m pytest -q -n 0 -m gpu tests/test_gpu.py
-  part "steps of PID" 150 "$PYTHON" benchmarks/step.py --sizes unet16,cifar10 --methods pid \
-    --precisions no,bf16 --seconds 3 --sampling --out "$OUT/step.json"
-  part "steps of large networks" 80 "$PYTHON" benchmarks/step.py --sizes imagenet64,edm2-s \
-    --methods pid --precisions bf16 --compile off --seconds 3 --out "$OUT/step-large.json"
+  part tests 80 "$PYTHON" -m pytest -q -n 0 -m gpu tests/test_gpu.py
+  part "steps of PID" 50 "$PYTHON" benchmarks/step.py --sizes cifar10,unet16 --methods pid \
+    --precisions no,bf16 --compile off --seconds 2 --sampling --out "$OUT/step.json"
+  part "a compiled step" 80 "$PYTHON" benchmarks/step.py --sizes cifar10 --methods pid \
+    --precisions bf16 --compile on --seconds 3 --out "$OUT/step-compiled.json"
+  part "steps of large networks" 50 "$PYTHON" benchmarks/step.py --sizes imagenet64,edm2-s \
+    --methods pid --precisions bf16 --compile off --seconds 2 --out "$OUT/step-large.json"
   part "steps of every method" 40 "$PYTHON" benchmarks/step.py --sizes cifar10 \
     --methods pid-map,correction,consistency,progressive,boot,knowledge \
-    --precisions bf16 --compile off --batch 64 --seconds 1 --out "$OUT/step-methods.json"
+    --precisions bf16 --compile off --batch 64 --seconds 0.5 --out "$OUT/step-methods.json"
   digits=(--preset fast --max-train-steps 1000) data=glyphs num=2000
   large=(--preset glyphs-teacher-large) corrected=()
 else
@@ -68,6 +70,11 @@ steps_in() { # SECONDS COMMAND...: as many steps as fit, by a dry run; two on a 
 print(max(2, int($seconds / json.load(sys.stdin)['seconds_per_step'])))"
 }
 share=$((($(left) - 60) / 2))
+if [ "$cuda" = 1 ] && [ "$share" -lt 10 ]; then
+  echo "a larger teacher (no time left)" >>"$OUT/failed.txt"
+  cat "$OUT/failed.txt"
+  exit 1
+fi
 train=(train-teacher "$data" "${large[@]}")
 steps=$(steps_in "$share" "${train[@]}")
 part "a larger teacher, $steps steps" $((share * 2 + 60)) "$PYTHON" -m pidistill "${train[@]}" \

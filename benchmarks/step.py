@@ -357,25 +357,30 @@ def main() -> None:
     """Time what the options ask for."""
     args = parse()
     torch.set_num_threads(args.threads)
-    results = []
+    found: dict[str, Any] = {"machine": machine(), "results": []}
     for size in args.sizes:
         for name in args.methods:
             for precision in args.precisions:
                 for compiled in args.compile:
                     with contextlib.redirect_stdout(sys.stderr):
                         row = measure(size, name, precision, compiled == "on", args)
-                    results.append(row)
+                    found["results"].append(row)
                     line = "{size:10} {method:12} {precision:5} compile {compile!s:5}".format(**row)
                     figures = "{ms:10.1f} ms {baseline_ms:10.1f} ms plain  ratio {ratio:.3f}"
                     print(line, figures.format(**row), file=sys.stderr if args.json else sys.stdout)
-    found: dict[str, Any] = {"machine": machine(), "results": results}
+                    save(args.out, found)
     if args.sampling:
         found["sampling"] = [sampling(size, args) for size in args.sizes]
+        save(args.out, found)
     if args.json:
         print(json.dumps(found))
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.out, found)
+
+
+def save(path: Path | None, found: dict[str, Any]) -> None:
+    """Write what was found so far."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def progressive_loss(
         teacher: The teacher, which takes two steps for each of the student's.
         x0: Images, shape (b, *sample_shape).
         eps: Standard normal noise, shaped like `x0`.
-        index: The student's step, in 0 .. num_steps - 1, shape (b,), int64 on the CPU.
+        index: The student's step, in 0 .. num_steps - 1, shape (b,), int64.
         label: Class labels (b,), or None.
         distance: The distance between the student and its target.
 
