@@ -79,9 +79,9 @@ SIZES = {
         0,
         16,
     ),
-    "cifar10": Size("song_unet", {**UNET, "channel_mult": [2, 2, 2]}, (3, 32, 32), 0, 256),
-    "imagenet64": Size("dhariwal_unet", {"dropout": 0.0}, (3, 64, 64), 1000, 64),
-    "edm2-s": Size("edm2_unet", {"model_channels": 192}, (4, 64, 64), 1000, 64),
+    "cifar10": Size("song_unet", {**UNET, "channel_mult": [2, 2, 2]}, (3, 32, 32), 0, 128),
+    "imagenet64": Size("dhariwal_unet", {"dropout": 0.0}, (3, 64, 64), 1000, 24),
+    "edm2-s": Size("edm2_unet", {"model_channels": 192}, (4, 64, 64), 1000, 24),
 }
 METHODS = ("pid", "pid-map", "correction", "consistency", "progressive", "boot", "knowledge")
 SETTINGS: dict[str, dict[str, Any]] = {
