@@ -61,9 +61,16 @@ SIZES = {
     "digits": Size("mlp", {}, (1, 8, 8), 10, 128),
     "glyphs": Size(
         "song_unet",
-        {"model_channels": 32, "channel_mult": [1, 2, 2], "num_blocks": 1, "patch_size": 2},
-        (1, 32, 32),
-        62,
+        {
+            "model_channels": 16,
+            "channel_mult": [1, 2, 4],
+            "num_blocks": 1,
+            "attn_resolutions": [],
+            "dropout": 0.0,
+            "patch_size": 2,
+        },
+        (3, 32, 32),
+        10,
         64,
     ),
     "unet16": Size(
