@@ -84,7 +84,8 @@ def test_other_images_of_the_same_name_make_other_runs(tmp_path, monkeypatch):
 
 def test_settings_of_all_reach_a_run_that_names_its_method(tmp_path):
     shared = "[settings.method]\nstep = 0.3\n"
-    runs = '[[run]]\nname = "PID"\nsettings.method.name = "pid"\n' + RUNS.replace("PID", "other").replace("0.1", "0.3")
+    others = RUNS.replace("PID", "other").replace("0.1", "0.3")
+    runs = '[[run]]\nname = "PID"\nsettings.method.name = "pid"\n' + others
     (section,) = plan_of(tmp_path, TINY, shared, runs).sections
     methods = [configuration.config.method for configuration in section.configurations]
     assert [method.name for method in methods] == ["pid", "pid", "boot"]
