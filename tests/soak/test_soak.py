@@ -29,6 +29,7 @@ def test_in_short(tmp_path, monkeypatch, name):
     assert code == 0, (tmp_path / "output.txt").read_text(errors="replace")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_and_one_that_is_killed():
     measured = two_processes.soak(short=True)
