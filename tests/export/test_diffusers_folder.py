@@ -91,7 +91,9 @@ def _one_thread():
 
 
 @pytest.mark.usefixtures("_one_thread")
-@pytest.mark.parametrize(("kind", "steps"), [(TrajectoryStudent, (1,)), (FlowMapStudent, (1, 2, 4, 8))])
+@pytest.mark.parametrize(
+    ("kind", "steps"), [(TrajectoryStudent, (1,)), (FlowMapStudent, (1, 2, 4, 8))]
+)
 def test_all_architectures_draw_the_same_samples_where_pidistill_is_not_installed(
     tmp_path, student_named, run_of, kind, steps
 ):
